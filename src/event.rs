@@ -1,0 +1,497 @@
+//! The facts that ride the bus: one closed list, each variant with its
+//! contract. Payload never does. Adding an event means adding a variant here,
+//! its line in [`EventKind`], and the place that emits it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroU64;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use serde::{Serialize, Serializer};
+
+/// Names one connection, accepted or dialled, for the life of the process.
+///
+/// Never used twice, and given at the start of a dial, so that
+/// `connect_failed` and `connected` carry it too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct ConnectionId(NonZeroU64);
+
+impl ConnectionId {
+    pub(crate) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NonZeroU64::new(NEXT.fetch_add(1, Ordering::Relaxed)).expect("2^64 connections were not made"))
+    }
+
+    /// The number, which is what logs show.
+    pub const fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One end of a connection, or what a listener is bound to.
+///
+/// IPv4 addresses seen through an IPv6 socket are shown as IPv4.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// An address and a port.
+    Tcp(SocketAddr),
+    /// A Unix socket, with its path if it has one.
+    Unix(Option<Arc<Path>>),
+    /// Standard input and output.
+    Stdio,
+    /// The built-in echo service.
+    Echo,
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        match address {
+            SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some() => {
+                Self::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port()))
+            }
+            _ => Self::Tcp(address),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(Some(path)) => write!(f, "unix:{}", path.display().to_string().escape_debug()),
+            Self::Unix(None) => f.write_str("unix:"),
+            Self::Stdio => f.write_str("stdio:"),
+            Self::Echo => f.write_str("echo:"),
+        }
+    }
+}
+
+impl Serialize for Endpoint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The life of a connection, in Qt's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum State {
+    /// Not begun, or over.
+    Unconnected,
+    /// The name is being looked up.
+    HostLookup,
+    /// Addresses are being tried.
+    Connecting,
+    /// Bytes can flow.
+    Connected,
+    /// What is left is being delivered; then it ends.
+    Closing,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Both sides had finished (FIN each way). The only clean end.
+    Closed,
+    /// The peer aborted (RST), or closed while bytes were still meant for it.
+    Reset,
+    /// The peer stopped answering: keepalive, or the kernel gave up sending.
+    TimedOut,
+    /// The socket failed in another way; `error_occurred` says how.
+    Failed,
+    /// The other connection of the pair ended abnormally; this one was reset.
+    PartnerLost,
+    /// No target could be reached; the client was reset.
+    NoTarget,
+    /// Nothing moved in either direction for the idle timeout.
+    Idle,
+    /// One side had finished and the other did not within the limit; reset.
+    HalfClosed,
+    /// The node stopped before the connection did; reset.
+    Shutdown,
+    /// Its task ended early (a panic); reset.
+    Aborted,
+}
+
+impl Reason {
+    /// The word used in logs and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Reset => "reset",
+            Self::TimedOut => "timed_out",
+            Self::Failed => "failed",
+            Self::PartnerLost => "partner_lost",
+            Self::NoTarget => "no_target",
+            Self::Idle => "idle",
+            Self::HalfClosed => "half_closed",
+            Self::Shutdown => "shutdown",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A fact about the node or one of its connections.
+///
+/// Per connection the order is `new_connection` or `connected`, then
+/// `ready_read`*, then at most one `read_finished`, then exactly one
+/// `disconnected`, which is last. `bytes_written` comes anywhere between the
+/// first and the last. Between connections only [`Envelope::seq`] orders.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Event {
+    /// A listener is bound and accepts.
+    ///
+    /// From: the node's start, once per bound address.
+    /// Carries: the address with its real port.
+    Listening {
+        /// The listener's name.
+        endpoint: Arc<str>,
+        /// What it is bound to.
+        address: Endpoint,
+    },
+    /// Accepting failed; it goes on after a pause.
+    ///
+    /// From: the listener's task, after each failure that is not one client's.
+    AcceptError {
+        /// The listener's name.
+        endpoint: Arc<str>,
+        /// What the kernel said.
+        error: String,
+    },
+    /// A client was reset because of the allow and deny lists.
+    ///
+    /// From: the listener's task. No `new_connection` follows, and no target
+    /// was contacted.
+    AcceptRejected {
+        /// The listener's name.
+        endpoint: Arc<str>,
+        /// Who it was.
+        peer: Endpoint,
+    },
+    /// A client was accepted.
+    ///
+    /// From: the listener's task. Order: first of its connection.
+    NewConnection {
+        /// The accepted connection.
+        connection: ConnectionId,
+        /// The listener's name.
+        endpoint: Arc<str>,
+        /// The client.
+        peer: Endpoint,
+        /// The address it came to.
+        local: Endpoint,
+    },
+    /// A connection went from one [`State`] to another.
+    ///
+    /// From: the connection's task. An accepted connection starts as
+    /// `connected` without saying so.
+    StateChanged {
+        /// The connection.
+        connection: ConnectionId,
+        /// The state it left.
+        from: State,
+        /// The state it is in.
+        to: State,
+    },
+    /// The addresses of a target are known.
+    ///
+    /// From: the dial. Order: between the states `connecting` and `connected`.
+    HostFound {
+        /// The connection being made.
+        connection: ConnectionId,
+        /// How many addresses will be raced.
+        addresses: usize,
+    },
+    /// A dial succeeded.
+    ///
+    /// From: the dial. Order: first of its connection, after its states.
+    Connected {
+        /// The dialled connection.
+        connection: ConnectionId,
+        /// The target's name.
+        endpoint: Arc<str>,
+        /// The accepted connection it was made for.
+        partner: Option<ConnectionId>,
+        /// The address that answered.
+        peer: Endpoint,
+        /// Our own address.
+        local: Endpoint,
+    },
+    /// A dial failed: one target, with all its addresses.
+    ///
+    /// From: the dial; failover is the next dial. No `disconnected` follows.
+    ConnectFailed {
+        /// The connection that did not come to be.
+        connection: ConnectionId,
+        /// The target's name.
+        endpoint: Arc<str>,
+        /// The target as configured.
+        target: String,
+        /// The accepted connection it was meant for.
+        partner: Option<ConnectionId>,
+        /// What went wrong.
+        error: String,
+    },
+    /// Bytes from a peer arrived.
+    ///
+    /// From: the connection's task; coalesced, at most one outstanding.
+    /// Carries: the total received so far, in bytes.
+    ReadyRead {
+        /// The connection.
+        connection: ConnectionId,
+        /// Bytes received since it began.
+        received: u64,
+    },
+    /// Bytes were handed to the kernel for a peer.
+    ///
+    /// From: the connection's task; coalesced, at most one outstanding.
+    /// Carries: the total sent so far, in bytes.
+    BytesWritten {
+        /// The connection.
+        connection: ConnectionId,
+        /// Bytes sent since it began.
+        sent: u64,
+    },
+    /// The peer has finished sending (FIN); we may still send to it.
+    ///
+    /// From: the connection's task, at most once. Not an error.
+    ReadFinished {
+        /// The connection.
+        connection: ConnectionId,
+        /// Bytes received in all.
+        received: u64,
+    },
+    /// The connection broke.
+    ///
+    /// Order: after its last `state_changed`, before its `disconnected`.
+    ErrorOccurred {
+        /// The connection.
+        connection: ConnectionId,
+        /// What the kernel said.
+        error: String,
+    },
+    /// The connection is over.
+    ///
+    /// From: whoever owned it, exactly once, always last of its connection.
+    Disconnected {
+        /// The connection.
+        connection: ConnectionId,
+        /// The listener's or target's name.
+        endpoint: Arc<str>,
+        /// The connection this one was made for, if it was dialled.
+        partner: Option<ConnectionId>,
+        /// The peer.
+        peer: Endpoint,
+        /// Our own address.
+        local: Endpoint,
+        /// Why.
+        reason: Reason,
+        /// Bytes received from the peer.
+        received: u64,
+        /// Bytes handed to the kernel for the peer.
+        sent: u64,
+        /// Bytes taken for the peer that were not handed to the kernel.
+        unsent: u64,
+        /// How long it was connected.
+        #[serde(rename = "seconds", serialize_with = "seconds")]
+        duration: Duration,
+    },
+    /// Events were lost for everyone, because the outbox was full.
+    ///
+    /// From: the dispatcher. Each subscription also counts them as
+    /// [`Delivery::Lagged`](crate::bus::Delivery::Lagged).
+    Lagged {
+        /// How many.
+        missed: u64,
+    },
+    /// A direct slot panicked; the others still ran.
+    ///
+    /// From: the dispatcher.
+    SlotPanicked {
+        /// Where the slot was connected, as `file:line:column`.
+        slot: String,
+    },
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64((duration.as_secs_f64() * 1e6).round() / 1e6)
+}
+
+impl Event {
+    /// Which of the kinds this is.
+    pub const fn kind(&self) -> EventKind {
+        match self {
+            Self::Listening { .. } => EventKind::Listening,
+            Self::AcceptError { .. } => EventKind::AcceptError,
+            Self::AcceptRejected { .. } => EventKind::AcceptRejected,
+            Self::NewConnection { .. } => EventKind::NewConnection,
+            Self::StateChanged { .. } => EventKind::StateChanged,
+            Self::HostFound { .. } => EventKind::HostFound,
+            Self::Connected { .. } => EventKind::Connected,
+            Self::ConnectFailed { .. } => EventKind::ConnectFailed,
+            Self::ReadyRead { .. } => EventKind::ReadyRead,
+            Self::BytesWritten { .. } => EventKind::BytesWritten,
+            Self::ReadFinished { .. } => EventKind::ReadFinished,
+            Self::ErrorOccurred { .. } => EventKind::ErrorOccurred,
+            Self::Disconnected { .. } => EventKind::Disconnected,
+            Self::Lagged { .. } => EventKind::Lagged,
+            Self::SlotPanicked { .. } => EventKind::SlotPanicked,
+        }
+    }
+}
+
+/// The kinds of [`Event`], for masks and filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+#[allow(missing_docs, reason = "each variant is documented at the event of its name")]
+#[non_exhaustive]
+pub enum EventKind {
+    Listening,
+    AcceptError,
+    AcceptRejected,
+    NewConnection,
+    StateChanged,
+    HostFound,
+    Connected,
+    ConnectFailed,
+    ReadyRead,
+    BytesWritten,
+    ReadFinished,
+    ErrorOccurred,
+    Disconnected,
+    Lagged,
+    SlotPanicked,
+}
+
+impl EventKind {
+    /// All kinds, in the order of declaration.
+    pub const ALL: [Self; 15] = [
+        Self::Listening,
+        Self::AcceptError,
+        Self::AcceptRejected,
+        Self::NewConnection,
+        Self::StateChanged,
+        Self::HostFound,
+        Self::Connected,
+        Self::ConnectFailed,
+        Self::ReadyRead,
+        Self::BytesWritten,
+        Self::ReadFinished,
+        Self::ErrorOccurred,
+        Self::Disconnected,
+        Self::Lagged,
+        Self::SlotPanicked,
+    ];
+
+    /// Tells whether notices of this kind are coalesced and carry totals.
+    pub const fn is_level(self) -> bool {
+        matches!(self, Self::ReadyRead | Self::BytesWritten)
+    }
+
+    /// Tells whether the outbox always has a place for it.
+    pub(crate) const fn is_reserved(self) -> bool {
+        matches!(self, Self::NewConnection | Self::Connected | Self::ConnectFailed | Self::Disconnected)
+    }
+}
+
+/// A set of [`EventKind`]s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventMask(u32);
+
+impl EventMask {
+    /// No kind.
+    pub const NONE: Self = Self(0);
+    /// Every kind.
+    pub const ALL: Self = Self((1 << EventKind::ALL.len()) - 1);
+    /// The coalesced kinds, `ready_read` and `bytes_written`.
+    pub const LEVEL: Self = Self(1 << EventKind::ReadyRead as u8 | 1 << EventKind::BytesWritten as u8);
+    /// Every kind that is not coalesced.
+    pub const DISCRETE: Self = Self(Self::ALL.0 & !Self::LEVEL.0);
+
+    /// The set of these kinds.
+    pub const fn of(kinds: &[EventKind]) -> Self {
+        let mut bits = 0;
+        let mut i = 0;
+        while i < kinds.len() {
+            bits |= 1 << kinds[i] as u8;
+            i += 1;
+        }
+        Self(bits)
+    }
+
+    /// Tells whether `kind` is in the set.
+    pub const fn contains(self, kind: EventKind) -> bool {
+        self.0 & 1 << kind as u8 != 0
+    }
+
+    /// Tells whether the two sets share a kind.
+    pub const fn intersects(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// The kinds of this set whose bits are set in `bits`.
+    pub(crate) const fn restrict(self, bits: u32) -> Self {
+        Self(self.0 & bits)
+    }
+}
+
+/// An event with the stamp of the dispatcher.
+#[derive(Clone, Debug, Serialize)]
+pub struct Envelope {
+    /// Place in the one order of all events of the node, from 1.
+    pub seq: u64,
+    /// When it was stamped.
+    #[serde(rename = "timestamp", serialize_with = "timestamp")]
+    pub at: SystemTime,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+    /// Place among the events of the same channel, by which loss is counted.
+    #[serde(skip)]
+    pub(crate) nth: u64,
+}
+
+fn timestamp<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_rfc3339_micros(*at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_kinds_is_the_list_of_bits() {
+        for (i, kind) in EventKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, i);
+            assert!(EventMask::ALL.contains(kind));
+            assert_eq!(EventMask::LEVEL.contains(kind), kind.is_level());
+            assert_eq!(EventMask::DISCRETE.contains(kind), !kind.is_level());
+        }
+    }
+
+    #[test]
+    fn mapped_addresses_are_shown_as_ipv4() {
+        let seen: SocketAddr = "[::ffff:192.0.2.1]:5".parse().unwrap();
+        assert_eq!(Endpoint::from(seen).to_string(), "192.0.2.1:5");
+    }
+}
