@@ -1,11 +1,13 @@
 //! Qt-style signals and TCP sockets in one process.
 
 pub mod address;
+pub mod bus;
 pub mod event;
 pub mod signal;
 
 mod budget;
 
 pub use self::address::{Address, AddressError, Host};
+pub use self::bus::{EventBus, Subscription};
 pub use self::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventMask, Reason};
 pub use self::signal::{Connection, Signal};

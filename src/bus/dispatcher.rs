@@ -1,0 +1,102 @@
+//! The dispatcher: takes facts from the outbox, gives each its place in the
+//! one order, and broadcasts it. It never waits for a receiver.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::outbox::Pending;
+use super::{Shared, Stamps};
+use crate::event::{Envelope, Event, EventKind};
+
+/// Runs the bus until it is closed and its outbox is empty.
+pub(crate) struct Dispatcher {
+    shared: Arc<Shared>,
+    senders: Senders,
+}
+
+/// The sending ends; when they are dropped every subscription ends.
+pub(super) struct Senders {
+    pub(super) discrete: async_broadcast::Sender<Arc<Envelope>>,
+    pub(super) level: async_broadcast::Sender<Arc<Envelope>>,
+}
+
+impl Dispatcher {
+    pub(super) fn new(shared: Arc<Shared>, senders: Senders) -> Self {
+        Self { shared, senders }
+    }
+
+    pub(crate) async fn run(self) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            self.shared.outbox.take(&mut batch);
+            if batch.is_empty() {
+                if self.shared.outbox.is_closed() {
+                    return;
+                }
+                self.shared.outbox.filled().await;
+                continue;
+            }
+            self.publish(&mut batch);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn publish(&self, batch: &mut Vec<Pending>) {
+        let at = SystemTime::now();
+        let has_slots = self.shared.slots.is_connected();
+        let mut for_slots = Vec::new();
+        {
+            // Under the lock, so that a subscription begins between two events and never within one.
+            let mut stamps = self.shared.stamps();
+            for pending in batch.drain(..) {
+                let Some(event) = fact(&self.shared, pending, &mut stamps) else { continue };
+                let envelope = Arc::new(stamp(event, at, &mut stamps));
+                if has_slots {
+                    for_slots.push(Arc::clone(&envelope));
+                }
+                let is_level = envelope.event.kind().is_level();
+                let sender = if is_level { &self.senders.level } else { &self.senders.discrete };
+                // An error says that nobody has subscribed to this channel, which is no fault.
+                let _ = sender.try_broadcast(envelope);
+            }
+        }
+        for envelope in for_slots {
+            self.call_slots(&envelope);
+        }
+    }
+
+    fn call_slots(&self, envelope: &Envelope) {
+        for place in self.shared.slots.emit(envelope) {
+            // A slot that panics at this very event is not announced again, or it would go on for ever.
+            if envelope.event.kind() != EventKind::SlotPanicked {
+                self.shared.outbox.push(Event::SlotPanicked { slot: place.to_string() });
+            }
+        }
+    }
+}
+
+/// What a pending entry says now; `None` if nobody wants to know any more.
+fn fact(shared: &Shared, pending: Pending, stamps: &mut Stamps) -> Option<Event> {
+    match pending {
+        Pending::Discrete(event) => Some(event),
+        Pending::Level(record, kind) => {
+            let event = record.take_level(kind);
+            shared.interest.mask().contains(kind).then_some(event)
+        }
+        Pending::Lost(missed) => {
+            stamps.seq += missed;
+            stamps.discrete += missed;
+            Some(Event::Lagged { missed })
+        }
+    }
+}
+
+fn stamp(event: Event, at: SystemTime, stamps: &mut Stamps) -> Envelope {
+    stamps.seq += 1;
+    let nth = if event.kind().is_level() { &mut stamps.level } else { &mut stamps.discrete };
+    *nth += 1;
+    Envelope { seq: stamps.seq, at, nth: *nth, event }
+}
+
+/// Few enough that subscribers on the same thread run often, many enough to pay the lock once.
+const BATCH: usize = 256;

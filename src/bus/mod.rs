@@ -1,0 +1,236 @@
+//! The event bus: one per node, the only module that knows async-broadcast.
+//! Connection tasks append facts to a bounded outbox and go on; one
+//! [dispatcher](Dispatcher) stamps them and hands them to the subscribers.
+//! Nothing here ever waits for a subscriber.
+//!
+//! ```text
+//! task ── outbox ──► dispatcher (seq) ──► discrete channel, 4,096 ──► subscription ──► Event | Lagged(n)
+//!                                    └──► level channel,    1,024 ──┘
+//!                                    └──► direct slots
+//! ```
+
+mod dispatcher;
+mod outbox;
+mod subscription;
+mod table;
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub(crate) use self::dispatcher::Dispatcher;
+pub use self::subscription::{Counts, Delivery, Subscription};
+pub(crate) use self::table::Record;
+pub use self::table::{ConnectionSnapshot, ListenerSnapshot, Snapshot};
+
+use self::outbox::Outbox;
+use self::table::Table;
+use crate::event::{Envelope, Event, EventKind, EventMask};
+use crate::signal::{Connection, Signal};
+
+/// Carries [`Event`]s from the parts of a node to whoever listens.
+///
+/// Cloning gives another handle to the same bus. Without listeners an event
+/// is not even built: the price is one relaxed load.
+#[derive(Clone)]
+pub struct EventBus {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    interest: Interest,
+    outbox: Outbox,
+    table: Table,
+    stamps: Mutex<Stamps>,
+    slots: Signal<Envelope>,
+    discrete: async_broadcast::InactiveReceiver<Arc<Envelope>>,
+    level: async_broadcast::InactiveReceiver<Arc<Envelope>>,
+    dispatcher: Mutex<Option<dispatcher::Senders>>,
+}
+
+/// How many events were stamped, in all and per channel.
+#[derive(Clone, Copy, Default)]
+struct Stamps {
+    seq: u64,
+    discrete: u64,
+    level: u64,
+}
+
+impl EventBus {
+    /// A bus for one node. Subscribe before the node starts to miss nothing.
+    pub fn new() -> Self {
+        let (discrete_in, discrete) = channel(DISCRETE);
+        let (level_in, level) = channel(LEVEL);
+        let senders = dispatcher::Senders { discrete: discrete_in, level: level_in };
+        let shared = Shared {
+            interest: Interest::default(),
+            outbox: Outbox::new(),
+            table: Table::default(),
+            stamps: Mutex::default(),
+            slots: Signal::new(),
+            discrete,
+            level,
+            dispatcher: Mutex::new(Some(senders)),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Listens to the kinds in `mask`, from the next event on.
+    ///
+    /// The subscription is a stream. It never slows the node: what it does
+    /// not take in time is dropped from its oldest end and counted as
+    /// [`Delivery::Lagged`]. It ends when the node has ended.
+    pub fn subscribe(&self, mask: EventMask) -> Subscription {
+        Subscription::new(Arc::clone(&self.shared), mask)
+    }
+
+    /// Calls `slot` for each event of the kinds in `mask`, in the dispatcher.
+    ///
+    /// While it runs no event is dispatched to anyone, so it must be short;
+    /// anything that waits belongs behind [`subscribe`](Self::subscribe). A
+    /// panic is caught and announced as `slot_panicked`.
+    #[track_caller]
+    pub fn connect(&self, mask: EventMask, slot: impl Fn(&Envelope) + Send + Sync + 'static) -> Connection {
+        let interest = InterestGuard::new(&self.shared, mask);
+        self.shared.slots.connect(move |envelope: &Envelope| {
+            if interest.mask.contains(envelope.event.kind()) {
+                slot(envelope);
+            }
+        })
+    }
+
+    /// What is true now: listeners and connections with their totals.
+    ///
+    /// To follow a node without a gap, subscribe first, take the snapshot
+    /// second, and apply events as facts that may already be in it.
+    pub fn snapshot(&self) -> Snapshot {
+        let seq = self.shared.stamps().seq;
+        self.shared.table.snapshot(seq)
+    }
+
+    /// Tells whether anyone listens to `kind`.
+    pub(crate) fn wants(&self, kind: EventKind) -> bool {
+        self.shared.interest.mask().contains(kind)
+    }
+
+    /// Puts an event into the outbox, if anyone listens to its kind.
+    pub(crate) fn emit(&self, kind: EventKind, make: impl FnOnce() -> Event) {
+        if self.wants(kind) {
+            self.shared.outbox.push(make());
+        }
+    }
+
+    /// Waits until the outbox has a place for events that have none reserved.
+    ///
+    /// Accepting waits here; data never does. Cancel safe.
+    pub(crate) async fn room(&self) {
+        self.shared.outbox.room().await;
+    }
+
+    /// Adds a listener to the table and announces it.
+    pub(crate) fn listening(&self, endpoint: Arc<str>, address: crate::event::Endpoint) {
+        self.shared.table.add_listener(&endpoint, &address);
+        self.emit(EventKind::Listening, || Event::Listening { endpoint, address });
+    }
+
+    /// Takes a listener that was closed out of the table.
+    pub(crate) fn not_listening(&self, address: &crate::event::Endpoint) {
+        self.shared.table.remove_listener(address);
+    }
+
+    /// The dispatcher, which the node runs.
+    ///
+    /// # Panics
+    /// When called twice: a bus serves one node.
+    pub(crate) fn dispatcher(&self) -> Dispatcher {
+        let senders = self.shared.dispatcher.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Dispatcher::new(Arc::clone(&self.shared), senders.expect("a bus serves one node"))
+    }
+
+    /// Lets the dispatcher end once the outbox is empty, and with it every subscription.
+    pub(crate) fn close(&self) {
+        self.shared.outbox.close();
+    }
+}
+
+impl Default for EventBus {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for EventBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventBus").field("seq", &self.shared.stamps().seq).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn stamps(&self) -> std::sync::MutexGuard<'_, Stamps> {
+        self.stamps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A broadcast channel in its one safe setting: it drops the oldest, never
+/// waits, and the kept inactive receiver keeps it open.
+fn channel(
+    capacity: usize,
+) -> (async_broadcast::Sender<Arc<Envelope>>, async_broadcast::InactiveReceiver<Arc<Envelope>>) {
+    let (mut sender, receiver) = async_broadcast::broadcast(capacity);
+    sender.set_overflow(true);
+    sender.set_await_active(false);
+    (sender, receiver.deactivate())
+}
+
+/// Who wants what: a count per kind, and the mask that emitters load.
+#[derive(Default)]
+struct Interest {
+    mask: AtomicU32,
+    counts: Mutex<[u32; EventKind::ALL.len()]>,
+}
+
+impl Interest {
+    fn mask(&self) -> EventMask {
+        EventMask::ALL.restrict(self.mask.load(Relaxed))
+    }
+
+    fn change(&self, mask: EventMask, by: impl Fn(u32) -> u32) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bits = 0;
+        for kind in EventKind::ALL {
+            let count = &mut counts[kind as usize];
+            if mask.contains(kind) {
+                *count = by(*count);
+            }
+            bits |= u32::from(*count > 0) << kind as u8;
+        }
+        self.mask.store(bits, Relaxed);
+    }
+}
+
+/// Keeps a listener's interest counted for as long as it lives.
+struct InterestGuard {
+    shared: std::sync::Weak<Shared>,
+    mask: EventMask,
+}
+
+impl InterestGuard {
+    fn new(shared: &Arc<Shared>, mask: EventMask) -> Self {
+        shared.interest.change(mask, |count| count + 1);
+        // Weak: a slot's guard lives inside the bus itself.
+        Self { shared: Arc::downgrade(shared), mask }
+    }
+}
+
+impl Drop for InterestGuard {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.interest.change(self.mask, |count| count - 1);
+        }
+    }
+}
+
+/// Room for the bursts of a few hundred connections that begin or end at once, at 16 bytes a place.
+const DISCRETE: usize = 4_096;
+/// Level notices repeat with newer totals, so a lost one costs little.
+const LEVEL: usize = 1_024;
