@@ -1,0 +1,159 @@
+//! [`Conn`]: a stream that counts, announces, and ends exactly once. It owns
+//! no task, no buffer and no signal table, so that an idle one costs little.
+
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use super::transport::Stream;
+use crate::bus::{EventBus, Record};
+use crate::event::{ConnectionId, Endpoint, Reason};
+
+/// One connection, accepted or dialled.
+///
+/// Whoever owns it ends it with [`finish`](Self::finish) or
+/// [`reset`](Self::reset), after which it is only good for dropping. Dropped
+/// without either it resets itself: its task was stopped, or it panicked.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    stream: Option<Stream>,
+    record: Arc<Record>,
+}
+
+impl Conn {
+    /// Takes over an accepted stream and announces it.
+    pub(crate) fn accepted(
+        bus: &EventBus,
+        endpoint: &Arc<str>,
+        stream: Stream,
+        peer: Endpoint,
+        local: Endpoint,
+    ) -> Self {
+        Self { stream: Some(stream), record: Record::accepted(bus, endpoint, peer, local) }
+    }
+
+    /// Standard input and output, as a client of ours.
+    pub(crate) fn stdio(bus: &EventBus, endpoint: &Arc<str>) -> Self {
+        Self::accepted(bus, endpoint, Stream::stdio(), Endpoint::Stdio, Endpoint::Stdio)
+    }
+
+    /// Takes over a dialled stream, whose record was announced by the dial.
+    pub(super) fn dialled(stream: Stream, record: Arc<Record>) -> Self {
+        Self { stream: Some(stream), record }
+    }
+
+    /// Reads into `buffer`; 0 says that the peer has finished.
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let count = ready!(self.stream_mut().poll_read(cx, buffer))?;
+        if count > 0 {
+            self.record.add_received(count);
+        } else {
+            self.record.read_finished();
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    /// Writes from `bytes` and says how many were taken.
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let count = ready!(self.stream_mut().poll_write(cx, bytes))?;
+        self.record.add_sent(count);
+        Poll::Ready(Ok(count))
+    }
+
+    /// Finishes our half.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream_mut().poll_shutdown(cx)
+    }
+
+    /// Waits until what was written has left the process.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream_mut().poll_flush(cx)
+    }
+
+    /// Takes the error the kernel holds for this socket, without reading it.
+    pub(crate) fn take_error(&self) -> Option<io::Error> {
+        self.stream().take_error()
+    }
+
+    /// Asks the kernel to report the socket as writable only when it has sent everything.
+    pub(crate) fn report_drained(&self) {
+        self.stream().report_drained();
+    }
+
+    /// Tells whether the kernel has sent everything, after [`report_drained`](Self::report_drained).
+    pub(crate) fn is_drained(&self) -> bool {
+        self.stream().is_drained()
+    }
+
+    /// The connection's id.
+    pub(crate) fn id(&self) -> ConnectionId {
+        self.record.id()
+    }
+
+    /// The facts about it.
+    pub(crate) fn record(&self) -> &Arc<Record> {
+        &self.record
+    }
+
+    /// Bytes received so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.record.received()
+    }
+
+    /// Bytes sent so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.record.sent()
+    }
+
+    /// Closes the socket and announces the end.
+    pub(crate) fn finish(&mut self, reason: Reason, error: Option<&io::Error>, unsent: u64) {
+        self.end(false, reason, error, unsent);
+    }
+
+    /// Aborts the connection, so that the peer sees a reset, and announces the end.
+    pub(crate) fn reset(&mut self, reason: Reason, error: Option<&io::Error>, unsent: u64) {
+        self.end(true, reason, error, unsent);
+    }
+
+    fn end(&mut self, abort: bool, reason: Reason, error: Option<&io::Error>, unsent: u64) {
+        let Some(stream) = self.stream.take() else { return };
+        if abort {
+            stream.reset_on_drop();
+        }
+        // Closed first: whoever hears of the end may rely on it.
+        drop(stream);
+        self.record.disconnected(reason, error.map(io::Error::to_string).as_deref(), unsent);
+    }
+
+    fn stream(&self) -> &Stream {
+        self.stream.as_ref().expect("an ended Conn is not used")
+    }
+
+    fn stream_mut(&mut self) -> &mut Stream {
+        self.stream.as_mut().expect("an ended Conn is not used")
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        self.end(true, reason_of_drop(), None, 0);
+    }
+}
+
+/// Why a connection is dropped that nobody ended.
+pub(crate) fn reason_of_drop() -> Reason {
+    if std::thread::panicking() { Reason::Aborted } else { Reason::Shutdown }
+}
+
+/// What a socket's error says about the end of its connection.
+pub(crate) fn reason_of(error: &io::Error) -> Reason {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
+            Reason::Reset
+        }
+        io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            Reason::TimedOut
+        }
+        _ => Reason::Failed,
+    }
+}

@@ -1,0 +1,40 @@
+//! Who holds a port, as far as /proc tells: for the one error message that
+//! everybody meets.
+
+use std::fs;
+
+/// The process that listens on TCP `port`, as `pid 4242, nginx`.
+pub(super) fn holder(port: u16) -> Option<String> {
+    let sockets: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .flat_map(|table| listening_inodes(&table, port))
+        .map(|inode| format!("socket:[{inode}]"))
+        .collect();
+    let processes = fs::read_dir("/proc").ok()?;
+    for process in processes.flatten() {
+        let name = process.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else { continue };
+        let holds = descriptors.flatten().any(|descriptor| {
+            let link = fs::read_link(descriptor.path()).ok();
+            link.is_some_and(|link| sockets.iter().any(|socket| link.as_os_str() == socket.as_str()))
+        });
+        if holds {
+            let command = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            return Some(format!("pid {pid}, {}", command.trim().escape_debug()));
+        }
+    }
+    None
+}
+
+fn listening_inodes(table: &str, port: u16) -> Vec<String> {
+    let suffix = format!(":{port:04X}");
+    let rows = table.lines().skip(1).map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row.len() > 9 && row[1].ends_with(&suffix) && row[3] == LISTEN)
+        .map(|row| row[9].to_owned())
+        .collect()
+}
+
+/// `TCP_LISTEN` as the kernel prints it.
+const LISTEN: &str = "0A";

@@ -1,0 +1,254 @@
+//! Binding and accepting. Binding turns an [`Address`] into listeners or one
+//! clear error; accepting yields streams and leaves policy to the caller.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use socket2::{Domain, SockRef, Socket, Type};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+
+use super::holder::holder;
+use super::options::{ListenOptions, prepare};
+use super::resolve::addresses;
+use super::transport::Stream;
+use crate::address::{Address, Host};
+use crate::event::Endpoint;
+
+/// A bound socket that accepts.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Tcp { listener: TcpListener, bound: SocketAddr },
+    Unix { listener: UnixListener, path: UnixPath },
+}
+
+/// The path of a Unix listener, removed when it closes.
+#[derive(Debug)]
+pub(crate) struct UnixPath(PathBuf);
+
+/// Why a listener could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} for `{endpoint}`")]
+pub struct BindError {
+    /// The address that failed.
+    pub address: String,
+    /// The listener's name.
+    pub endpoint: String,
+    /// What to try, if anything is known.
+    pub hint: Option<String>,
+    /// What the kernel or the resolver said.
+    pub source: io::Error,
+}
+
+impl Listener {
+    /// Waits for a client. Cancel safe.
+    ///
+    /// # Errors
+    /// Those of accept(2), raw: a client that left, or no descriptors.
+    pub(crate) async fn accept(&self) -> io::Result<(Stream, Endpoint, Endpoint)> {
+        match self {
+            Self::Tcp { listener, bound } => {
+                let (stream, peer) = listener.accept().await?;
+                // Only a wildcard listener has to ask which of its addresses the client came to.
+                let local = if bound.ip().is_unspecified() { stream.local_addr()? } else { *bound };
+                Ok((Stream::Tcp(stream), peer.into(), local.into()))
+            }
+            Self::Unix { listener, path } => {
+                let (stream, peer) = listener.accept().await?;
+                let peer = Endpoint::Unix(peer.as_pathname().map(Arc::from));
+                Ok((Stream::Unix(stream), peer, Endpoint::Unix(Some(Arc::from(path.0.as_path())))))
+            }
+        }
+    }
+
+    /// What it is bound to, with its real port.
+    pub(crate) fn local(&self) -> Endpoint {
+        match self {
+            // Not by `Endpoint::from`, which would show [::] as an IPv4 address it is not.
+            Self::Tcp { bound, .. } => Endpoint::Tcp(*bound),
+            Self::Unix { path, .. } => Endpoint::Unix(Some(Arc::from(path.0.as_path()))),
+        }
+    }
+
+    /// Its address, if it is a TCP listener.
+    pub(crate) fn socket_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp { bound, .. } => Some(*bound),
+            Self::Unix { .. } => None,
+        }
+    }
+}
+
+/// Binds every address that `address` stands for.
+///
+/// # Errors
+/// [`BindError`] for the first that fails; those bound before are closed.
+pub(crate) async fn bind(
+    endpoint: &str,
+    address: &Address,
+    options: &ListenOptions,
+) -> Result<Vec<Listener>, BindError> {
+    let fail = |shown: String, source: io::Error| BindError {
+        hint: hint(&source, address, &shown),
+        address: shown,
+        endpoint: endpoint.to_owned(),
+        source,
+    };
+    match address {
+        Address::Tcp { host: Host::Any, port } => {
+            let listener = bind_all_interfaces(*port, options);
+            Ok(vec![listener.map_err(|error| fail(address.to_string(), error))?])
+        }
+        Address::Tcp { host, port } => {
+            let found = addresses(host, *port).await.map_err(|error| fail(address.to_string(), error))?;
+            found
+                .into_iter()
+                .map(|found| bind_tcp(found, options).map_err(|error| fail(found.to_string(), error)))
+                .collect()
+        }
+        Address::Unix(path) => {
+            let listener = bind_unix(path).await.map_err(|error| fail(address.to_string(), error))?;
+            Ok(vec![listener])
+        }
+        Address::Stdio | Address::Echo => Ok(Vec::new()),
+    }
+}
+
+/// All interfaces: one IPv6 socket that takes IPv4 too, or IPv4 alone where there is no IPv6.
+fn bind_all_interfaces(port: u16, options: &ListenOptions) -> io::Result<Listener> {
+    match bind_tcp((Ipv6Addr::UNSPECIFIED, port).into(), options) {
+        Err(error) if matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL)) => {
+            bind_tcp((Ipv4Addr::UNSPECIFIED, port).into(), options)
+        }
+        bound => bound,
+    }
+}
+
+fn bind_tcp(address: SocketAddr, options: &ListenOptions) -> io::Result<Listener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    // Allows binding beside connections of an earlier run that are still closing; two listeners it does not allow.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    prepare(&SockRef::from(&socket), &options.keepalive)?;
+    socket.bind(&address.into())?;
+    // The kernel lowers it to net.core.somaxconn.
+    let backlog = options.backlog.unwrap_or(u32::MAX).min(i32::MAX as u32);
+    socket.listen(backlog as i32)?;
+    let listener = TcpListener::from_std(socket.into())?;
+    let bound = listener.local_addr()?;
+    Ok(Listener::Tcp { listener, bound })
+}
+
+async fn bind_unix(path: &Path) -> io::Result<Listener> {
+    let listener = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path).await => {
+            fs::remove_file(path)?;
+            UnixListener::bind(path)?
+        }
+        bound => bound?,
+    };
+    Ok(Listener::Unix { listener, path: UnixPath(path.to_owned()) })
+}
+
+/// Tells whether `path` is a socket that nobody listens on any more.
+async fn is_stale(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_socket());
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    is_socket && UnixStream::connect(path).await.is_err_and(refused)
+}
+
+impl Drop for UnixPath {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Checks that connections can be made from `source`.
+///
+/// # Errors
+/// The kernel's, when it is not an address of this machine.
+pub(crate) fn check_source(source: IpAddr) -> io::Result<()> {
+    UdpSocket::bind((source, 0)).map(drop)
+}
+
+fn hint(error: &io::Error, address: &Address, shown: &str) -> Option<String> {
+    let hint = match (error.kind(), address) {
+        (io::ErrorKind::AddrInUse, Address::Tcp { port, .. }) => match holder(*port) {
+            Some(holder) => format!("another port, or stop the process that holds it ({holder})"),
+            None => "another port, or stop the process that holds it".into(),
+        },
+        (io::ErrorKind::AddrInUse, Address::Unix(path)) => match fs::symlink_metadata(path) {
+            Ok(data) if !is_socket(&data) => "another path: a file that is no socket is there".into(),
+            _ => "another path, or stop the process that listens there".into(),
+        },
+        (io::ErrorKind::AddrNotAvailable, _) => {
+            let ip = shown.parse::<SocketAddr>().map_or_else(|_| shown.to_owned(), |a| a.ip().to_string());
+            format!("an address of this machine (`ip address` lists them), which {ip} is not")
+        }
+        (io::ErrorKind::PermissionDenied, Address::Tcp { port, .. }) => {
+            format!("a port from 1024 up, or give the program CAP_NET_BIND_SERVICE for port {port}")
+        }
+        (io::ErrorKind::NotFound, Address::Unix(_)) => "a path whose folder exists".into(),
+        _ => return None,
+    };
+    Some(hint)
+}
+
+fn is_socket(data: &fs::Metadata) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    data.file_type().is_socket()
+}
+
+const EAFNOSUPPORT: i32 = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
+const EADDRNOTAVAIL: i32 = rustix::io::Errno::ADDRNOTAVAIL.raw_os_error();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn accepted_sockets_inherit_no_delay_and_keepalive() {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let listener = bind("l", &address, &ListenOptions::default()).await.unwrap().remove(0);
+        let _client = tokio::net::TcpStream::connect(listener.socket_address().unwrap()).await.unwrap();
+        let Stream::Tcp(stream) = listener.accept().await.unwrap().0 else { panic!("not TCP") };
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap().as_secs(), 10);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap().as_secs(), 4);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_names_its_holder() {
+        let first = bind_tcp("127.0.0.1:0".parse().unwrap(), &ListenOptions::default()).unwrap();
+        let address: Address = first.socket_address().unwrap().to_string().parse().unwrap();
+        let error = bind("l", &address, &ListenOptions::default()).await.unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        assert!(error.hint.unwrap().contains(&std::process::id().to_string()));
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_left_by_a_dead_process_is_replaced_and_a_live_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let address = Address::Unix(path.clone());
+        let live = bind("l", &address, &ListenOptions::default()).await.unwrap();
+        let error = bind("l", &address, &ListenOptions::default()).await.unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        drop(live);
+        assert!(!path.exists());
+        fs::write(&path, "data").unwrap();
+        assert!(bind("l", &address, &ListenOptions::default()).await.is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"data");
+    }
+}

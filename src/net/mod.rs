@@ -1,0 +1,22 @@
+//! Sockets: options, streams, listeners, dials, and [`Conn`], which counts
+//! and announces. Nothing here decides where bytes go.
+
+mod access;
+mod conn;
+mod dial;
+mod echo;
+mod holder;
+mod listener;
+mod options;
+mod resolve;
+mod stdio;
+mod transport;
+
+pub use self::access::{AccessList, CidrError};
+pub(crate) use self::conn::{Conn, reason_of, reason_of_drop};
+pub use self::dial::DialError;
+pub(crate) use self::dial::{Target, dial};
+pub use self::listener::BindError;
+pub(crate) use self::listener::{Listener, bind, check_source};
+pub use self::options::{DialOptions, Keepalive, ListenOptions};
+pub(crate) use self::resolve::{addresses, is_own};

@@ -1,0 +1,64 @@
+//! What is set on sockets, with its defaults.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+
+/// How a silent peer is found out: after `idle` without traffic, `probes`
+/// probes `interval` apart. It is given up after `idle + probes × interval`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe.
+    pub idle: Duration,
+    /// Time between probes.
+    pub interval: Duration,
+    /// Unanswered probes that end the connection.
+    pub probes: u32,
+}
+
+impl Default for Keepalive {
+    /// 10 s, 4 s, 3 probes: a vanished peer is noticed within 22 s.
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(10), interval: Duration::from_secs(4), probes: 3 }
+    }
+}
+
+/// Options of listeners; accepted sockets inherit them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListenOptions {
+    /// Handshaken connections the kernel may hold until they are accepted.
+    /// `None` asks for as many as the kernel allows (`net.core.somaxconn`).
+    pub backlog: Option<u32>,
+    /// Keepalive of accepted connections.
+    pub keepalive: Keepalive,
+}
+
+/// Options of outbound connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DialOptions {
+    /// Time for one target: the lookup and all its addresses together.
+    pub connect_timeout: Duration,
+    /// The local address to connect from.
+    pub source: Option<IpAddr>,
+    /// Keepalive of the connection.
+    pub keepalive: Keepalive,
+}
+
+impl Default for DialOptions {
+    /// 5 s per target, from whichever address the kernel chooses.
+    fn default() -> Self {
+        Self { connect_timeout: Duration::from_secs(5), source: None, keepalive: Keepalive::default() }
+    }
+}
+
+/// Sets what every TCP socket of the node has: no delay, and keepalive.
+pub(super) fn prepare(socket: &SockRef<'_>, keepalive: &Keepalive) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    let parameters = TcpKeepalive::new()
+        .with_time(keepalive.idle)
+        .with_interval(keepalive.interval)
+        .with_retries(keepalive.probes);
+    socket.set_tcp_keepalive(&parameters)
+}

@@ -1,0 +1,117 @@
+//! [`Stream`]: the one closed list of what bytes travel on.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::echo::Echo;
+use super::stdio::Stdio;
+
+/// A connected byte stream with two halves that end separately.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Stdio(Box<Stdio>),
+    Echo(Box<Echo>),
+}
+
+impl Stream {
+    pub(super) fn stdio() -> Self {
+        Self::Stdio(Box::new(Stdio::new()))
+    }
+
+    pub(super) fn echo() -> Self {
+        Self::Echo(Box::default())
+    }
+
+    /// Reads into `buffer`; 0 says that the peer has finished.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => read(Pin::new(stream), cx, buffer),
+            Self::Unix(stream) => read(Pin::new(stream), cx, buffer),
+            Self::Stdio(stream) => stream.poll_read(cx, buffer),
+            Self::Echo(stream) => stream.poll_read(cx, buffer),
+        }
+    }
+
+    /// Writes from `bytes` and says how many were taken.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Stdio(stream) => stream.poll_write(cx, bytes),
+            Self::Echo(stream) => stream.poll_write(cx, bytes),
+        }
+    }
+
+    /// Waits until what was written has left the process; with sockets it always has.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Stdio(stream) => stream.poll_flush(cx),
+            Self::Tcp(_) | Self::Unix(_) | Self::Echo(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Finishes our half; the peer sees its end of file.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Stdio(stream) => stream.poll_flush(cx),
+            Self::Echo(stream) => {
+                stream.shutdown();
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    /// Takes the error the kernel holds for this socket, without reading it.
+    pub(super) fn take_error(&self) -> Option<io::Error> {
+        match self {
+            Self::Tcp(stream) => stream.take_error().ok().flatten(),
+            Self::Unix(stream) => stream.take_error().ok().flatten(),
+            Self::Stdio(_) | Self::Echo(_) => None,
+        }
+    }
+
+    /// Makes the coming drop an abort. Only TCP can say that to its peer: a
+    /// Unix peer sees an end of file, or a reset if it had sent unread bytes.
+    pub(crate) fn reset_on_drop(&self) {
+        if let Self::Tcp(stream) = self {
+            // Fails only on a socket that is gone already.
+            let _ = stream.set_zero_linger();
+        }
+    }
+
+    /// Asks the kernel to report the socket as writable only when it has sent everything.
+    pub(super) fn report_drained(&self) {
+        if let Self::Tcp(stream) = self {
+            let _ = SockRef::from(stream).set_tcp_notsent_lowat(1);
+        }
+    }
+
+    /// Tells whether the kernel has sent everything, after [`report_drained`](Self::report_drained).
+    pub(super) fn is_drained(&self) -> bool {
+        let Self::Tcp(stream) = self else { return true };
+        // Asked of the kernel each time: readiness that tokio has cached predates the low-water mark.
+        let mut polled = [PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::OUT)];
+        rustix::event::poll(&mut polled, Some(&Timespec::default())).map_or(true, |ready| ready > 0)
+    }
+}
+
+fn read<S: AsyncRead>(
+    stream: Pin<&mut S>,
+    cx: &mut Context<'_>,
+    buffer: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    let mut buffer = ReadBuf::new(buffer);
+    ready!(stream.poll_read(cx, &mut buffer))?;
+    Poll::Ready(Ok(buffer.filled().len()))
+}
