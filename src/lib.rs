@@ -6,10 +6,12 @@ pub mod event;
 pub mod signal;
 
 mod budget;
+mod flow;
 mod net;
 
 pub use self::address::{Address, AddressError, Host};
 pub use self::bus::{EventBus, Subscription};
 pub use self::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventMask, Reason};
+pub use self::flow::{Tap, TapChunk, TapDirection, TapReader};
 pub use self::net::{AccessList, BindError, CidrError, DialError, DialOptions, Keepalive, ListenOptions};
 pub use self::signal::{Connection, Signal};

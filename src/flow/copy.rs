@@ -1,0 +1,180 @@
+//! [`Flow`]: one direction of a relay. It reads what the source has and
+//! writes it at once; only what the destination did not take is kept, and
+//! while something is kept nothing more is read.
+
+use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
+
+use super::scratch;
+use super::tap::{Tap, TapDirection};
+use crate::budget::{Budget, PROMISE};
+use crate::event::ConnectionId;
+use crate::net::Conn;
+
+/// The state of one direction. Idle it holds no memory but itself.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    kept: Option<Box<Kept>>,
+    /// The size of the next read.
+    reach: usize,
+    source_ended: bool,
+}
+
+/// What was read and not taken.
+#[derive(Debug)]
+struct Kept {
+    bytes: Vec<u8>,
+    /// How many of them have been written since.
+    written: usize,
+    /// How much of the node's budget they hold.
+    charge: usize,
+}
+
+/// Which end of a flow broke, and how.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) side: Side,
+    pub(crate) error: io::Error,
+}
+
+/// An end of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Source,
+    Destination,
+}
+
+/// What a flow needs from the relay it belongs to.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) budget: &'a Budget,
+    pub(crate) tap: Option<(&'a Tap, TapDirection)>,
+    /// The name the tap gives to both directions: that of the accepted connection.
+    pub(crate) tapped: ConnectionId,
+}
+
+impl Flow {
+    pub(crate) const fn new() -> Self {
+        Self { kept: None, reach: FIRST_READ, source_ended: false }
+    }
+
+    /// Moves bytes until one side would block, the turn is over, or the
+    /// source has ended and everything was written: then it is ready.
+    ///
+    /// It does not finish the destination's half; the caller knows whether to.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut Conn,
+        destination: &mut Conn,
+        around: &Surroundings<'_>,
+    ) -> Poll<Result<(), Broken>> {
+        let mut turn = TURN;
+        loop {
+            ready!(self.poll_kept(cx, destination, around.budget)).map_err(Side::Destination.broke())?;
+            if self.source_ended {
+                return Poll::Ready(Ok(()));
+            }
+            if turn == 0 {
+                // Unlike a plain wake this lets the sockets be looked at first.
+                let _ = pin!(tokio::task::yield_now()).poll(cx);
+                return Poll::Pending;
+            }
+            let moved = ready!(self.poll_read(cx, source, destination, around))?;
+            turn = turn.saturating_sub(moved);
+        }
+    }
+
+    /// Reads once and writes it at once. Yields how many bytes were read.
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut Conn,
+        destination: &mut Conn,
+        around: &Surroundings<'_>,
+    ) -> Poll<Result<usize, Broken>> {
+        let credit = around.budget.take(self.reach);
+        let size = self.reach.min(credit.max(PROMISE));
+        let outcome = scratch::with(size, |scratch| {
+            let offset = source.received();
+            let count = ready!(source.poll_read(cx, scratch)).map_err(Side::Source.broke())?;
+            let bytes = &scratch[..count];
+            if let Some((tap, direction)) = around.tap
+                && count > 0
+            {
+                tap.offer(around.tapped, direction, offset, bytes);
+            }
+            let taken = match destination.poll_write(cx, bytes) {
+                Poll::Ready(taken) => taken.map_err(Side::Destination.broke()),
+                Poll::Pending => Ok(0),
+            };
+            // Kept even when the destination broke: what it did not get is counted.
+            let rest = &bytes[*taken.as_ref().unwrap_or(&0)..];
+            if !rest.is_empty() {
+                let charge = credit.min(rest.len());
+                self.kept = Some(Box::new(Kept { bytes: rest.to_vec(), written: 0, charge }));
+            }
+            taken.map(|taken| (count, taken)).into()
+        });
+        around.budget.give_back(credit - self.kept.as_ref().map_or(0, |kept| kept.charge));
+        let (count, taken) = ready!(outcome)?;
+        self.source_ended = count == 0;
+        // Only a destination that keeps up is worth larger reads.
+        if taken < count {
+            self.reach = (self.reach / 2).max(FIRST_READ);
+        } else if count == size {
+            self.reach = (self.reach * 2).min(scratch::SIZE);
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    /// Writes what was kept; ready when nothing is.
+    fn poll_kept(
+        &mut self,
+        cx: &mut Context<'_>,
+        destination: &mut Conn,
+        budget: &Budget,
+    ) -> Poll<io::Result<()>> {
+        let Some(kept) = &mut self.kept else { return Poll::Ready(Ok(())) };
+        while kept.written < kept.bytes.len() {
+            kept.written += ready!(destination.poll_write(cx, &kept.bytes[kept.written..]))?;
+        }
+        self.discard(budget);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Frees what was kept, and gives its budget back.
+    pub(crate) fn discard(&mut self, budget: &Budget) {
+        if let Some(kept) = self.kept.take() {
+            budget.give_back(kept.charge);
+        }
+    }
+
+    /// Tells the tap, if there is one, that nothing more comes.
+    pub(crate) fn end_tap(&self, source: &Conn, around: &Surroundings<'_>) {
+        if let Some((tap, direction)) = around.tap {
+            tap.offer(around.tapped, direction, source.received(), &[]);
+        }
+    }
+
+    /// Bytes that were read and not written.
+    pub(crate) fn unsent(&self) -> u64 {
+        self.kept.as_ref().map_or(0, |kept| (kept.bytes.len() - kept.written) as u64)
+    }
+
+    /// Reads no more; what was kept is still written.
+    pub(crate) fn end_source(&mut self) {
+        self.source_ended = true;
+    }
+}
+
+impl Side {
+    fn broke(self) -> impl Fn(io::Error) -> Broken {
+        move |error| Broken { side: self, error }
+    }
+}
+
+/// The first read, and the least one shrinks to: enough for messages, cheap to keep when a destination stalls.
+const FIRST_READ: usize = 64 << 10;
+/// Bytes a direction may move before others get their turn.
+const TURN: usize = 2 << 20;

@@ -1,0 +1,9 @@
+//! The byte plane: from one [`Conn`](crate::net) to another, under
+//! back-pressure, in large pieces, without a buffer that waits for data.
+
+mod copy;
+mod scratch;
+mod tap;
+
+pub(crate) use self::copy::{Broken, Flow, Side, Surroundings};
+pub use self::tap::{Tap, TapChunk, TapDirection, TapReader};
