@@ -8,10 +8,12 @@ pub mod signal;
 mod budget;
 mod flow;
 mod net;
+mod relay;
 
 pub use self::address::{Address, AddressError, Host};
 pub use self::bus::{EventBus, Subscription};
 pub use self::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventMask, Reason};
 pub use self::flow::{Tap, TapChunk, TapDirection, TapReader};
 pub use self::net::{AccessList, BindError, CidrError, DialError, DialOptions, Keepalive, ListenOptions};
+pub use self::relay::RelayOptions;
 pub use self::signal::{Connection, Signal};
