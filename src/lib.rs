@@ -6,14 +6,18 @@ pub mod event;
 pub mod signal;
 
 mod budget;
+pub mod config;
 mod flow;
 mod net;
+mod node;
 mod relay;
 
 pub use self::address::{Address, AddressError, Host};
 pub use self::bus::{EventBus, Subscription};
+pub use self::config::Config;
 pub use self::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventMask, Reason};
 pub use self::flow::{Tap, TapChunk, TapDirection, TapReader};
 pub use self::net::{AccessList, BindError, CidrError, DialError, DialOptions, Keepalive, ListenOptions};
+pub use self::node::{Node, NodeError, Outcome, Stopper};
 pub use self::relay::RelayOptions;
 pub use self::signal::{Connection, Signal};
