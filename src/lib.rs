@@ -1,4 +1,4 @@
-//! Qt-style signals and TCP sockets in one process.
+#![doc = include_str!("guide/map.md")]
 
 pub mod address;
 pub mod bus;
@@ -6,8 +6,11 @@ pub mod event;
 pub mod signal;
 
 mod budget;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod config;
 mod flow;
+pub mod guide;
 mod net;
 mod node;
 mod relay;

@@ -1,0 +1,244 @@
+//! What was typed, and what it means: every option, its help, and the
+//! translation into a [`Config`] with all faults at once.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+
+use crate::address::Address;
+use crate::config::{Config, Place};
+
+/// Joins two networks: each client that comes to --listen gets a connection
+/// of its own to --connect. One of them alone is joined with this terminal.
+#[derive(Debug, Parser)]
+#[command(name = "node", version, disable_help_subcommand = true, args_conflicts_with_subcommands = true)]
+#[command(after_help = EXAMPLES, max_term_width = 100)]
+pub(super) struct Args {
+    /// Listen here: 9000, 127.0.0.1:9000, [::1]:9000, unix:/path, stdio: [repeatable]
+    #[arg(short, long, value_name = "ADDR", allow_negative_numbers = true)]
+    listen: Vec<String>,
+    /// Connect each client to this: host:9001, 9001, unix:/path, stdio:, echo: [repeatable: the next is tried when one fails]
+    #[arg(long, value_name = "ADDR", allow_negative_numbers = true)]
+    connect: Vec<String>,
+
+    /// Accept clients only from this network [repeatable]
+    #[arg(long, value_name = "CIDR", help_heading = "Limits")]
+    allow: Vec<String>,
+    /// Refuse clients from this network; wins over --allow [repeatable]
+    #[arg(long, value_name = "CIDR", help_heading = "Limits")]
+    deny: Vec<String>,
+    /// Clients at once; more wait in the backlog [default: what the descriptor limit allows]
+    #[arg(short, long, value_name = "N", allow_hyphen_values = true, help_heading = "Limits")]
+    max_connections: Option<String>,
+    /// Clients the kernel may hold that were not accepted yet [default: net.core.somaxconn]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Limits")]
+    backlog: Option<String>,
+    /// Time to reach one target, all its addresses together [default: 5s]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, help_heading = "Limits")]
+    connect_timeout: Option<String>,
+    /// End a connection in which nothing moves for so long [default: off]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, help_heading = "Limits")]
+    idle_timeout: Option<String>,
+    /// The same once one side has finished [default: 1h]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, help_heading = "Limits")]
+    half_closed_timeout: Option<String>,
+    /// Time for connections to end after TERM or INT [default: 10s]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, help_heading = "Limits")]
+    shutdown_grace: Option<String>,
+    /// Connect from this local address
+    #[arg(long, value_name = "IP", help_heading = "Limits")]
+    source: Option<String>,
+
+    /// Show every byte on stderr: direction, time, offset, hex, text
+    #[arg(short = 'x', long, help_heading = "Seeing")]
+    hexdump: bool,
+    /// Log more; twice for everything
+    #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = "Seeing")]
+    verbose: u8,
+    /// Log only warnings and errors
+    #[arg(short, long, help_heading = "Seeing")]
+    quiet: bool,
+    /// Log by this filter instead, as in signal_node=debug
+    #[arg(long, value_name = "FILTER", env = "SIGNAL_NODE_LOG", help_heading = "Seeing")]
+    log: Option<String>,
+    /// How stderr is written; json gives one object per event
+    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Seeing")]
+    log_format: LogFormat,
+
+    #[command(subcommand)]
+    command: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Print a page of the manual
+    Help {
+        /// Which page; without one they are listed
+        topic: Option<String>,
+    },
+}
+
+/// How stderr is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// What the program was asked to do.
+#[derive(Debug)]
+pub(super) enum Command {
+    Help(Option<String>),
+    Run(Box<Run>),
+}
+
+/// A node to run, and how to report on it.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) config: Config,
+    pub(super) shutdown_grace: Duration,
+    pub(super) hexdump: bool,
+    pub(super) log: Log,
+}
+
+/// What is logged, and how.
+#[derive(Debug)]
+pub(super) struct Log {
+    pub(super) filter: tracing_subscriber::EnvFilter,
+    pub(super) format: LogFormat,
+    pub(super) quiet: bool,
+    pub(super) levels: bool,
+}
+
+impl Args {
+    /// What was meant, or everything that is wrong with it, a line each.
+    pub(super) fn meaning(self) -> Result<Command, Vec<String>> {
+        if let Some(Verb::Help { topic }) = self.command {
+            return Ok(Command::Help(topic));
+        }
+        if self.listen.is_empty() && self.connect.is_empty() {
+            let text = "nothing to do; try `node --listen 9000 --connect host:9001`, or `node --help`";
+            return Err(vec![text.into()]);
+        }
+        let mut meaning = Meaning::default();
+        let mut run = self.translate(&mut meaning);
+        // A lone --listen or --connect is joined with this terminal.
+        for (end, other) in [(&self.listen, &mut run.config.from), (&self.connect, &mut run.config.to)] {
+            if end.is_empty() {
+                other.push(Address::Stdio);
+            }
+        }
+        for fault in run.config.check() {
+            // An option that could not be read is not judged by what is left of it.
+            if !meaning.faults.iter().any(|known| known.starts_with(fault.place.option())) {
+                meaning.faults.push(fault.to_string());
+            }
+        }
+        if meaning.faults.is_empty() { Ok(Command::Run(Box::new(run))) } else { Err(meaning.faults) }
+    }
+
+    fn translate(&self, meaning: &mut Meaning) -> Run {
+        let mut config = Config {
+            from: meaning.all(Place::From.option(), &self.listen),
+            to: meaning.all(Place::To.option(), &self.connect),
+            ..Config::default()
+        };
+        let relay = &mut config.relay;
+        for text in &self.allow {
+            meaning.note("--allow", relay.access.allow(text));
+        }
+        for text in &self.deny {
+            meaning.note("--deny", relay.access.deny(text));
+        }
+        relay.max_connections = meaning.number(Place::MaxConnections.option(), &self.max_connections);
+        relay.listen.backlog = meaning.number(Place::Backlog.option(), &self.backlog);
+        if let Some(limit) = meaning.duration(Place::ConnectTimeout.option(), &self.connect_timeout) {
+            relay.dial.connect_timeout = limit;
+        }
+        if let Some(limit) = meaning.duration(Place::HalfClosedTimeout.option(), &self.half_closed_timeout) {
+            relay.half_closed_timeout = limit;
+        }
+        if self.idle_timeout.as_deref() != Some("off") {
+            relay.idle_timeout = meaning.duration(Place::IdleTimeout.option(), &self.idle_timeout);
+        }
+        let grace = meaning.duration("--shutdown-grace", &self.shutdown_grace);
+        if let Some(text) = &self.source {
+            let problem =
+                |_| format!("`{}` is not an IP address; write for example 192.0.2.1", text.escape_debug());
+            relay.dial.source = meaning.note(Place::Source.option(), text.parse().map_err(problem));
+        }
+        Run {
+            config,
+            shutdown_grace: grace.unwrap_or(Duration::from_secs(10)),
+            hexdump: self.hexdump,
+            log: self.log(meaning),
+        }
+    }
+
+    fn log(&self, meaning: &mut Meaning) -> Log {
+        let default = match self.verbose {
+            _ if self.quiet => "signal_node=warn",
+            0 => "signal_node=info",
+            1 => "signal_node=debug",
+            _ => "signal_node=trace",
+        };
+        let text = self.log.as_deref().unwrap_or(default);
+        let filter = tracing_subscriber::EnvFilter::try_new(text).map_err(|error| {
+            format!(
+                "`{}` is not a filter ({error}); write for example signal_node=debug",
+                text.escape_debug()
+            )
+        });
+        Log {
+            filter: meaning.note("--log", filter).unwrap_or_default(),
+            format: self.log_format,
+            quiet: self.quiet,
+            levels: self.verbose > 0,
+        }
+    }
+}
+
+/// Collects what is wrong, so that all of it is said at once.
+#[derive(Default)]
+struct Meaning {
+    faults: Vec<String>,
+}
+
+impl Meaning {
+    fn note<T, E: Display>(&mut self, option: &str, result: Result<T, E>) -> Option<T> {
+        result.map_err(|error| self.faults.push(format!("{option}: {error}"))).ok()
+    }
+
+    fn all(&mut self, option: &str, texts: &[String]) -> Vec<Address> {
+        texts.iter().filter_map(|text| self.note(option, text.parse())).collect()
+    }
+
+    fn number<T: std::str::FromStr>(&mut self, option: &str, text: &Option<String>) -> Option<T> {
+        let text = text.as_ref()?;
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let number = digits.then(|| text.parse().ok()).flatten();
+        let problem =
+            || format!("`{}` is not a number from 1 up; write for example 100", text.escape_debug());
+        self.note(option, number.ok_or_else(problem))
+    }
+
+    fn duration(&mut self, option: &str, text: &Option<String>) -> Option<Duration> {
+        let text = text.as_ref()?;
+        let seconds =
+            text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok().map(Duration::from_secs));
+        let duration = seconds.unwrap_or_else(|| humantime::parse_duration(text).ok());
+        let problem = || format!("`{}` is not a duration; write 250ms, 30s, 5m or 1h", text.escape_debug());
+        self.note(option, duration.ok_or_else(problem))
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  node --listen 9000 --connect host:9001   relay: one outbound connection per client
+  node --listen 9000 --connect echo:       an echo server, with no other program
+  node --listen 9000                       talk to the first client from this terminal
+  tar c . | node --connect host:9001       send a pipe, end when both sides have finished
+  node -x --listen 9000 --connect host:80  watch every byte
+
+`node help` lists the pages of the manual.";

@@ -1,0 +1,50 @@
+//! clap's errors as one line each: where, what, what to try.
+
+use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
+
+/// The line for an error that is not a request for help.
+pub(super) fn line(error: &Error) -> String {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+        _ => None,
+    };
+    let argument = text(ContextKind::InvalidArg).unwrap_or_default();
+    // As in `--listen <ADDR>`.
+    let option = argument.split(' ').next().unwrap_or_default().escape_debug().to_string();
+    match error.kind() {
+        ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand => {
+            let word =
+                text(ContextKind::InvalidSubcommand).map_or(option, |word| word.escape_debug().to_string());
+            let suggested =
+                text(ContextKind::SuggestedArg).or_else(|| text(ContextKind::SuggestedSubcommand));
+            let what = if word.starts_with('-') { "unknown option" } else { "unexpected word" };
+            match suggested {
+                Some(suggested) => format!("{word}: {what}; did you mean `{suggested}`?"),
+                None => format!("{word}: {what}; `node --help` lists what there is"),
+            }
+        }
+        ErrorKind::InvalidValue => match error.get(ContextKind::ValidValue) {
+            Some(ContextValue::Strings(valid)) if !valid.is_empty() => {
+                let value = text(ContextKind::InvalidValue).unwrap_or_default();
+                format!("{option}: `{}` is not possible; write {}", value.escape_debug(), valid.join(" or "))
+            }
+            _ if option == "--listen" || option == "--connect" => {
+                format!(
+                    "{option}: needs an address; write for example {option} 9000 or {option} 127.0.0.1:9000"
+                )
+            }
+            _ => format!("{option}: needs a value; `node --help` shows which"),
+        },
+        ErrorKind::ArgumentConflict => {
+            let other = text(ContextKind::PriorArg).unwrap_or_default();
+            format!("{option}: cannot stand beside {other}; remove one")
+        }
+        ErrorKind::InvalidUtf8 => "an argument is not UTF-8; write it in UTF-8".into(),
+        _ => {
+            let rendered = error.to_string();
+            let first = rendered.lines().next().unwrap_or_default();
+            format!("{}; `node --help` lists what there is", first.trim_start_matches("error: "))
+        }
+    }
+}

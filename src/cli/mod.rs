@@ -1,0 +1,313 @@
+//! The command line: what was typed becomes a config, a node runs it, and
+//! signals stop it. Data goes to stdout, everything else to stderr.
+
+mod args;
+mod dump;
+mod faults;
+mod report;
+mod writer;
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::pin::pin;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use self::args::{Args, Command, LogFormat, Run};
+use self::dump::Dump;
+use self::report::Reporter;
+use self::writer::LogQueue;
+use crate::address::Address;
+use crate::bus::EventBus;
+use crate::event::Reason;
+use crate::guide;
+use crate::node::{Node, NodeError, Outcome};
+
+/// Runs the program `node`, and says how it ended: 0 done, 1 failed while
+/// running, 2 wrong command line or config.
+pub fn main() -> ExitCode {
+    raise_descriptor_limit();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) if !error.use_stderr() => return print(&error.to_string()),
+        Err(error) => return refuse(&[faults::line(&error)], typed_json()),
+    };
+    match args.meaning() {
+        Err(faults) => refuse(&faults, typed_json()),
+        Ok(Command::Help(topic)) => help(topic.as_deref()),
+        Ok(Command::Run(run)) => start(*run),
+    }
+}
+
+/// Prints what was asked for on stdout.
+fn print(text: &str) -> ExitCode {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_closed) => ExitCode::from(FAILED),
+    }
+}
+
+fn help(topic: Option<&str>) -> ExitCode {
+    let Some(topic) = topic else {
+        let list = guide::PAGES.iter().fold(String::from("Pages of the manual:\n\n"), |mut list, page| {
+            let _ = writeln!(list, "  node help {:<14}{}", page.topic, page.about);
+            list
+        });
+        return print(&list);
+    };
+    match guide::PAGES.iter().find(|page| page.topic == topic) {
+        Some(page) => print(page.text),
+        None => {
+            let topics: Vec<_> = guide::PAGES.iter().map(|page| page.topic).collect();
+            let topic = topic.escape_debug();
+            refuse(&[format!("help: there is no page `{topic}`; the pages are {}", topics.join(", "))], false)
+        }
+    }
+}
+
+/// Says what is wrong with the command line or config, a line each.
+fn refuse(faults: &[String], as_json: bool) -> ExitCode {
+    say_errors(faults, as_json);
+    ExitCode::from(WRONG)
+}
+
+fn say_errors(errors: &[String], as_json: bool) {
+    for error in errors {
+        let line = if as_json {
+            let now = humantime::format_rfc3339_micros(std::time::SystemTime::now()).to_string();
+            serde_json::json!({ "timestamp": now, "level": "ERROR", "message": error }).to_string()
+        } else {
+            format!("error: {error}")
+        };
+        // Nobody is left to tell if stderr is closed.
+        let _ = writeln!(io::stderr(), "{line}");
+    }
+}
+
+/// Whether JSON was asked for, when the command line could not be understood otherwise.
+fn typed_json() -> bool {
+    let args: Vec<_> = std::env::args_os().collect();
+    let pair = |pair: &[std::ffi::OsString]| pair[0] == "--log-format" && pair[1] == "json";
+    args.windows(2).any(pair) || args.iter().any(|arg| arg == "--log-format=json")
+}
+
+/// Takes as many descriptors as we may: two for each pair.
+fn raise_descriptor_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Without it the lower limit holds, which `--max-connections` then follows.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+fn start(run: Run) -> ExitCode {
+    let format = run.log.format;
+    let begin = || -> io::Result<_> {
+        let log = LogQueue::start(format)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok((log, runtime))
+    };
+    let (log, runtime) = match begin() {
+        Ok(parts) => parts,
+        Err(error) => {
+            say_errors(&[format!("cannot start: {error}")], format == LogFormat::Json);
+            return ExitCode::from(FAILED);
+        }
+    };
+    let code = runtime.block_on(operate(run, &log));
+    // A read of the terminal may still be under way; it must not hold up the end.
+    runtime.shutdown_background();
+    log.flush(LAST_WORDS);
+    ExitCode::from(code)
+}
+
+async fn operate(mut run: Run, log: &LogQueue) -> u8 {
+    let format = run.log.format;
+    let filter = std::mem::take(&mut run.log.filter);
+    subscribe(log, filter, format);
+    let dump = if run.hexdump {
+        match Dump::start(log.clone(), format) {
+            Ok((dump, tap)) => {
+                run.config.relay.tap = Some(tap);
+                Some(dump)
+            }
+            Err(error) => {
+                say_errors(&[format!("cannot start -x: {error}")], format == LogFormat::Json);
+                return FAILED;
+            }
+        }
+    } else {
+        None
+    };
+    let bus = EventBus::new();
+    let typing = types(&run);
+    let mut reporting = JoinSet::new();
+    reporting.spawn(Reporter::new(&bus, log.clone(), &run.log, typing).run());
+    let plan = plan(&run);
+    let grace = if typing { Duration::ZERO } else { run.shutdown_grace };
+    let code = match Node::bind_with(run.config, bus).await {
+        Ok(node) => {
+            info!("{plan}");
+            let code = serve(node, grace).await;
+            // The bus has ended with the node, so this only writes what is left.
+            let _ = timeout(LAST_WORDS, reporting.join_next()).await;
+            code
+        }
+        Err(error) => explain(&error, format),
+    };
+    if let Some(dump) = dump {
+        dump.finish(LAST_WORDS);
+    }
+    code
+}
+
+fn subscribe(log: &LogQueue, filter: tracing_subscriber::EnvFilter, format: LogFormat) {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    let colour = io::stderr().is_terminal() && !set("NO_COLOR") && !dumb;
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone()).with_target(false);
+    match format {
+        LogFormat::Text => builder.with_ansi(colour).init(),
+        LogFormat::Json => {
+            builder.json().flatten_event(true).with_current_span(false).with_span_list(false).init()
+        }
+    }
+}
+
+/// Tells whether a person types one end of the conversation.
+fn types(run: &Run) -> bool {
+    let stdio = run.config.from.contains(&Address::Stdio) || run.config.to.contains(&Address::Stdio);
+    stdio && io::stdin().is_terminal()
+}
+
+/// What will happen, in words.
+fn plan(run: &Run) -> String {
+    let list = |addresses: &[Address]| {
+        addresses.iter().map(Address::as_target).collect::<Vec<_>>().join(", else to ")
+    };
+    let config = &run.config;
+    if config.from.contains(&Address::Stdio) {
+        format!("joining standard input and output to {}", list(&config.to))
+    } else if config.to.contains(&Address::Stdio) {
+        "joining the first client to standard input and output; others wait".into()
+    } else {
+        format!("relaying each client, over a connection of its own, to {}", list(&config.to))
+    }
+}
+
+/// Runs the node until it is done or was told to stop.
+async fn serve(node: Node, grace: Duration) -> u8 {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            warn!(%error, "cannot catch signals; stopping");
+            node.shutdown(Duration::ZERO).await.log();
+            return FAILED;
+        }
+    };
+    let bus = node.bus().clone();
+    let stopper = node.stopper();
+    let mut joined = pin!(node.join());
+    let mut stopping = false;
+    let outcome = loop {
+        let signal = tokio::select! {
+            biased;
+            outcome = &mut joined => break outcome,
+            signal = signals.next() => signal,
+        };
+        match signal {
+            Caught::Reload => info!("nothing to reload: the node was started without a config file"),
+            Caught::Stop if stopping => stopper.now(),
+            Caught::Stop => {
+                stopping = true;
+                let connections = bus.snapshot().connections.iter().filter(|c| c.partner.is_none()).count();
+                let grace_time = humantime::format_duration(grace).to_string();
+                info!(connections, grace = grace_time, "stopping; a second signal stops at once");
+                stopper.drain(grace);
+            }
+        }
+    };
+    outcome.log();
+    match outcome {
+        Outcome { conversation: None | Some(Reason::Closed), cut: 0 } => 0,
+        _ => FAILED,
+    }
+}
+
+impl Outcome {
+    fn log(&self) {
+        if self.cut > 0 {
+            warn!(connections = self.cut, "stopped; connections were cut");
+        }
+    }
+}
+
+/// The signals a node obeys.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+enum Caught {
+    Stop,
+    Reload,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Caught {
+        tokio::select! {
+            _ = self.terminate.recv() => Caught::Stop,
+            _ = self.interrupt.recv() => Caught::Stop,
+            _ = self.hangup.recv() => Caught::Reload,
+        }
+    }
+}
+
+/// Says why a node did not start: faults of the config a line each, anything
+/// else with its cause and what to try.
+fn explain(error: &NodeError, format: LogFormat) -> u8 {
+    let as_json = format == LogFormat::Json;
+    if let NodeError::Config(faults) = error {
+        say_errors(&faults.iter().map(ToString::to_string).collect::<Vec<_>>(), as_json);
+        return WRONG;
+    }
+    let hint = match error {
+        NodeError::Bind(error) => error.hint.clone(),
+        NodeError::Source { .. } => Some("an address of this machine (`ip address` lists them)".into()),
+        NodeError::Config(_) => None,
+    };
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(text, "\n  caused by: {error}");
+        cause = error.source();
+    }
+    if let Some(hint) = hint {
+        let _ = write!(text, "\n  try: {hint}");
+    }
+    say_errors(&[text], as_json);
+    FAILED
+}
+
+/// Something failed while running, or connections were cut.
+const FAILED: u8 = 1;
+/// The command line or config is wrong; nothing was opened.
+const WRONG: u8 = 2;
+/// How long a slow stderr may hold up the end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
