@@ -129,6 +129,14 @@ fn start(run: Run) -> ExitCode {
 
 async fn operate(mut run: Run, log: &LogQueue) -> u8 {
     let format = run.log.format;
+    // First of all, so that a signal that comes early is obeyed and not fatal.
+    let signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            say_errors(&[format!("cannot catch signals: {error}")], format == LogFormat::Json);
+            return FAILED;
+        }
+    };
     let filter = std::mem::take(&mut run.log.filter);
     subscribe(log, filter, format);
     let dump = if run.hexdump {
@@ -154,7 +162,7 @@ async fn operate(mut run: Run, log: &LogQueue) -> u8 {
     let code = match Node::bind_with(run.config, bus).await {
         Ok(node) => {
             info!("{plan}");
-            let code = serve(node, grace).await;
+            let code = serve(node, signals, grace).await;
             // The bus has ended with the node, so this only writes what is left.
             let _ = timeout(LAST_WORDS, reporting.join_next()).await;
             code
@@ -203,15 +211,7 @@ fn plan(run: &Run) -> String {
 }
 
 /// Runs the node until it is done or was told to stop.
-async fn serve(node: Node, grace: Duration) -> u8 {
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(error) => {
-            warn!(%error, "cannot catch signals; stopping");
-            node.shutdown(Duration::ZERO).await.log();
-            return FAILED;
-        }
-    };
+async fn serve(node: Node, mut signals: Signals, grace: Duration) -> u8 {
     let bus = node.bus().clone();
     let stopper = node.stopper();
     let mut joined = pin!(node.join());

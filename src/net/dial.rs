@@ -105,12 +105,12 @@ async fn connect(
             let chosen = choose(found, turn, options.source, own)?;
             record.set_state(State::Connecting);
             record.host_found(chosen.len());
-            let stream = race(&chosen, |address| connect_tcp(address, options)).await.map_err(|errors| {
-                let explain = |(address, error)| explain(address, &error, options);
-                DialError::AllFailed(errors.into_iter().map(explain).collect())
-            })?;
-            let ends = stream.peer_addr().and_then(|peer| Ok((peer, stream.local_addr()?)));
-            let (peer, local) = ends.map_err(|error| DialError::AllFailed(vec![error.to_string()]))?;
+            let (stream, peer) =
+                race(&chosen, |address| connect_tcp(address, options)).await.map_err(|errors| {
+                    let explain = |(address, error)| explain(address, &error, options);
+                    DialError::AllFailed(errors.into_iter().map(explain).collect())
+                })?;
+            let local = stream.local_addr().map_err(|error| DialError::AllFailed(vec![error.to_string()]))?;
             Ok((Stream::Tcp(stream), peer.into(), local.into()))
         }
     }
@@ -130,13 +130,14 @@ async fn connect_unix(path: &PathBuf, record: &Record) -> Result<(Stream, Endpoi
     Ok((Stream::Unix(stream), peer, Endpoint::Unix(None)))
 }
 
-async fn connect_tcp(address: SocketAddr, options: &DialOptions) -> io::Result<TcpStream> {
+async fn connect_tcp(address: SocketAddr, options: &DialOptions) -> io::Result<(TcpStream, SocketAddr)> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     prepare(&SockRef::from(&socket), &options.keepalive)?;
     if let Some(source) = options.source {
         socket.bind((source, 0).into())?;
     }
-    socket.connect(address).await
+    // The peer is not asked who it is: it may have reset the connection by now.
+    Ok((socket.connect(address).await?, address))
 }
 
 /// Picks the addresses to race: possible ones, of the source's family, at

@@ -1,1 +1,18 @@
-//! Integration tests.
+//! The tests of the whole node: the running binary and real programs, real
+//! sockets, real networks. One binary, a module for each matter.
+
+mod support;
+
+mod command_line;
+mod ends;
+mod events;
+mod house;
+mod limits;
+mod logs;
+mod networks;
+mod operation;
+mod pair;
+mod programs;
+mod readme;
+mod stdio;
+mod stream;

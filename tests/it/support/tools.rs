@@ -1,0 +1,36 @@
+//! Which programs this machine has. Where CI is set a missing one fails the
+//! test; elsewhere the test says that it was skipped.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where `program` is, if it is installed.
+pub(crate) fn has(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    folders.map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+/// Tells whether all `programs` are there; says so when the test is skipped.
+pub(crate) fn needs(programs: &[&str]) -> bool {
+    let missing: Vec<_> = programs.iter().filter(|program| has(program).is_none()).collect();
+    missing.is_empty() || skip(&format!("{missing:?} not installed"))
+}
+
+/// Tells whether network namespaces can be made here.
+pub(crate) fn needs_namespaces() -> bool {
+    let works =
+        || Command::new("unshare").args(["--net", "true"]).output().is_ok_and(|out| out.status.success());
+    needs(&["ip", "unshare", "ss"]) && (works() || skip("network namespaces cannot be made (root only)"))
+}
+
+fn skip(why: &str) -> bool {
+    assert!(std::env::var_os("CI").is_none(), "{why}; in CI that is a failure");
+    eprintln!("SKIPPED: {why}");
+    false
+}
+
+/// The folder of this crate.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
