@@ -93,7 +93,9 @@ impl EventBus {
     pub fn connect(&self, mask: EventMask, slot: impl Fn(&Envelope) + Send + Sync + 'static) -> Connection {
         let interest = InterestGuard::new(&self.shared, mask);
         self.shared.slots.connect(move |envelope: &Envelope| {
-            if interest.mask.contains(envelope.event.kind()) {
+            // Named as a whole, so that the closure keeps the guard and not just a copy of its mask.
+            let InterestGuard { mask, .. } = &interest;
+            if mask.contains(envelope.event.kind()) {
                 slot(envelope);
             }
         })
