@@ -72,12 +72,12 @@ impl Stream {
         }
     }
 
-    /// Takes the error the kernel holds for this socket, without reading it.
+    /// Takes the error that has ended this socket, if one has, without reading.
     pub(super) fn take_error(&self) -> Option<io::Error> {
         match self {
-            Self::Tcp(stream) => stream.take_error().ok().flatten(),
-            Self::Unix(stream) => stream.take_error().ok().flatten(),
-            Self::Stdio(_) | Self::Echo(_) => None,
+            Self::Tcp(stream) if is(stream, PollFlags::ERR) => stream.take_error().ok().flatten(),
+            Self::Unix(stream) if is(stream, PollFlags::ERR) => stream.take_error().ok().flatten(),
+            _ => None,
         }
     }
 
@@ -99,11 +99,19 @@ impl Stream {
 
     /// Tells whether the kernel has sent everything, after [`report_drained`](Self::report_drained).
     pub(super) fn is_drained(&self) -> bool {
-        let Self::Tcp(stream) = self else { return true };
-        // Asked of the kernel each time: readiness that tokio has cached predates the low-water mark.
-        let mut polled = [PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::OUT)];
-        rustix::event::poll(&mut polled, Some(&Timespec::default())).map_or(true, |ready| ready > 0)
+        match self {
+            Self::Tcp(stream) => is(stream, PollFlags::OUT | PollFlags::ERR | PollFlags::HUP),
+            _ => true,
+        }
     }
+}
+
+/// Asks the kernel now: readiness that tokio has cached may be old, and
+/// SO_ERROR alone would also yield errors the kernel only noted in passing.
+fn is(socket: &impl AsFd, flags: PollFlags) -> bool {
+    let mut polled = [PollFd::from_borrowed_fd(socket.as_fd(), flags)];
+    let asked = rustix::event::poll(&mut polled, Some(&Timespec::default()));
+    asked.is_ok() && polled[0].revents().intersects(flags)
 }
 
 fn read<S: AsyncRead>(
