@@ -2,6 +2,8 @@
 
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 
+use crate::address::Address;
+
 /// The line for an error that is not a request for help.
 pub(super) fn line(error: &Error) -> String {
     let text = |kind| match error.get(kind) {
@@ -11,7 +13,8 @@ pub(super) fn line(error: &Error) -> String {
     };
     let argument = text(ContextKind::InvalidArg).unwrap_or_default();
     // As in `--listen <ADDR>`.
-    let option = argument.split(' ').next().unwrap_or_default().escape_debug().to_string();
+    let option =
+        argument.split(' ').next().unwrap_or_default().trim_end_matches('.').escape_debug().to_string();
     match error.kind() {
         ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand => {
             let word =
@@ -20,6 +23,9 @@ pub(super) fn line(error: &Error) -> String {
                 text(ContextKind::SuggestedArg).or_else(|| text(ContextKind::SuggestedSubcommand));
             let what = if word.starts_with('-') { "unknown option" } else { "unexpected word" };
             match suggested {
+                None if word.parse::<Address>().is_ok() => {
+                    format!("{word}: {what}; did you mean `--listen {word}`?")
+                }
                 Some(suggested) => format!("{word}: {what}; did you mean `{suggested}`?"),
                 None => format!("{word}: {what}; `node --help` lists what there is"),
             }

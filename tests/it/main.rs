@@ -9,6 +9,7 @@ mod events;
 mod house;
 mod limits;
 mod logs;
+mod names;
 mod networks;
 mod operation;
 mod pair;

@@ -1,52 +1,14 @@
 //! Two real networks, joined only by the node: namespaces with a cable that
 //! can be pulled.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{ChildStdin, ChildStdout};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Namespace, NodeProcess, Running, needs, needs_namespaces, two_networks};
-
-/// One end of a connection inside a namespace.
-struct Agent {
-    _running: Running,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-}
-
-impl Agent {
-    fn new(namespace: &Namespace) -> Self {
-        let mut running = namespace.python(include_str!("support/agent.py"));
-        let stdin = running.child.stdin.take().unwrap();
-        let stdout = BufReader::new(running.child.stdout.take().unwrap());
-        Self { _running: running, stdin, stdout }
-    }
-
-    fn begin(&mut self, order: &str) {
-        writeln!(self.stdin, "{order}").unwrap();
-    }
-
-    fn answer(&mut self) -> String {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        assert!(!line.is_empty(), "the agent has died");
-        line.trim().to_owned()
-    }
-
-    fn ask(&mut self, order: &str) -> String {
-        self.begin(order);
-        self.answer()
-    }
-}
-
-fn ready() -> bool {
-    needs_namespaces() && needs(&["python3"])
-}
+use crate::support::{Agent, needs_two_networks, two_networks, wait_until};
 
 #[test]
 fn a_file_crosses_intact_both_ways() {
-    if !ready() {
+    if !needs_two_networks() {
         return;
     }
     let (clients, middle, servers) = two_networks();
@@ -75,7 +37,7 @@ fn a_file_crosses_intact_both_ways() {
 
 #[test]
 fn a_pulled_cable_is_noticed_and_the_node_works_again_once_it_is_back() {
-    if !ready() {
+    if !needs_two_networks() {
         return;
     }
     thread::scope(|scope| {
@@ -149,7 +111,7 @@ fn black_hole(client_vanishes: bool) {
 /// only noted in passing (no route just now), and a healthy connection was cut.
 #[test]
 fn with_data_in_flight_a_short_outage_is_ridden_out() {
-    if !ready() {
+    if !needs_two_networks() {
         return;
     }
     let (clients, middle, servers) = two_networks();
@@ -164,7 +126,7 @@ fn with_data_in_flight_a_short_outage_is_ridden_out() {
     middle.ip(&["link", "set", "right", "down"]);
     let down = Instant::now();
     server.begin("receive 200000000");
-    crate::support::wait_until("the cable is out for two seconds", Duration::from_secs(10), || {
+    wait_until("the cable is out for two seconds", Duration::from_secs(10), || {
         down.elapsed() > Duration::from_secs(2)
     });
     middle.ip(&["link", "set", "right", "up"]);
@@ -172,36 +134,4 @@ fn with_data_in_flight_a_short_outage_is_ridden_out() {
     assert_eq!(server.answer(), "True");
     drop((client, server));
     assert_eq!(node.client_gone(0)["received"], 200_000_000);
-}
-
-#[test]
-fn a_black_holed_ipv6_target_is_overtaken_by_its_ipv4_address() {
-    if !ready() {
-        return;
-    }
-    let (clients, middle, servers) = two_networks();
-    middle.ip(&["route", "add", "blackhole", "fd81::/64"]);
-    let hosts = tempfile::tempdir().unwrap();
-    let names = hosts.path().join("hosts");
-    std::fs::write(&names, "fd81::2 both.example\n10.81.2.2 both.example\n").unwrap();
-    let script = format!("mount --bind {} /etc/hosts && exec \"$@\"", names.display());
-    let mut command = middle.command("unshare");
-    command.args([
-        "--mount",
-        "bash",
-        "-c",
-        &script,
-        "bash",
-        crate::support::binary(),
-        "--log-format",
-        "json",
-    ]);
-    let node = NodeProcess::spawn(command.args(["--listen", "9000", "--connect", "both.example:9001"]));
-    node.event("listening");
-    let (mut client, mut server) = (Agent::new(&clients), Agent::new(&servers));
-    server.ask("listen 9001");
-    client.ask("connect 10.81.1.1 9000");
-    server.ask("accept");
-    assert_eq!(node.event("host_found")["addresses"], 2);
-    assert!(node.event("connected")["peer"].as_str().unwrap().starts_with("10.81.2.2:"));
 }

@@ -53,7 +53,8 @@ for line in sys.stdin:
         listener.settimeout(30)
         peer = listener.accept()[0]
     elif verb == "connect":
-        peer = socket.create_connection((words[0], int(words[1])), timeout=30)
+        # Without a limit, which would look for errors that belong to the first read.
+        peer = socket.create_connection((words[0], int(words[1])))
     elif verb == "send":
         peer.settimeout(60)
         peer.sendall(pattern(0, int(words[0])))

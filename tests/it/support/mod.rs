@@ -1,16 +1,18 @@
 //! What the tests share: a node process, sockets with a plan, and the tools
 //! of the machine. Every wait has a limit, and every process is ended.
 
+mod agent;
 mod net;
 mod process;
 mod tools;
 
+pub(crate) use self::agent::Agent;
 pub(crate) use self::net::{
     Ending, Namespace, abort, accept_one, connect, hold_free_port, listener, listening_port, pattern,
     read_all, two_networks, wait_until,
 };
 pub(crate) use self::process::{NodeProcess, Running, binary, run};
-pub(crate) use self::tools::{has, needs, needs_namespaces, root};
+pub(crate) use self::tools::{has, needs, needs_namespaces, needs_two_networks, root};
 
 /// Longer than anything here takes on a busy machine; reached only by a failure.
 pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);

@@ -24,6 +24,11 @@ pub(crate) fn needs_namespaces() -> bool {
     needs(&["ip", "unshare", "ss"]) && (works() || skip("network namespaces cannot be made (root only)"))
 }
 
+/// Tells whether networks can be made, with programs at their far ends.
+pub(crate) fn needs_two_networks() -> bool {
+    needs_namespaces() && needs(&["python3"])
+}
+
 fn skip(why: &str) -> bool {
     assert!(std::env::var_os("CI").is_none(), "{why}; in CI that is a failure");
     eprintln!("SKIPPED: {why}");
