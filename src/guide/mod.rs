@@ -1,5 +1,19 @@
-//! The manual. Each page is a text file, part of these docs and printed by
-//! `node help TOPIC`.
+//! The manual: the pages that `node help TOPIC` prints.
+
+#[doc = include_str!("command-line.md")]
+pub mod command_line {}
+
+#[doc = include_str!("addresses.md")]
+pub mod addresses {}
+
+#[doc = include_str!("events.md")]
+pub mod events {}
+
+#[doc = include_str!("limits.md")]
+pub mod limits {}
+
+#[doc = include_str!("promises.md")]
+pub mod promises {}
 
 /// A page of the manual.
 #[derive(Clone, Copy, Debug)]
@@ -13,4 +27,30 @@ pub struct Page {
 }
 
 /// All pages, in reading order.
-pub const PAGES: &[Page] = &[];
+pub const PAGES: &[Page] = &[
+    Page {
+        topic: "command-line",
+        about: "options, exit codes, signals, the log, the dump",
+        text: include_str!("command-line.md"),
+    },
+    Page {
+        topic: "addresses",
+        about: "how addresses are written and what is dialled",
+        text: include_str!("addresses.md"),
+    },
+    Page {
+        topic: "events",
+        about: "every JSON event, field by field, and their order",
+        text: include_str!("events.md"),
+    },
+    Page {
+        topic: "limits",
+        about: "backlog, pending and live; every limit and default",
+        text: include_str!("limits.md"),
+    },
+    Page {
+        topic: "promises",
+        about: "what is promised of bytes and ends, and what is not",
+        text: include_str!("promises.md"),
+    },
+];
