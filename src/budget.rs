@@ -49,13 +49,6 @@ impl Budget {
     }
 }
 
-impl Default for Budget {
-    /// 256 MiB.
-    fn default() -> Self {
-        Self::new(256 << 20)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -308,11 +308,12 @@ pub enum Event {
         reason: Reason,
         /// Bytes received from the peer.
         received: u64,
-        /// Bytes handed to the kernel for the peer.
+        /// Bytes handed to the kernel for the peer. After a reset, ours
+        /// included, the peer may have got less.
         sent: u64,
         /// Bytes taken for the peer that were not handed to the kernel.
         unsent: u64,
-        /// How long it was connected.
+        /// Time since it was accepted, or since its dial began.
         #[serde(rename = "seconds", serialize_with = "seconds")]
         duration: Duration,
     },

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::address::{Address, Host};
 use crate::budget::Budget;
-use crate::bus::EventBus;
+use crate::bus::{Dispatcher, EventBus};
 use crate::config::{Config, Fault, Place};
 use crate::event::Reason;
 use crate::net::{BindError, Listener, Target, addresses, bind, check_source, is_own};
@@ -110,6 +110,8 @@ impl Node {
     /// # Panics
     /// If the bus has served another node.
     pub async fn bind_with(config: Config, bus: EventBus) -> Result<Self, NodeError> {
+        // Taken first: if the node does not start it goes, and subscriptions end.
+        let dispatcher = bus.dispatcher();
         let mut faults = config.check();
         if faults.is_empty() {
             faults = loops(&config).await;
@@ -126,10 +128,15 @@ impl Node {
             let bound = bind(&name, address, &config.relay.listen).await?;
             listeners.extend(bound.into_iter().map(|listener| (Arc::clone(&name), listener)));
         }
-        Ok(Self::start(config, bus, listeners))
+        Ok(Self::start(config, bus, dispatcher, listeners))
     }
 
-    fn start(config: Config, bus: EventBus, listeners: Vec<(Arc<str>, Listener)>) -> Self {
+    fn start(
+        config: Config,
+        bus: EventBus,
+        events: Dispatcher,
+        listeners: Vec<(Arc<str>, Listener)>,
+    ) -> Self {
         let addresses: Vec<_> =
             listeners.iter().filter_map(|(_, listener)| listener.socket_address()).collect();
         let named = |(i, address)| Target::new(name("connect", i, &address), address);
@@ -142,7 +149,7 @@ impl Node {
 
         let (stop, stopped) = watch::channel(Stop::No);
         let (mut serving, mut dispatcher, mut sweep) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
-        dispatcher.spawn(bus.dispatcher().run());
+        dispatcher.spawn(events.run());
         let swept = Arc::clone(&relay);
         sweep.spawn(async move { swept.run_sweep().await });
         for (name, listener) in listeners {
@@ -181,7 +188,7 @@ impl Node {
             let ended = ended.expect("listener tasks neither panic nor are aborted");
             outcome.cut += ended.cut;
             if ended.conversation.is_some() {
-                outcome.conversation = ended.conversation;
+                outcome.conversation = outcome.conversation.or(ended.conversation);
                 self.stopper().now();
             }
         }
@@ -203,7 +210,7 @@ impl Stopper {
     ///
     /// A later call can only shorten the time.
     pub fn drain(&self, grace: Duration) {
-        let at = Instant::now() + grace;
+        let at = Instant::now() + grace.min(LONGEST);
         self.stop.send_modify(|stop| {
             *stop = match *stop {
                 Stop::At(earlier) if earlier < at => Stop::At(earlier),
@@ -259,3 +266,6 @@ async fn listening(address: &Address) -> Vec<SocketAddr> {
         _ => Vec::new(),
     }
 }
+
+/// As good as for ever, and far from the end of the clock.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);

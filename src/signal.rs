@@ -90,7 +90,8 @@ fn remove<T>(table: &Weak<Table<T>>, slot: &Arc<Slot<T>>) {
 }
 
 impl Connection {
-    /// Disconnects the slot: once this returns, no call of it begins.
+    /// Disconnects the slot: no later emit calls it. One under way on another
+    /// thread may still be about to.
     pub fn disconnect(mut self) {
         self.run();
     }

@@ -236,3 +236,40 @@ impl Drop for InterestGuard {
 const DISCRETE: usize = 4_096;
 /// Level notices repeat with newer totals, so a lost one costs little.
 const LEVEL: usize = 1_024;
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::JoinSet;
+    use tokio_stream::StreamExt;
+
+    use super::*;
+    use crate::event::ConnectionId;
+
+    /// A burst used to be published faster than a reader on the same thread was let read.
+    #[tokio::test]
+    async fn a_reader_on_the_dispatchers_own_thread_keeps_up_with_a_burst() {
+        let bus = EventBus::new();
+        let mut events = bus.subscribe(EventMask::ALL);
+        let mut dispatcher = JoinSet::from_iter([bus.dispatcher().run()]);
+        let failed = || Event::ConnectFailed {
+            connection: ConnectionId::next(),
+            endpoint: "t".into(),
+            target: String::new(),
+            partner: None,
+            error: String::new(),
+        };
+        for _ in 0..50_000 {
+            bus.emit(EventKind::ConnectFailed, failed);
+        }
+        bus.close();
+        let mut reader = JoinSet::from_iter([async move {
+            while let Some(delivery) = events.next().await {
+                assert!(matches!(delivery, Delivery::Event(_)), "{delivery:?}");
+            }
+            events.counts()
+        }]);
+        let counts = reader.join_next().await.unwrap().unwrap();
+        assert_eq!((counts.received, counts.emitted), (50_000, 50_000));
+        dispatcher.join_next().await.unwrap().unwrap();
+    }
+}

@@ -97,7 +97,6 @@ pub(super) enum Command {
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) config: Config,
-    pub(super) shutdown_grace: Duration,
     pub(super) hexdump: bool,
     pub(super) log: Log,
 }
@@ -107,8 +106,6 @@ pub(super) struct Run {
 pub(super) struct Log {
     pub(super) filter: tracing_subscriber::EnvFilter,
     pub(super) format: LogFormat,
-    pub(super) quiet: bool,
-    pub(super) levels: bool,
 }
 
 impl Args {
@@ -131,7 +128,7 @@ impl Args {
         }
         for fault in run.config.check() {
             // An option that could not be read is not judged by what is left of it.
-            if !meaning.faults.iter().any(|known| known.starts_with(fault.place.option())) {
+            if !meaning.faults.iter().any(|known| known.starts_with(&format!("{}:", fault.place.option()))) {
                 meaning.faults.push(fault.to_string());
             }
         }
@@ -162,18 +159,15 @@ impl Args {
         if self.idle_timeout.as_deref() != Some("off") {
             relay.idle_timeout = meaning.duration(Place::IdleTimeout.option(), &self.idle_timeout);
         }
-        let grace = meaning.duration("--shutdown-grace", &self.shutdown_grace);
         if let Some(text) = &self.source {
             let problem =
                 |_| format!("`{}` is not an IP address; write for example 192.0.2.1", text.escape_debug());
             relay.dial.source = meaning.note(Place::Source.option(), text.parse().map_err(problem));
         }
-        Run {
-            config,
-            shutdown_grace: grace.unwrap_or(Duration::from_secs(10)),
-            hexdump: self.hexdump,
-            log: self.log(meaning),
+        if let Some(grace) = meaning.duration(Place::ShutdownGrace.option(), &self.shutdown_grace) {
+            config.shutdown_grace = grace;
         }
+        Run { config, hexdump: self.hexdump, log: self.log(meaning) }
     }
 
     fn log(&self, meaning: &mut Meaning) -> Log {
@@ -190,12 +184,7 @@ impl Args {
                 text.escape_debug()
             )
         });
-        Log {
-            filter: meaning.note("--log", filter).unwrap_or_default(),
-            format: self.log_format,
-            quiet: self.quiet,
-            levels: self.verbose > 0,
-        }
+        Log { filter: meaning.note("--log", filter).unwrap_or_default(), format: self.log_format }
     }
 }
 

@@ -156,19 +156,18 @@ async fn operate(mut run: Run, log: &LogQueue) -> u8 {
     let bus = EventBus::new();
     let typing = types(&run);
     let mut reporting = JoinSet::new();
-    reporting.spawn(Reporter::new(&bus, log.clone(), &run.log, typing).run());
+    reporting.spawn(Reporter::new(&bus, log.clone(), format, typing).run());
     let plan = plan(&run);
-    let grace = if typing { Duration::ZERO } else { run.shutdown_grace };
+    let grace = if typing { Duration::ZERO } else { run.config.shutdown_grace };
     let code = match Node::bind_with(run.config, bus).await {
         Ok(node) => {
             info!("{plan}");
-            let code = serve(node, signals, grace).await;
-            // The bus has ended with the node, so this only writes what is left.
-            let _ = timeout(LAST_WORDS, reporting.join_next()).await;
-            code
+            serve(node, signals, grace).await
         }
         Err(error) => explain(&error, format),
     };
+    // The bus has ended with the node, so this only writes what is left.
+    let _ = timeout(LAST_WORDS, reporting.join_next()).await;
     if let Some(dump) = dump {
         dump.finish(LAST_WORDS);
     }

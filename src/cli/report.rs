@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_stream::StreamExt;
 use tracing::{Level, debug, enabled, info, trace, warn};
 
-use super::args::{Log, LogFormat};
+use super::args::LogFormat;
 use super::writer::LogQueue;
 use crate::bus::{Delivery, EventBus, Subscription};
 use crate::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventMask, Reason};
@@ -30,21 +30,21 @@ pub(super) struct Reporter {
 
 impl Reporter {
     /// Subscribes to what the log level asks for.
-    pub(super) fn new(bus: &EventBus, log: LogQueue, options: &Log, typing: bool) -> Self {
-        let mask = match options.format {
-            LogFormat::Json if options.quiet => EventMask::of(FAULTS),
-            LogFormat::Json if options.levels => EventMask::ALL,
+    pub(super) fn new(bus: &EventBus, log: LogQueue, format: LogFormat, typing: bool) -> Self {
+        let mask = match format {
+            _ if !enabled!(Level::WARN) => EventMask::NONE,
+            _ if !enabled!(Level::INFO) => EventMask::of(FAULTS),
+            LogFormat::Json if enabled!(Level::DEBUG) => EventMask::ALL,
             LogFormat::Json => EventMask::DISCRETE,
             LogFormat::Text if enabled!(Level::TRACE) => EventMask::ALL,
             LogFormat::Text if enabled!(Level::DEBUG) => EventMask::DISCRETE,
-            LogFormat::Text if enabled!(Level::INFO) && typing => EventMask::of(TYPING),
-            LogFormat::Text if enabled!(Level::INFO) => EventMask::of(USUAL),
-            LogFormat::Text => EventMask::of(FAULTS),
+            LogFormat::Text if typing => EventMask::of(TYPING),
+            LogFormat::Text => EventMask::of(USUAL),
         };
         Self {
             events: bus.subscribe(mask),
             log,
-            format: options.format,
+            format,
             errors: HashMap::new(),
             limiter: Limiter::default(),
             typing,
@@ -64,7 +64,9 @@ impl Reporter {
             };
             match delivery {
                 Some(Delivery::Event(envelope)) => self.event(&envelope),
-                Some(Delivery::Lagged(missed)) => warn!(missed, "the log missed events"),
+                Some(Delivery::Lagged(missed)) => {
+                    warn!(missed, "events came faster than they could be logged")
+                }
                 None => break,
             }
         }
@@ -125,7 +127,8 @@ impl Reporter {
                 let error = self.errors.remove(connection);
                 disconnected(event, error.as_deref());
             }
-            Event::Lagged { missed } => warn!(missed, "events were lost, because the node was too busy"),
+            // Counted by the subscription too, which says so.
+            Event::Lagged { .. } => {}
             Event::SlotPanicked { slot } => warn!(slot, "a slot panicked"),
         }
     }

@@ -30,6 +30,8 @@ pub struct Config {
     pub to: Vec<Address>,
     /// Limits and options of the relay.
     pub relay: RelayOptions,
+    /// Time for connections to end once the node is told to stop.
+    pub shutdown_grace: Duration,
     /// Memory for bytes that wait for a destination, in bytes.
     pub budget: usize,
 }
@@ -54,6 +56,7 @@ pub enum Place {
     IdleTimeout,
     ConnectTimeout,
     HalfClosedTimeout,
+    ShutdownGrace,
     Source,
     Backlog,
 }
@@ -158,6 +161,8 @@ impl Config {
             if limit.is_some_and(|limit| limit < Duration::from_millis(1)) {
                 fault(place, "must be at least 1ms; leave it out for the default".into());
             }
+        }
+        for (limit, place) in limits.into_iter().chain([(Some(self.shutdown_grace), Place::ShutdownGrace)]) {
             if limit.is_some_and(|limit| limit > LONGEST) {
                 fault(place, "is longer than a year; leave it out for the default".into());
             }
@@ -169,9 +174,15 @@ impl Config {
 }
 
 impl Default for Config {
-    /// No addresses yet, the relay's defaults, 256 MiB.
+    /// No addresses yet, the relay's defaults, 10 s, 256 MiB.
     fn default() -> Self {
-        Self { from: Vec::new(), to: Vec::new(), relay: RelayOptions::default(), budget: 256 << 20 }
+        Self {
+            from: Vec::new(),
+            to: Vec::new(),
+            relay: RelayOptions::default(),
+            shutdown_grace: Duration::from_secs(10),
+            budget: 256 << 20,
+        }
     }
 }
 
@@ -186,6 +197,7 @@ impl Place {
             Self::IdleTimeout => "--idle-timeout",
             Self::ConnectTimeout => "--connect-timeout",
             Self::HalfClosedTimeout => "--half-closed-timeout",
+            Self::ShutdownGrace => "--shutdown-grace",
             Self::Source => "--source",
             Self::Backlog => "--backlog",
         }

@@ -19,6 +19,8 @@ pub(crate) struct Flow {
     /// The size of the next read.
     reach: usize,
     source_ended: bool,
+    /// The source broke: what it still yields is delivered, but it is not waited for.
+    source_broke: bool,
 }
 
 /// What was read and not taken.
@@ -55,7 +57,7 @@ pub(crate) struct Surroundings<'a> {
 
 impl Flow {
     pub(crate) const fn new() -> Self {
-        Self { kept: None, reach: FIRST_READ, source_ended: false }
+        Self { kept: None, reach: FIRST_READ, source_ended: false, source_broke: false }
     }
 
     /// Moves bytes until one side would block, the turn is over, or the
@@ -80,7 +82,18 @@ impl Flow {
                 let _ = pin!(tokio::task::yield_now()).poll(cx);
                 return Poll::Pending;
             }
-            let moved = ready!(self.poll_read(cx, source, destination, around))?;
+            let moved = match self.poll_read(cx, source, destination, around)? {
+                Poll::Ready(moved) => moved,
+                Poll::Pending if self.source_broke => {
+                    self.source_ended = true;
+                    continue;
+                }
+                Poll::Pending => {
+                    // A terminal shows a prompt without a line end only when it is flushed.
+                    ready!(destination.poll_flush(cx)).map_err(Side::Destination.broke())?;
+                    return Poll::Pending;
+                }
+            };
             turn = turn.saturating_sub(moved);
         }
     }
@@ -98,10 +111,12 @@ impl Flow {
         let outcome = scratch::with(size, |scratch| {
             let offset = source.received();
             let count = ready!(source.poll_read(cx, scratch)).map_err(Side::Source.broke())?;
+            if count == 0 {
+                // Not even written: a write of nothing can fail where there was nothing left to say.
+                return Poll::Ready(Ok((0, 0)));
+            }
             let bytes = &scratch[..count];
-            if let Some((tap, direction)) = around.tap
-                && count > 0
-            {
+            if let Some((tap, direction)) = around.tap {
                 tap.offer(around.tapped, direction, offset, bytes);
             }
             let taken = match destination.poll_write(cx, bytes) {
@@ -118,7 +133,13 @@ impl Flow {
         });
         around.budget.give_back(credit - self.kept.as_ref().map_or(0, |kept| kept.charge));
         let (count, taken) = ready!(outcome)?;
-        self.source_ended = count == 0;
+        if count == 0 {
+            self.source_ended = true;
+            if !self.source_broke {
+                source.read_finished();
+            }
+            return Poll::Ready(Ok(0));
+        }
         // Only a destination that keeps up is worth larger reads.
         if taken < count {
             self.reach = (self.reach / 2).max(FIRST_READ);
@@ -162,9 +183,10 @@ impl Flow {
         self.kept.as_ref().map_or(0, |kept| (kept.bytes.len() - kept.written) as u64)
     }
 
-    /// Reads no more; what was kept is still written.
-    pub(crate) fn end_source(&mut self) {
-        self.source_ended = true;
+    /// The source broke; what was read, and what can still be read from it at once, is delivered.
+    pub(crate) fn break_source(&mut self, can_be_read: bool) {
+        self.source_broke = true;
+        self.source_ended |= !can_be_read;
     }
 }
 

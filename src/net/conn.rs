@@ -47,8 +47,6 @@ impl Conn {
         let count = ready!(self.stream_mut().poll_read(cx, buffer))?;
         if count > 0 {
             self.record.add_received(count);
-        } else {
-            self.record.read_finished();
         }
         Poll::Ready(Ok(count))
     }
@@ -58,6 +56,11 @@ impl Conn {
         let count = ready!(self.stream_mut().poll_write(cx, bytes))?;
         self.record.add_sent(count);
         Poll::Ready(Ok(count))
+    }
+
+    /// Announces that the peer has finished: a read yielded 0, and not because the connection broke.
+    pub(crate) fn read_finished(&self) {
+        self.record.read_finished();
     }
 
     /// Finishes our half.

@@ -105,12 +105,8 @@ async fn connect(
             let chosen = choose(found, turn, options.source, own)?;
             record.set_state(State::Connecting);
             record.host_found(chosen.len());
-            let (stream, peer) =
-                race(&chosen, |address| connect_tcp(address, options)).await.map_err(|errors| {
-                    let explain = |(address, error)| explain(address, &error, options);
-                    DialError::AllFailed(errors.into_iter().map(explain).collect())
-                })?;
-            let local = stream.local_addr().map_err(|error| DialError::AllFailed(vec![error.to_string()]))?;
+            let connected = race(&chosen, |address| connect_tcp(address, options)).await;
+            let (stream, peer, local) = connected.map_err(DialError::AllFailed)?;
             Ok((Stream::Tcp(stream), peer.into(), local.into()))
         }
     }
@@ -118,7 +114,14 @@ async fn connect(
 
 async fn connect_unix(path: &PathBuf, record: &Record) -> Result<(Stream, Endpoint, Endpoint), DialError> {
     record.set_state(State::Connecting);
-    let stream = UnixStream::connect(path).await.map_err(|error| {
+    let stream = loop {
+        match UnixStream::connect(path).await {
+            // A full backlog, where TCP would wait.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(UNIX_PAUSE).await,
+            connected => break connected,
+        }
+    };
+    let stream = stream.map_err(|error| {
         let text = match error.kind() {
             io::ErrorKind::NotFound => "there is no such socket".to_owned(),
             io::ErrorKind::ConnectionRefused => "nobody listens there".to_owned(),
@@ -130,14 +133,27 @@ async fn connect_unix(path: &PathBuf, record: &Record) -> Result<(Stream, Endpoi
     Ok((Stream::Unix(stream), peer, Endpoint::Unix(None)))
 }
 
-async fn connect_tcp(address: SocketAddr, options: &DialOptions) -> io::Result<(TcpStream, SocketAddr)> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    prepare(&SockRef::from(&socket), &options.keepalive)?;
-    if let Some(source) = options.source {
-        socket.bind((source, 0).into())?;
-    }
-    // The peer is not asked who it is: it may have reset the connection by now.
-    Ok((socket.connect(address).await?, address))
+/// Connects to one address; a failure is explained.
+async fn connect_tcp(
+    address: SocketAddr,
+    options: &DialOptions,
+) -> Result<(TcpStream, SocketAddr, SocketAddr), String> {
+    let connecting = async {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        prepare(&SockRef::from(&socket), &options.keepalive)?;
+        if let Some(source) = options.source {
+            socket.bind((source, 0).into()).map_err(|error| explain_source(source, address, &error))?;
+        }
+        let stream = socket.connect(address).await?;
+        let local = stream.local_addr()?;
+        if local == address {
+            // The kernel chose the target's own port, nobody listened, and TCP let the socket meet itself.
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        // The peer is not asked who it is: it may have reset the connection by now.
+        Ok((stream, address, local))
+    };
+    connecting.await.map_err(|error| explain(address, &error))
 }
 
 /// Picks the addresses to race: possible ones, of the source's family, at
@@ -187,16 +203,16 @@ fn interleave(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
 
 /// Tries the addresses in order, the next one [`STAGGER`] after the last or
 /// as soon as all that were begun have failed; the first success wins.
-async fn race<T, F: Future<Output = io::Result<T>>>(
+async fn race<T, E, F: Future<Output = Result<T, E>>>(
     addresses: &[SocketAddr],
     connect: impl Fn(SocketAddr) -> F,
-) -> Result<T, Vec<(SocketAddr, io::Error)>> {
+) -> Result<T, Vec<E>> {
     let mut waiting = addresses.iter().copied();
-    let mut running: Vec<(SocketAddr, Pin<Box<F>>)> = Vec::new();
+    let mut running: Vec<Pin<Box<F>>> = Vec::new();
     let mut failed = Vec::new();
     loop {
         match waiting.next() {
-            Some(address) => running.push((address, Box::pin(connect(address)))),
+            Some(address) => running.push(Box::pin(connect(address))),
             None if running.is_empty() => return Err(failed),
             None => {}
         }
@@ -205,9 +221,12 @@ async fn race<T, F: Future<Output = io::Result<T>>>(
         let winner = poll_fn(|cx| {
             let mut i = 0;
             while i < running.len() {
-                match running[i].1.as_mut().poll(cx) {
+                match running[i].as_mut().poll(cx) {
                     Poll::Ready(Ok(connected)) => return Poll::Ready(Some(connected)),
-                    Poll::Ready(Err(error)) => failed.push((running.swap_remove(i).0, error)),
+                    Poll::Ready(Err(error)) => {
+                        failed.push(error);
+                        drop(running.swap_remove(i));
+                    }
                     Poll::Pending => i += 1,
                 }
             }
@@ -222,22 +241,28 @@ async fn race<T, F: Future<Output = io::Result<T>>>(
     }
 }
 
-fn explain(address: SocketAddr, error: &io::Error, options: &DialOptions) -> String {
+fn explain(address: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => format!("{address} refused the connection"),
         io::ErrorKind::ConnectionReset => format!("{address} reset the connection during the handshake"),
         io::ErrorKind::TimedOut => format!("{address} did not answer"),
         io::ErrorKind::HostUnreachable => format!("{address} is unreachable: no route to the host"),
         io::ErrorKind::NetworkUnreachable => format!("{address} is unreachable: no route to its network"),
-        io::ErrorKind::AddrNotAvailable => match options.source {
-            Some(source) => format!("no free local port from {source} to {address}"),
-            None => format!("no free local port to {address}"),
-        },
+        io::ErrorKind::AddrNotAvailable => format!("no local address or free local port to reach {address}"),
         _ if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
             format!("no descriptor left to connect to {address}; raise the limit with `ulimit -n`")
         }
         _ => format!("{address}: {error}"),
     }
+}
+
+/// Why the source address cannot be used, kept as the text of the error.
+fn explain_source(source: IpAddr, target: SocketAddr, error: &io::Error) -> io::Error {
+    io::Error::other(match error.kind() {
+        io::ErrorKind::AddrInUse => format!("no free local port from {source}"),
+        io::ErrorKind::AddrNotAvailable => format!("{source} is not an address of this machine any more"),
+        _ => format!("cannot connect to {target} from {source}: {error}"),
+    })
 }
 
 /// A dial on its way: announces its failure if nothing else was said.
@@ -281,6 +306,8 @@ impl Drop for Attempt {
 
 /// Time one address has before the next one is tried beside it (RFC 8305 §8).
 const STAGGER: Duration = Duration::from_millis(250);
+/// Between attempts at a Unix socket whose backlog is full.
+const UNIX_PAUSE: Duration = Duration::from_millis(10);
 /// Addresses of one name that are tried in one dial.
 const MOST: usize = 8;
 const EMFILE: i32 = rustix::io::Errno::MFILE.raw_os_error();
@@ -328,10 +355,10 @@ mod tests {
     }
 
     /// Connects after `ok` or fails after `err`, in milliseconds, by the last number of the address.
-    async fn scripted(address: SocketAddr, script: &[(u64, bool)]) -> io::Result<SocketAddr> {
+    async fn scripted(address: SocketAddr, script: &[(u64, bool)]) -> Result<SocketAddr, SocketAddr> {
         let (delay, works) = script[usize::from(address.port()) - 1];
         sleep(Duration::from_millis(delay)).await;
-        if works { Ok(address) } else { Err(io::ErrorKind::ConnectionRefused.into()) }
+        if works { Ok(address) } else { Err(address) }
     }
 
     #[tokio::test(start_paused = true)]
@@ -364,6 +391,25 @@ mod tests {
         let script = [(400, false), (5, false)];
         let failed = race(&list(&["1.1.1.1:1", "1.1.1.1:2"]), |a| scripted(a, &script)).await.unwrap_err();
         assert_eq!(failed.len(), 2);
+    }
+
+    #[test]
+    fn each_way_to_fail_has_its_own_words() {
+        use rustix::io::Errno;
+        let address = "192.0.2.1:9".parse().unwrap();
+        let errors = [
+            Errno::CONNREFUSED,
+            Errno::HOSTUNREACH,
+            Errno::NETUNREACH,
+            Errno::TIMEDOUT,
+            Errno::CONNRESET,
+            Errno::ADDRNOTAVAIL,
+            Errno::MFILE,
+        ];
+        let texts: std::collections::HashSet<_> =
+            errors.iter().map(|errno| explain(address, &(*errno).into())).collect();
+        assert_eq!(texts.len(), errors.len());
+        assert!(texts.iter().all(|text| text.contains("192.0.2.1:9") && !text.contains("os error")));
     }
 
     #[tokio::test(start_paused = true)]

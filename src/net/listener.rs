@@ -1,13 +1,15 @@
 //! Binding and accepting. Binding turns an [`Address`] into listeners or one
 //! clear error; accepting yields streams and leaves policy to the caller.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use super::holder::holder;
@@ -23,6 +25,9 @@ pub(crate) enum Listener {
     Tcp { listener: TcpListener, bound: SocketAddr },
     Unix { listener: UnixListener, path: UnixPath },
 }
+
+/// An accepted stream, its peer, and our own address.
+pub(crate) type Accepted = (Stream, Endpoint, Endpoint);
 
 /// The path of a Unix listener, removed when it closes.
 #[derive(Debug)]
@@ -43,24 +48,24 @@ pub struct BindError {
 }
 
 impl Listener {
-    /// Waits for a client. Cancel safe.
+    /// Takes a client from the backlog, if one is there.
     ///
     /// # Errors
     /// Those of accept(2), raw: a client that left, or no descriptors.
-    pub(crate) async fn accept(&self) -> io::Result<(Stream, Endpoint, Endpoint)> {
-        match self {
+    pub(crate) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
+        Poll::Ready(Ok(match self {
             Self::Tcp { listener, bound } => {
-                let (stream, peer) = listener.accept().await?;
+                let (stream, peer) = ready!(listener.poll_accept(cx))?;
                 // Only a wildcard listener has to ask which of its addresses the client came to.
                 let local = if bound.ip().is_unspecified() { stream.local_addr()? } else { *bound };
-                Ok((Stream::Tcp(stream), peer.into(), local.into()))
+                (Stream::Tcp(stream), peer.into(), local.into())
             }
             Self::Unix { listener, path } => {
-                let (stream, peer) = listener.accept().await?;
+                let (stream, peer) = ready!(listener.poll_accept(cx))?;
                 let peer = Endpoint::Unix(peer.as_pathname().map(Arc::from));
-                Ok((Stream::Unix(stream), peer, Endpoint::Unix(Some(Arc::from(path.0.as_path())))))
+                (Stream::Unix(stream), peer, Endpoint::Unix(Some(Arc::from(path.0.as_path()))))
             }
-        }
+        }))
     }
 
     /// What it is bound to, with its real port.
@@ -103,13 +108,11 @@ pub(crate) async fn bind(
         }
         Address::Tcp { host, port } => {
             let found = addresses(host, *port).await.map_err(|error| fail(address.to_string(), error))?;
-            found
-                .into_iter()
-                .map(|found| bind_tcp(found, options).map_err(|error| fail(found.to_string(), error)))
-                .collect()
+            bind_found(found, options).map_err(|(found, error)| fail(found.to_string(), error))
         }
         Address::Unix(path) => {
-            let listener = bind_unix(path).await.map_err(|error| fail(address.to_string(), error))?;
+            let listener =
+                bind_unix(path, options).await.map_err(|error| fail(address.to_string(), error))?;
             Ok(vec![listener])
         }
         Address::Stdio | Address::Echo => Ok(Vec::new()),
@@ -119,11 +122,35 @@ pub(crate) async fn bind(
 /// All interfaces: one IPv6 socket that takes IPv4 too, or IPv4 alone where there is no IPv6.
 fn bind_all_interfaces(port: u16, options: &ListenOptions) -> io::Result<Listener> {
     match bind_tcp((Ipv6Addr::UNSPECIFIED, port).into(), options) {
-        Err(error) if matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL)) => {
-            bind_tcp((Ipv4Addr::UNSPECIFIED, port).into(), options)
-        }
+        Err(error) if is_missing(&error) => bind_tcp((Ipv4Addr::UNSPECIFIED, port).into(), options),
         bound => bound,
     }
+}
+
+/// All addresses of a name. One of a family that this machine does not have is left out, if another is bound.
+fn bind_found(
+    mut found: Vec<SocketAddr>,
+    options: &ListenOptions,
+) -> Result<Vec<Listener>, (SocketAddr, io::Error)> {
+    let mut seen = HashSet::new();
+    found.retain(|address| seen.insert(*address));
+    let (mut bound, mut missing) = (Vec::new(), None);
+    for address in found {
+        match bind_tcp(address, options) {
+            Ok(listener) => bound.push(listener),
+            Err(error) if is_missing(&error) => missing = missing.or(Some((address, error))),
+            Err(error) => return Err((address, error)),
+        }
+    }
+    match missing {
+        Some(missing) if bound.is_empty() => Err(missing),
+        _ => Ok(bound),
+    }
+}
+
+/// The address, or its whole family, is not on this machine.
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL))
 }
 
 fn bind_tcp(address: SocketAddr, options: &ListenOptions) -> io::Result<Listener> {
@@ -136,22 +163,31 @@ fn bind_tcp(address: SocketAddr, options: &ListenOptions) -> io::Result<Listener
     }
     prepare(&SockRef::from(&socket), &options.keepalive)?;
     socket.bind(&address.into())?;
-    // The kernel lowers it to net.core.somaxconn.
-    let backlog = options.backlog.unwrap_or(u32::MAX).min(i32::MAX as u32);
-    socket.listen(backlog as i32)?;
+    listen(&socket, options)?;
     let listener = TcpListener::from_std(socket.into())?;
     let bound = listener.local_addr()?;
     Ok(Listener::Tcp { listener, bound })
 }
 
-async fn bind_unix(path: &Path) -> io::Result<Listener> {
-    let listener = match UnixListener::bind(path) {
+fn listen(socket: &Socket, options: &ListenOptions) -> io::Result<()> {
+    // The kernel lowers it to net.core.somaxconn.
+    let backlog = options.backlog.unwrap_or(u32::MAX).min(i32::MAX as u32);
+    socket.listen(backlog as i32)
+}
+
+async fn bind_unix(path: &Path, options: &ListenOptions) -> io::Result<Listener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    let address = SockAddr::unix(path)?;
+    match socket.bind(&address) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path).await => {
             fs::remove_file(path)?;
-            UnixListener::bind(path)?
+            socket.bind(&address)?;
         }
         bound => bound?,
-    };
+    }
+    listen(&socket, options)?;
+    let listener = UnixListener::from_std(socket.into())?;
     Ok(Listener::Unix { listener, path: UnixPath(path.to_owned()) })
 }
 
@@ -218,7 +254,8 @@ mod tests {
         let address = "127.0.0.1:0".parse().unwrap();
         let listener = bind("l", &address, &ListenOptions::default()).await.unwrap().remove(0);
         let _client = tokio::net::TcpStream::connect(listener.socket_address().unwrap()).await.unwrap();
-        let Stream::Tcp(stream) = listener.accept().await.unwrap().0 else { panic!("not TCP") };
+        let accepted = std::future::poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+        let Stream::Tcp(stream) = accepted.0 else { panic!("not TCP") };
         let socket = SockRef::from(&stream);
         assert!(socket.tcp_nodelay().unwrap());
         assert!(socket.keepalive().unwrap());

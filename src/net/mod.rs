@@ -17,6 +17,6 @@ pub(crate) use self::conn::{Conn, reason_of, reason_of_drop};
 pub use self::dial::DialError;
 pub(crate) use self::dial::{Target, dial};
 pub use self::listener::BindError;
-pub(crate) use self::listener::{Listener, bind, check_source};
+pub(crate) use self::listener::{Accepted, Listener, bind, check_source};
 pub use self::options::{DialOptions, Keepalive, ListenOptions};
 pub(crate) use self::resolve::{addresses, is_own};

@@ -12,27 +12,26 @@ use crate::event::{Reason, State};
 
 /// Delivers to the surviving end what the broken one had sent, then resets it.
 pub(super) async fn abort(mut pair: Pair, fault: Fault) -> Reason {
-    {
-        let (_, broken, survivor, _) = pair.parts(fault.of_client);
-        broken.record().set_state(State::Closing);
-        survivor.record().set_state(State::Closing);
-    }
-    deliver(&mut pair, &fault).await;
-    let (_, _, survivor, _) = pair.parts(fault.of_client);
+    let Fault { of_client, on_read, .. } = fault;
+    pair.set_fault(fault);
+    let (half, broken, survivor, _) = pair.parts(of_client);
+    // After a failed read there is nothing more; after a failed write there may be.
+    half.flow().break_source(!on_read);
+    broken.record().set_state(State::Closing);
+    survivor.record().set_state(State::Closing);
+    deliver(&mut pair, of_client).await;
+    let (_, _, survivor, _) = pair.parts(of_client);
     survivor.report_drained();
     let give_up = Instant::now() + GRACE;
     while !survivor.is_drained() && Instant::now() < give_up {
         sleep(LOOK).await;
     }
-    pair.end_broken(&fault)
+    pair.end_broken().expect("the fault was set above")
 }
 
 /// Goes on for as long as the survivor takes something within each [`GRACE`].
-async fn deliver(pair: &mut Pair, fault: &Fault) {
-    let (half, broken, survivor, around) = pair.parts(fault.of_client);
-    if fault.on_read {
-        half.flow().end_source();
-    }
+async fn deliver(pair: &mut Pair, of_client: bool) {
+    let (half, broken, survivor, around) = pair.parts(of_client);
     let give_up = Instant::now() + LONGEST;
     while Instant::now() < give_up {
         let before = survivor.sent();

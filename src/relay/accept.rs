@@ -1,8 +1,10 @@
 //! The task of one listener: admits clients, owns their sessions, and drains
 //! them at the end.
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -12,7 +14,7 @@ use tokio::time::{sleep, sleep_until};
 use super::session::Session;
 use super::{Ended, Relay, Stop};
 use crate::event::{Endpoint, Event, EventKind, Reason};
-use crate::net::{Conn, Listener};
+use crate::net::{Accepted, Conn, Listener};
 
 /// Serves a listener until the node stops, or, in a relay with standard input
 /// and output, until the first conversation is over.
@@ -90,16 +92,15 @@ fn end_of(ended: Result<Reason, JoinError>) -> Option<Reason> {
 }
 
 impl Relay {
-    /// Waits for a place, for room in the outbox, and for a client who may have it. Cancel safe.
+    /// Waits for a client who may connect, and for a place for it. Cancel safe.
     async fn admit(&self, endpoint: &Arc<str>, listener: &Listener) -> (Conn, OwnedSemaphorePermit) {
-        let place = Arc::clone(&self.places).acquire_owned().await.expect("the places are never closed");
         loop {
             self.bus.room().await;
-            match listener.accept().await {
-                Ok((stream, peer, local)) if self.permits(&peer) => {
+            match self.accept(listener).await {
+                Ok(((stream, peer, local), place)) if self.permits(&peer) => {
                     return (Conn::accepted(&self.bus, endpoint, stream, peer, local), place);
                 }
-                Ok((stream, peer, _)) => {
+                Ok(((stream, peer, _), _)) => {
                     stream.reset_on_drop();
                     drop(stream);
                     let endpoint = Arc::clone(endpoint);
@@ -115,6 +116,28 @@ impl Relay {
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
+        }
+    }
+
+    /// Accepts only while there is a place, and holds none while nobody comes:
+    /// the places are those of all listeners.
+    async fn accept(&self, listener: &Listener) -> io::Result<(Accepted, OwnedSemaphorePermit)> {
+        let mut place = None;
+        loop {
+            let accepted = poll_fn(|cx| {
+                let free = place.take().or_else(|| Arc::clone(&self.places).try_acquire_owned().ok());
+                match free {
+                    None => Poll::Ready(None),
+                    Some(free) => {
+                        listener.poll_accept(cx).map(|client| Some(client.map(|client| (client, free))))
+                    }
+                }
+            });
+            if let Some(accepted) = accepted.await {
+                return accepted;
+            }
+            let free = Arc::clone(&self.places).acquire_owned().await;
+            place = Some(free.expect("the places are never closed"));
         }
     }
 

@@ -20,6 +20,8 @@ pub(super) struct Pair {
     to_target: Half,
     to_client: Half,
     client_first: bool,
+    /// Why it is being aborted, if it is.
+    fault: Option<Box<Fault>>,
     over: bool,
 }
 
@@ -66,6 +68,7 @@ impl Pair {
             to_target: half(),
             to_client: half(),
             client_first: true,
+            fault: None,
             over: false,
         }
     }
@@ -162,16 +165,22 @@ impl Pair {
         reason
     }
 
+    /// Begins an abort; if it is cut short, the pair still ends by its cause.
+    pub(super) fn set_fault(&mut self, fault: Fault) {
+        self.fault = Some(Box::new(fault));
+    }
+
     /// Ends a broken pair: the one that broke with its error, the other by a reset.
-    pub(super) fn end_broken(mut self, fault: &Fault) -> Reason {
+    pub(super) fn end_broken(&mut self) -> Option<Reason> {
+        let fault = self.fault.take()?;
         let broke = (reason_of(&fault.error), Some(&fault.error));
         let lost = (Reason::PartnerLost, None);
         if fault.of_client {
             self.end_both(false, broke, lost);
-            broke.0
+            Some(broke.0)
         } else {
             self.end_both(false, lost, broke);
-            lost.0
+            Some(lost.0)
         }
     }
 
@@ -216,6 +225,9 @@ impl Fault {
 impl Drop for Pair {
     /// A pair dropped before its end was stopped with the node, or panicked. After an end this does nothing.
     fn drop(&mut self) {
+        if self.end_broken().is_some() {
+            return;
+        }
         let reason = reason_of_drop();
         self.end_both(false, (reason, None), (reason, None));
     }

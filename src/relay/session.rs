@@ -17,8 +17,8 @@ use crate::net::{Conn, dial};
 /// Serves one client and yields why it ended.
 pub(super) struct Session {
     stage: Stage,
-    /// Freed for the next client when this one is over.
-    _place: OwnedSemaphorePermit,
+    /// Freed for the next client when this one is over; kept for good where there is only one.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 enum Stage {
@@ -31,6 +31,12 @@ enum Stage {
 impl Session {
     pub(super) fn new(relay: &Arc<Relay>, client: Conn, place: OwnedSemaphorePermit) -> Self {
         let stage = Stage::Dialling(Box::pin(connect(Arc::clone(relay), client)));
+        let place = if relay.once {
+            place.forget();
+            None
+        } else {
+            Some(place)
+        };
         Self { stage, _place: place }
     }
 }

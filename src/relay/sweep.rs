@@ -134,7 +134,7 @@ impl Entry {
             self.watch.cut.store(IDLE, Relaxed);
         } else if quiet >= half_closed && self.watch.half_closed.load(Relaxed) {
             self.watch.cut.store(HALF_CLOSED, Relaxed);
-        } else if self.watch.stuck.load(Relaxed) {
+        } else if self.watch.stuck.load(Relaxed) || self.watch.half_closed.load(Relaxed) {
             self.watch.look.store(true, Relaxed);
         } else {
             return;

@@ -24,6 +24,8 @@ fn relayed(client_ends: bool) -> Ends {
     let node = NodeProcess::start(["-v", "--listen", "127.0.0.1:0", "--connect", &target.to_string()]);
     let client = connect(node.address());
     let server = accept_one(&upstream);
+    // Until the node has seen its handshake end, a reset would be a failed dial.
+    node.event("connected");
     let (ender, watcher) = if client_ends { (client, server) } else { (server, client) };
     Ends { node, ender, watcher, client_ends }
 }
@@ -174,6 +176,9 @@ fn mid_transfer_reset_of_the_receiver_stops_the_sender() {
         reading.join().unwrap();
         use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
         assert!(matches!(error.kind(), ConnectionReset | BrokenPipe), "{error}");
+        // Its end was a reset, however it was noticed, and is not told as a finish.
+        let finished = node.lines().iter().any(|line| line.contains("read_finished"));
+        assert!(!finished, "{:?}", node.lines());
         // Every byte is accounted for: what the node took from us went on, or is called unsent.
         let gone: Vec<_> = (0..2).map(|nth| node.nth_event("disconnected", nth)).collect();
         let (a, b) = (&gone[0], &gone[1]);
@@ -224,5 +229,24 @@ fn blocked_writer_reset_after_data_gives_a_slow_reader_a_prefix_and_a_reset() {
         assert_eq!(ending, Ending::Reset);
         is_prefix(&first, sent);
         drop(node);
+    });
+}
+
+/// Nobody read a side that had finished, so that its death went unseen until
+/// the half-closed limit.
+#[test]
+fn the_death_of_a_side_that_had_finished_is_passed_on() {
+    both(|client_ends| {
+        let Ends { node, ender, watcher, .. } = relayed(client_ends);
+        ender.shutdown(Shutdown::Write).unwrap();
+        node.event("read_finished");
+        abort(ender);
+        assert_eq!(read_all(&watcher), (vec![], Ending::Fin), "its end was passed on before");
+        let gone = node.nth_event("disconnected", 1);
+        assert!(gone["seconds"].as_f64().unwrap() < 10.0, "{gone}");
+        // Our end of the stream to the watcher is gone with a reset.
+        wait_until("the watcher cannot write any more", Duration::from_secs(5), || {
+            (&watcher).write(b"x").is_err()
+        });
     });
 }

@@ -86,13 +86,13 @@ fn check_order(all: &[Arc<Envelope>]) -> HashMap<ConnectionId, Vec<EventKind>> {
         assert_eq!(ends, 1, "{connection}: {kinds:?}");
         assert_eq!(begins, count(EventKind::Disconnected), "{connection}: {kinds:?}");
         assert!(count(EventKind::ReadFinished) <= 1);
-        let end = place(EventKind::Disconnected).or(place(EventKind::ConnectFailed));
+        let end = place(EventKind::Disconnected).or_else(|| place(EventKind::ConnectFailed));
         assert_eq!(end, Some(kinds.len() - 1), "{connection}: {kinds:?}");
         if let Some(error) = place(EventKind::ErrorOccurred) {
             assert_eq!(error, kinds.len() - 2);
             assert_eq!(kinds[error - 1], EventKind::StateChanged);
         }
-        let begin = place(EventKind::NewConnection).or(place(EventKind::Connected));
+        let begin = place(EventKind::NewConnection).or_else(|| place(EventKind::Connected));
         for (i, kind) in kinds.iter().enumerate() {
             match kind {
                 EventKind::ReadyRead => {

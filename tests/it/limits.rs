@@ -286,3 +286,44 @@ fn the_source_address_is_the_one_asked_for() {
     assert_eq!(server.peer_addr().unwrap().ip(), Ipv4Addr::new(127, 0, 0, 9));
     abort(client);
 }
+
+/// Each listener used to hold a place while it waited, so that two with one
+/// place left the second one's clients hanging.
+#[test]
+fn an_idle_listener_holds_no_place() {
+    let node = NodeProcess::start([
+        "--listen",
+        "127.0.0.1:0",
+        "--listen",
+        "127.0.0.1:0",
+        "--connect",
+        "echo:",
+        "--max-connections",
+        "1",
+    ]);
+    for nth in [0, 1, 1, 0] {
+        let mut client = connect(node.address_of(nth));
+        client.write_all(b"x").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_all(&client).1, Ending::Fin);
+    }
+    assert_eq!(node.stop().0, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grace_without_end_is_no_overflow() {
+    let (node, _events) = node_in_process(config("echo:"), EventMask::NONE).await;
+    assert_eq!(node.shutdown(Duration::MAX).await.cut, 0);
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_start_ends_its_subscriptions() {
+    let (_held, address) = listener();
+    let bus = EventBus::new();
+    let mut events = bus.subscribe(EventMask::ALL);
+    let mut config = config("echo:");
+    config.from = vec![address.to_string().parse().unwrap()];
+    assert!(Node::bind_with(config, bus).await.is_err());
+    assert!(events.next().await.is_none());
+}

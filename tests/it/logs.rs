@@ -211,3 +211,14 @@ fn a_repeated_failure_is_one_line_a_second_and_a_count() {
     assert!(all(&node.lines()).0 < 30);
     assert_eq!(node.stop().0, 0);
 }
+
+#[test]
+fn a_filter_holds_for_json_events_too() {
+    let node = NodeProcess::start(["--log", "error", "--listen", "127.0.0.1:0", "--connect", "echo:"]);
+    let port = crate::support::listening_port(node.pid());
+    let mut client = connect(([127, 0, 0, 1], port).into());
+    client.write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    drop(client);
+    assert_eq!(node.stop(), (0, vec![]));
+}

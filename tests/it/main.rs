@@ -1,5 +1,10 @@
 //! The tests of the whole node: the running binary and real programs, real
 //! sockets, real networks. One binary, a module for each matter.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that meets the unexpected fails, and says what it skips"
+)]
 
 mod support;
 

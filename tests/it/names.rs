@@ -179,7 +179,10 @@ fn without_a_free_local_port_that_is_what_is_said() {
         })
         .collect();
     let failed = node.event("connect_failed");
-    assert!(failed["error"].as_str().unwrap().contains("no free local port to 10.81.2.2:9001"), "{failed}");
+    assert!(
+        failed["error"].as_str().unwrap().contains("free local port to reach 10.81.2.2:9001"),
+        "{failed}"
+    );
     drop(clients);
 }
 
@@ -206,4 +209,40 @@ fn an_ipv6_wildcard_takes_ipv4_clients_and_without_ipv6_it_still_listens() {
     client.ask("send 100");
     assert_eq!(client.ask("receive 100"), "True");
     drop(node);
+}
+
+#[test]
+fn a_name_with_an_address_of_a_missing_family_is_listened_on_by_the_other() {
+    if !needs_two_networks() {
+        return;
+    }
+    let named = Named::new("::1 both.example\n127.0.0.1 both.example\n127.0.0.1 both.example\n");
+    for interface in ["all", "default", "lo"] {
+        let off = format!("net.ipv6.conf.{interface}.disable_ipv6=1");
+        assert!(run(named.middle.command("sysctl").args(["-q", "-w", &off]), &[]).status.success());
+    }
+    let node = named.node(&["--listen", "both.example:9000", "--connect", "echo:"]);
+    assert_eq!(node.event("listening")["address"], "127.0.0.1:9000");
+    assert_eq!(node.stop().0, 0);
+}
+
+/// TCP lets a socket that was given its target's port meet itself.
+#[test]
+fn a_dial_that_meets_itself_is_no_connection() {
+    if !needs_two_networks() {
+        return;
+    }
+    let named = Named::new("");
+    let range = "net.ipv4.ip_local_port_range=50000 50003";
+    assert!(run(named.middle.command("sysctl").args(["-q", "-w", range]), &[]).status.success());
+    let node = named.node(&["--listen", "9000", "--connect", "127.0.0.1:50001"]);
+    let begun = Instant::now();
+    for nth in 0..60 {
+        named.is_reset();
+        node.nth_event("connect_failed", nth);
+        if begun.elapsed() > Duration::from_secs(10) {
+            break;
+        }
+    }
+    assert!(!node.lines().iter().any(|line| line.contains("\"event\":\"connected\"")));
 }

@@ -20,7 +20,7 @@ fn a_file_crosses_intact_both_ways() {
     client.ask("connect 10.81.1.1 9000");
     server.ask("accept");
     for (sender, receiver) in [(0, 1), (1, 0)] {
-        let mut ends = [&mut client, &mut server];
+        let ends = [&mut client, &mut server];
         ends[sender].begin("send 20000000");
         ends[receiver].begin("receive 20000000");
         assert_eq!(ends[sender].answer(), "ok");

@@ -237,3 +237,44 @@ fn a_stalled_reader_costs_the_node_little_memory() {
     drop(stalled);
     wait_until("memory comes back", Duration::from_secs(10), || resident(&node) < before + 30_000);
 }
+
+/// The end of a client was written on as nothing, which fails on a Unix socket
+/// whose peer has closed, and a clean end became a reset.
+#[test]
+fn a_unix_server_that_answers_and_closes_first_is_a_clean_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let back = folder.path().join("back");
+    let upstream = UnixListener::bind(&back).unwrap();
+    let node =
+        NodeProcess::start(["--listen", "127.0.0.1:0", "--connect", &format!("unix:{}", back.display())]);
+    let client = connect(node.address());
+    let (mut server, _) = upstream.accept().unwrap();
+    server.write_all(b"answer").unwrap();
+    drop(server);
+    assert_eq!(read_all(&client), (b"answer".to_vec(), Ending::Fin));
+    drop(client);
+    assert_eq!(node.client_gone(0)["reason"], "closed");
+}
+
+#[test]
+fn a_unix_target_with_a_full_backlog_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let back = folder.path().join("back");
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&socket2::SockAddr::unix(&back).unwrap()).unwrap();
+    socket.listen(0).unwrap();
+    let upstream = UnixListener::from(std::os::fd::OwnedFd::from(socket));
+    let node =
+        NodeProcess::start(["--listen", "127.0.0.1:0", "--connect", &format!("unix:{}", back.display())]);
+    let address = node.address();
+    let clients: Vec<_> = (0..3).map(|_| connect(address)).collect();
+    node.nth_event("new_connection", 2);
+    for _ in &clients {
+        let (mut server, _) = upstream.accept().unwrap();
+        server.write_all(b"hi").unwrap();
+    }
+    for client in &clients {
+        assert_eq!(read_all(client), (b"hi".to_vec(), Ending::Fin));
+    }
+    assert!(!node.lines().iter().any(|line| line.contains("connect_failed")));
+}

@@ -116,7 +116,9 @@ fn further_clients_wait_while_the_first_talks() {
 fn a_conversation_that_breaks_ends_with_1() {
     let (upstream, target) = listener();
     let node = piped(&["--connect", &target.to_string()]);
-    abort(accept_one(&upstream));
+    let server = accept_one(&upstream);
+    node.event("connected");
+    abort(server);
     assert_eq!(node.client_gone(0)["reason"], "partner_lost");
     assert_eq!(node.wait().0, 1);
 }
@@ -168,4 +170,59 @@ fn stdio_can_be_named_as_either_end() {
     node.stdout().read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "parrot");
     assert_eq!(node.wait().0, 0);
+}
+
+/// Output was kept until a line was full, so that a prompt never showed.
+#[test]
+fn a_prompt_without_a_line_end_is_shown_at_once() {
+    let (upstream, target) = listener();
+    let mut node = piped(&["--connect", &target.to_string()]);
+    let (mut server, mut output) = (accept_one(&upstream), node.stdout());
+    server.write_all(b"login: ").unwrap();
+    let mut prompt = [0; 7];
+    output.read_exact(&mut prompt).unwrap();
+    assert_eq!(&prompt, b"login: ");
+    node.stdin.as_mut().unwrap().write_all(b"me\n").unwrap();
+    let mut answer = [0; 3];
+    server.read_exact(&mut answer).unwrap();
+    server.write_all(b"password: ").unwrap();
+    output.read_exact(&mut [0; 10]).unwrap();
+    drop(server);
+    node.stdin = None;
+    assert_eq!(node.wait().0, 0);
+}
+
+/// The place of the one conversation used to come back at its end, and
+/// whoever waited at another listener was let in for a moment.
+#[test]
+fn the_second_in_line_is_never_let_in() {
+    let mut node = piped(&["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"]);
+    let first = connect(node.address_of(1));
+    node.event("new_connection");
+    let waiting = [connect(node.address_of(0)), connect(node.address_of(1))];
+    first.shutdown(Shutdown::Write).unwrap();
+    node.stdin = None;
+    assert_eq!(read_all(&first).1, Ending::Fin);
+    let (code, lines) = node.wait();
+    assert_eq!(code, 0, "{lines:?}");
+    assert_eq!(lines.iter().filter(|line| line.contains("\"new_connection\"")).count(), 1);
+    for client in &waiting {
+        assert_eq!(read_all(client).1, Ending::Reset);
+    }
+}
+
+/// After its output had gone, a pipe's input used to be relayed for a minute.
+#[test]
+fn without_a_reader_no_more_is_taken_from_the_input() {
+    let (upstream, target) = listener();
+    let mut node = piped(&["--connect", &target.to_string()]);
+    let mut server = accept_one(&upstream);
+    let mut input = node.stdin.take().unwrap();
+    let producing = std::thread::spawn(move || while input.write_all(b"more\n").is_ok() {});
+    drop(node.stdout());
+    server.write_all(b"to nobody").unwrap();
+    assert_eq!(read_all(&server).1, Ending::Reset);
+    assert_eq!(node.client_gone(0)["reason"], "reset");
+    assert_eq!(node.wait().0, 1);
+    producing.join().unwrap();
 }
