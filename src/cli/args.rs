@@ -15,17 +15,17 @@ use crate::config::{Config, Place};
 #[command(name = "node", version, disable_help_subcommand = true, args_conflicts_with_subcommands = true)]
 #[command(after_help = EXAMPLES, max_term_width = 100)]
 pub(super) struct Args {
-    /// Listen here: 9000, 127.0.0.1:9000, [::1]:9000, unix:/path, stdio: [repeatable]
+    /// Listen here: 9000, 127.0.0.1:9000, [::1]:9000, unix:/path, stdio: (repeatable)
     #[arg(short, long, value_name = "ADDR", allow_negative_numbers = true)]
     listen: Vec<String>,
-    /// Connect each client to this: host:9001, 9001, unix:/path, stdio:, echo: [repeatable: the next is tried when one fails]
+    /// Connect each client to this: host:9001, 9001, unix:/path, stdio:, echo: (repeatable: the next is tried when one fails)
     #[arg(long, value_name = "ADDR", allow_negative_numbers = true)]
     connect: Vec<String>,
 
-    /// Accept clients only from this network [repeatable]
+    /// Accept clients only from this network (repeatable)
     #[arg(long, value_name = "CIDR", help_heading = "Limits")]
     allow: Vec<String>,
-    /// Refuse clients from this network; wins over --allow [repeatable]
+    /// Refuse clients from this network; wins over --allow (repeatable)
     #[arg(long, value_name = "CIDR", help_heading = "Limits")]
     deny: Vec<String>,
     /// Clients at once; more wait in the backlog [default: what the descriptor limit allows]
