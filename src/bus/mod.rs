@@ -1,6 +1,6 @@
 //! The event bus: one per node, the only module that knows async-broadcast.
 //! Connection tasks append facts to a bounded outbox and go on; one
-//! [dispatcher](Dispatcher) stamps them and hands them to the subscribers.
+//! dispatcher stamps them and hands them to the subscribers.
 //! Nothing here ever waits for a subscriber.
 //!
 //! ```text

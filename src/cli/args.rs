@@ -15,7 +15,7 @@ use crate::config::{Config, Place};
 #[command(name = "node", version, disable_help_subcommand = true, args_conflicts_with_subcommands = true)]
 #[command(after_help = EXAMPLES, max_term_width = 100)]
 pub(super) struct Args {
-    /// Listen here: 9000, 127.0.0.1:9000, [::1]:9000, unix:/path, stdio: (repeatable)
+    /// Listen here: 9000, 127.0.0.1:9000, `[::1]:9000`, unix:/path, stdio: (repeatable)
     #[arg(short, long, value_name = "ADDR", allow_negative_numbers = true)]
     listen: Vec<String>,
     /// Connect each client to this: host:9001, 9001, unix:/path, stdio:, echo: (repeatable: the next is tried when one fails)
