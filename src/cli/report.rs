@@ -265,3 +265,31 @@ const TYPING: &[EventKind] = &[
 ];
 const OFTEN: Duration = Duration::from_secs(1);
 const SELDOM: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_repeated_line_comes_once_a_second_and_its_repetitions_as_a_count() {
+        let mut limiter = Limiter::default();
+        let endpoint: Arc<str> = "connect1".into();
+        let permits = |limiter: &mut Limiter| limiter.permits(EventKind::ConnectFailed, &endpoint, OFTEN);
+        assert!(permits(&mut limiter));
+        assert_eq!(limiter.due(), None);
+        assert!(!permits(&mut limiter));
+        assert!(!permits(&mut limiter));
+        let due = limiter.due().unwrap();
+        assert_eq!(due - Instant::now(), OFTEN);
+        sleep_until(due).await;
+        // Even now: what is counted is said first.
+        assert!(!permits(&mut limiter));
+        limiter.report();
+        assert_eq!(limiter.due(), None);
+        assert!(!permits(&mut limiter));
+        tokio::time::sleep(2 * OFTEN).await;
+        limiter.report();
+        tokio::time::sleep(2 * OFTEN).await;
+        assert!(permits(&mut limiter));
+    }
+}

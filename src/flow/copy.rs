@@ -200,3 +200,103 @@ impl Side {
 const FIRST_READ: usize = 64 << 10;
 /// Bytes a direction may move before others get their turn.
 const TURN: usize = 2 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::bus::EventBus;
+    use crate::event::Endpoint;
+    use crate::net::Stream;
+
+    /// A connection of ours and its far end.
+    async fn connection(bus: &EventBus) -> (Conn, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (near, peer) = listener.accept().await.unwrap();
+        let name: Arc<str> = "t".into();
+        (Conn::accepted(bus, &name, Stream::Tcp(near), peer.into(), Endpoint::Echo), far)
+    }
+
+    /// Polls the flow until nothing more moves.
+    async fn settle(flow: &mut Flow, source: &mut Conn, destination: &mut Conn, around: &Surroundings<'_>) {
+        loop {
+            let before = source.received() + destination.sent();
+            let _ = poll_fn(|cx| Poll::Ready(flow.poll(cx, source, destination, around))).await;
+            tokio::task::yield_now().await;
+            if source.received() + destination.sent() == before {
+                return;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stalled_flow_holds_what_it_kept_and_gives_it_back() {
+        let bus = EventBus::new();
+        let (mut source, mut sender) = connection(&bus).await;
+        let (mut destination, mut receiver) = connection(&bus).await;
+        let budget = Budget::new(1 << 20);
+        let around = Surroundings { budget: &budget, tap: None, tapped: source.id() };
+        let mut flow = Flow::new();
+        let mut offered = 0;
+        // Until the sender's own queue is full too, which is a while after the flow has stalled.
+        while let Ok(taken) = sender.try_write(&[7; 1 << 16]) {
+            offered += taken;
+            settle(&mut flow, &mut source, &mut destination, &around).await;
+        }
+        assert!(flow.unsent() > 0, "the destination took {offered} bytes");
+        let held = (1 << 20) - budget.left();
+        assert!(held > 0 && held as u64 >= flow.unsent(), "{held} held for {}", flow.unsent());
+        // What it kept is bounded by the credit there was, and it reads no more.
+        assert!(flow.unsent() <= 1 << 20);
+        let received = source.received();
+        settle(&mut flow, &mut source, &mut destination, &around).await;
+        assert_eq!(source.received(), received);
+        sender.shutdown().await.unwrap();
+        let mut taken = 0;
+        let mut buffer = vec![0; 1 << 20];
+        while taken < offered {
+            taken += receiver.read(&mut buffer).await.unwrap();
+            settle(&mut flow, &mut source, &mut destination, &around).await;
+        }
+        assert_eq!((flow.unsent(), budget.left()), (0, 1 << 20));
+        assert!(poll_fn(|cx| flow.poll(cx, &mut source, &mut destination, &around)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn without_credit_a_flow_still_has_its_promise() {
+        let bus = EventBus::new();
+        let (mut source, mut sender) = connection(&bus).await;
+        let (mut destination, mut receiver) = connection(&bus).await;
+        let budget = Budget::new(0);
+        let around = Surroundings { budget: &budget, tap: None, tapped: source.id() };
+        let mut flow = Flow::new();
+        sender.write_all(&[1; 50_000]).await.unwrap();
+        settle(&mut flow, &mut source, &mut destination, &around).await;
+        receiver.read_exact(&mut [0; 50_000]).await.unwrap();
+        assert_eq!(budget.left(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_a_broken_destination_did_not_take_is_counted() {
+        let bus = EventBus::new();
+        let (mut source, mut sender) = connection(&bus).await;
+        let (mut destination, receiver) = connection(&bus).await;
+        let budget = Budget::new(1 << 20);
+        let around = Surroundings { budget: &budget, tap: None, tapped: source.id() };
+        let mut flow = Flow::new();
+        receiver.set_zero_linger().unwrap();
+        drop(receiver);
+        sender.write_all(&[1; 1_000]).await.unwrap();
+        let broken = poll_fn(|cx| flow.poll(cx, &mut source, &mut destination, &around)).await.unwrap_err();
+        assert_eq!(broken.side, Side::Destination);
+        assert_eq!((source.received(), destination.sent(), flow.unsent()), (1_000, 0, 1_000));
+        flow.discard(&budget);
+        assert_eq!(budget.left(), 1 << 20);
+    }
+}

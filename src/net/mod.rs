@@ -20,3 +20,5 @@ pub use self::listener::BindError;
 pub(crate) use self::listener::{Accepted, Listener, bind, check_source};
 pub use self::options::{DialOptions, Keepalive, ListenOptions};
 pub(crate) use self::resolve::{addresses, is_own};
+#[cfg(test)]
+pub(crate) use self::transport::Stream;

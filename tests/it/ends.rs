@@ -228,7 +228,10 @@ fn blocked_writer_reset_after_data_gives_a_slow_reader_a_prefix_and_a_reset() {
         first.extend(rest);
         assert_eq!(ending, Ending::Reset);
         is_prefix(&first, sent);
-        drop(node);
+        // Whoever goes on reading gets all that the node had read.
+        let gone: Vec<_> = (0..2).map(|nth| node.nth_event("disconnected", nth)).collect();
+        let to_watcher = gone.iter().find(|event| event["reason"] == "partner_lost").unwrap();
+        assert_eq!((&to_watcher["sent"], &to_watcher["unsent"]), (&first.len().into(), &0.into()));
     });
 }
 

@@ -327,3 +327,51 @@ async fn a_node_that_does_not_start_ends_its_subscriptions() {
     assert!(Node::bind_with(config, bus).await.is_err());
     assert!(events.next().await.is_none());
 }
+
+/// The sweep finds the reset, the partner has a second to take something, and
+/// the kernel another to send what it has.
+#[tokio::test(start_paused = true)]
+async fn a_partner_that_takes_nothing_is_given_up_within_three_seconds() {
+    let (upstream, target) = listener();
+    let mask = EventMask::of(&[EventKind::Connected, EventKind::StateChanged, EventKind::Disconnected]);
+    let (node, mut events) = node_in_process(config(&target.to_string()), mask).await;
+    upstream.set_nonblocking(true).unwrap();
+    let upstream = tokio::net::TcpListener::from_std(upstream).unwrap();
+    let client = tokio::net::TcpStream::connect(node.addresses()[0]).await.unwrap();
+    let (_server, _) = upstream.accept().await.unwrap();
+    loop {
+        client.writable().await.unwrap();
+        // As soon as nothing more is taken for a moment, everything between the two is full.
+        match client.try_write(&[0; 1 << 16]) {
+            Ok(_) => {}
+            Err(_full) => {
+                let moment = Duration::from_millis(1);
+                if tokio::time::timeout(moment, client.writable()).await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    client.set_zero_linger().unwrap();
+    let reset = tokio::time::Instant::now();
+    drop(client);
+    let (reason, _) = next_end(&mut events).await;
+    let waited = reset.elapsed();
+    assert_eq!(reason, Reason::Reset);
+    assert!(waited >= Duration::from_secs(2) && waited <= Duration::from_millis(3_100), "{waited:?}");
+    assert_eq!(node.shutdown(Duration::ZERO).await.cut, 0);
+}
+
+#[test]
+fn the_soft_descriptor_limit_is_raised_to_the_hard_one() {
+    let script = "ulimit -Sn 100; exec \"$@\"";
+    let mut command = Command::new("bash");
+    command.args(["-c", script, "bash", binary(), "--log-format", "json", "--listen", "127.0.0.1:0"]);
+    let node = NodeProcess::spawn(command.args(["--connect", "echo:"]));
+    node.event("listening");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", node.pid())).unwrap();
+    let row = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let words: Vec<_> = row.split_ascii_whitespace().collect();
+    assert_eq!(words[3], words[4], "{row}");
+    assert_ne!(words[3], "100");
+}
