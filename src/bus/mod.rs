@@ -239,11 +239,14 @@ const LEVEL: usize = 1_024;
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
     use tokio::task::JoinSet;
-    use tokio_stream::StreamExt;
+    use tokio_stream::{Stream, StreamExt};
 
     use super::*;
-    use crate::event::ConnectionId;
+    use crate::event::{ConnectionId, Endpoint};
 
     /// A burst used to be published faster than a reader on the same thread was let read.
     #[tokio::test]
@@ -271,5 +274,67 @@ mod tests {
         let counts = reader.join_next().await.unwrap().unwrap();
         assert_eq!((counts.received, counts.emitted), (50_000, 50_000));
         dispatcher.join_next().await.unwrap().unwrap();
+    }
+
+    /// Both channels are looked at in turn; what comes between the looks must not be overtaken.
+    #[tokio::test]
+    async fn two_channels_are_read_as_one_order() {
+        let bus = EventBus::new();
+        let mut events = bus.subscribe(EventMask::ALL);
+        let mut dispatcher = JoinSet::from_iter([bus.dispatcher().run()]);
+        let record = Record::accepted(&bus, &"t".into(), Endpoint::Echo, Endpoint::Echo);
+        // Looks again and again on a thread of its own, so that events come between two looks.
+        let reader = std::thread::spawn(move || {
+            let mut last = 0;
+            loop {
+                match Pin::new(&mut events).poll_next(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(Some(Delivery::Event(envelope))) => {
+                        assert!(envelope.seq > last, "{} after {last}", envelope.seq);
+                        last = envelope.seq;
+                    }
+                    Poll::Ready(Some(Delivery::Lagged(_))) | Poll::Pending => {}
+                    Poll::Ready(None) => return,
+                }
+            }
+        });
+        for _ in 0..30_000 {
+            bus.emit(EventKind::AcceptRejected, rejected);
+            record.add_received(1);
+            // The dispatcher's turn, with these two.
+            tokio::task::yield_now().await;
+        }
+        bus.close();
+        dispatcher.join_next().await.unwrap().unwrap();
+        reader.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_the_outbox_lost_is_counted_by_everyone() {
+        let bus = EventBus::new();
+        let mut events = bus.subscribe(EventMask::of(&[EventKind::AcceptRejected, EventKind::Lagged]));
+        for _ in 0..5_000 {
+            bus.emit(EventKind::AcceptRejected, rejected);
+        }
+        bus.close();
+        bus.dispatcher().run().await;
+        let (mut seen, mut lagged, mut told) = (0, 0, 0);
+        while let Some(delivery) = events.next().await {
+            match delivery {
+                Delivery::Lagged(missed) => lagged += missed,
+                Delivery::Event(envelope) => match envelope.event {
+                    Event::Lagged { missed } => told += missed,
+                    _ => seen += 1,
+                },
+            }
+        }
+        // The announcement itself may push the oldest of a full channel out.
+        assert_eq!((seen + lagged, told), (5_000, 904));
+        let counts = events.counts();
+        assert_eq!((counts.emitted, counts.unread()), (5_001, 0));
+        assert_eq!(bus.snapshot().seq, 5_001);
+    }
+
+    fn rejected() -> Event {
+        Event::AcceptRejected { endpoint: "t".into(), peer: Endpoint::Echo }
     }
 }

@@ -18,6 +18,7 @@ use crate::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventMask
 
 /// Turns events into log lines until the bus ends.
 pub(super) struct Reporter {
+    bus: EventBus,
     events: Subscription,
     log: LogQueue,
     format: LogFormat,
@@ -42,6 +43,7 @@ impl Reporter {
             LogFormat::Text => EventMask::of(USUAL),
         };
         Self {
+            bus: bus.clone(),
             events: bus.subscribe(mask),
             log,
             format,
@@ -83,6 +85,12 @@ impl Reporter {
         }
     }
 
+    /// Tells whether `connection` is the one with this terminal.
+    fn is_our_own(&self, connection: ConnectionId) -> bool {
+        let connections = self.bus.snapshot().connections;
+        connections.iter().any(|c| c.connection == connection && c.peer == Some(Endpoint::Stdio))
+    }
+
     fn text(&mut self, event: &Event) {
         match event {
             Event::Listening { endpoint, address } => listening(endpoint, address),
@@ -114,8 +122,8 @@ impl Reporter {
             Event::ReadyRead { connection, received } => trace!(%connection, received, "ready to read"),
             Event::BytesWritten { connection, sent } => trace!(%connection, sent, "bytes written"),
             Event::ReadFinished { connection, received } => {
-                if self.typing {
-                    info!(%connection, received, "a side has finished sending; end your own with Ctrl-D");
+                if self.typing && !self.is_our_own(*connection) {
+                    info!(%connection, received, "the other side has finished; end yours with Ctrl-D");
                 } else {
                     debug!(%connection, received, "read finished");
                 }

@@ -164,3 +164,26 @@ impl Write for LineWriter<'_> {
 const LINES: usize = 4_096;
 /// Each is a few kilobytes; the tap before it holds the rest.
 const BLOCKS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_find_no_room_are_counted_and_said_after_those_that_did() {
+        // Without its thread, as if stderr took nothing.
+        let queue = LogQueue { shared: Arc::default() };
+        for i in 0..LINES + 10 {
+            queue.line(format!("{i}\n").into_bytes());
+        }
+        queue.shared.lock().blocks.push_back(b"dump".to_vec());
+        let mut state = queue.shared.lock();
+        for i in 0..LINES {
+            assert_eq!(state.take(LogFormat::Text).unwrap(), format!("{i}\n").into_bytes());
+        }
+        let loss = String::from_utf8(state.take(LogFormat::Text).unwrap()).unwrap();
+        assert!(loss.ends_with("lines=10\n"), "{loss}");
+        assert_eq!(state.take(LogFormat::Text).unwrap(), b"dump");
+        assert!(state.is_idle());
+    }
+}

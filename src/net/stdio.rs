@@ -27,8 +27,6 @@ impl Stdio {
     }
 
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        // Flushed before more is taken, so that a failure is seen at most one piece late.
-        ready!(self.poll_flush(cx))?;
         Pin::new(&mut self.output).poll_write(cx, bytes)
     }
 

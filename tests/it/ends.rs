@@ -222,6 +222,8 @@ fn blocked_writer_reset_after_data_gives_a_slow_reader_a_prefix_and_a_reset() {
         let Ends { node, ender, mut watcher, .. } = relayed(client_ends);
         let sent = fill(&ender);
         abort(ender);
+        // Only once the node has found the reset, with bytes in its hands, does the watcher go on.
+        node.line("\"to\":\"closing\"");
         let mut first = vec![0; 1 << 20];
         watcher.read_exact(&mut first).unwrap();
         let (rest, ending) = read_all(&watcher);

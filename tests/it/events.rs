@@ -395,3 +395,30 @@ proptest! {
         runtime.block_on(follow(steps));
     }
 }
+
+#[tokio::test]
+async fn a_level_notice_comes_again_for_bytes_after_it() {
+    let bus = EventBus::new();
+    let mut events = bus.subscribe(EventMask::of(&[EventKind::NewConnection, EventKind::ReadyRead]));
+    let node = echo_node(&bus).await;
+    let mut client = TcpStream::connect(node.addresses()[0]).await.unwrap();
+    let mut accepted = None;
+    for total in [5, 10, 15] {
+        client.write_all(b"again").await.unwrap();
+        loop {
+            let Some(Delivery::Event(envelope)) = events.next().await else { panic!("lagged") };
+            match envelope.event {
+                Event::NewConnection { connection, .. } => accepted = Some(connection),
+                Event::ReadyRead { connection, received } if Some(connection) == accepted => {
+                    assert!(received <= total);
+                    if received == total {
+                        break;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    drop(client);
+    let _ = node.shutdown(Duration::from_secs(10)).await;
+}

@@ -235,7 +235,7 @@ fn a_dial_that_meets_itself_is_no_connection() {
     let named = Named::new("");
     let range = "net.ipv4.ip_local_port_range=50000 50003";
     assert!(run(named.middle.command("sysctl").args(["-q", "-w", range]), &[]).status.success());
-    let node = named.node(&["--listen", "9000", "--connect", "127.0.0.1:50001"]);
+    let node = named.node(&["--listen", "9000", "--connect", "127.0.0.1:50002"]);
     let begun = Instant::now();
     for nth in 0..60 {
         named.is_reset();

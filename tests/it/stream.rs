@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use crate::support::{Ending, NodeProcess, abort, connect, listener, pattern, read_all};
+use crate::support::{Ending, NodeProcess, abort, accept_one, connect, listener, pattern, read_all};
 
 /// How one connection of the plan goes.
 struct Plan {
@@ -87,8 +87,7 @@ fn receive(mut stream: TcpStream, slowly: bool) -> u64 {
 fn serve(upstream: &TcpListener, connections: usize, total: &AtomicU64) {
     thread::scope(|scope| {
         for i in 0..connections {
-            let stream = upstream.accept().unwrap().0;
-            stream.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
+            let stream = accept_one(upstream);
             scope.spawn(move || total.fetch_add(receive(stream, i % 5 == 0), Ordering::Relaxed));
         }
     });
