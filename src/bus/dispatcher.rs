@@ -2,9 +2,11 @@
 //! one order, and broadcasts it. It never waits for a receiver.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use super::outbox::Pending;
+use tokio::time::{Instant, timeout_at};
+
+use super::outbox::{Level, Pending};
 use super::{Shared, Stamps};
 use crate::event::{Envelope, Event, EventKind};
 
@@ -26,18 +28,26 @@ impl Dispatcher {
     }
 
     pub(crate) async fn run(self) {
+        let outbox = &self.shared.outbox;
         let mut batch = Vec::with_capacity(BATCH);
+        let mut level_due = Instant::now();
         loop {
-            self.shared.outbox.take(&mut batch);
-            if batch.is_empty() {
-                if self.shared.outbox.is_closed() {
-                    return;
-                }
-                self.shared.outbox.filled().await;
-                continue;
+            let now = Instant::now();
+            let levels = outbox.take(&mut batch, now >= level_due || outbox.is_closed());
+            if levels > 0 {
+                level_due = now + LEVEL_PACE * levels as u32;
             }
-            self.publish(&mut batch);
-            tokio::task::yield_now().await;
+            if !batch.is_empty() {
+                self.publish(&mut batch);
+                tokio::task::yield_now().await;
+            } else if outbox.is_closed() {
+                return;
+            } else if outbox.has_level() {
+                // What is pushed meanwhile goes out at once; level notices wait for their time.
+                let _ = timeout_at(level_due, outbox.filled()).await;
+            } else {
+                outbox.filled().await;
+            }
         }
     }
 
@@ -79,9 +89,8 @@ impl Dispatcher {
 fn fact(shared: &Shared, pending: Pending, stamps: &mut Stamps) -> Option<Event> {
     match pending {
         Pending::Discrete(event) => Some(event),
-        Pending::Level(record, kind) => {
-            let event = record.take_level(kind);
-            shared.interest.mask().contains(kind).then_some(event)
+        Pending::Level(Level { record, kind }) => {
+            record.take_level(kind).filter(|_| shared.interest.mask().contains(kind))
         }
         Pending::Lost(missed) => {
             stamps.seq += missed;
@@ -100,3 +109,6 @@ fn stamp(event: Event, at: SystemTime, stamps: &mut Stamps) -> Envelope {
 
 /// Few enough that subscribers on the same thread run often, many enough to pay the lock once.
 const BATCH: usize = 256;
+/// Time for each level notice: ten thousand a second, so that watching busy connections costs them
+/// little. The first after a silence goes out at once; the others carry totals, and can wait.
+const LEVEL_PACE: Duration = Duration::from_micros(100);

@@ -1,4 +1,4 @@
-//! The outbox: a bounded queue from many tasks to the one dispatcher. Pushing
+//! The outbox: bounded queues from many tasks to the one dispatcher. Pushing
 //! never waits. When it is full, accepting pauses and events without a
 //! reserved place are counted as lost; those with one go in, since there are
 //! at most a few per connection and no new connection begins.
@@ -13,25 +13,39 @@ use super::table::Record;
 use crate::event::{Event, EventKind};
 
 pub(super) struct Outbox {
-    queue: Mutex<VecDeque<Pending>>,
+    queues: Mutex<Queues>,
     filled: Notify,
     room: Notify,
     closed: AtomicBool,
 }
 
+#[derive(Default)]
+struct Queues {
+    main: VecDeque<Pending>,
+    /// Level notices, which the dispatcher takes at its own pace. At most two per connection, since each is
+    /// outstanding until it is taken.
+    level: Vec<Level>,
+}
+
 /// What waits for its stamp.
 pub(super) enum Pending {
     Discrete(Event),
-    /// A level notice: the totals are read when it is taken, not now.
-    Level(Arc<Record>, EventKind),
+    /// A level notice that must come before the event behind it.
+    Level(Level),
     /// This many events found the outbox full.
     Lost(u64),
+}
+
+/// A connection with something to tell: the total is read when it is taken, not now.
+pub(super) struct Level {
+    pub(super) record: Arc<Record>,
+    pub(super) kind: EventKind,
 }
 
 impl Outbox {
     pub(super) fn new() -> Self {
         Self {
-            queue: Mutex::default(),
+            queues: Mutex::default(),
             filled: Notify::new(),
             room: Notify::new(),
             closed: AtomicBool::new(false),
@@ -39,46 +53,61 @@ impl Outbox {
     }
 
     pub(super) fn push(&self, event: Event) {
-        let mut queue = self.lock();
-        if queue.len() < LIMIT || event.kind().is_reserved() {
-            queue.push_back(Pending::Discrete(event));
-        } else if let Some(Pending::Lost(count)) = queue.back_mut() {
+        let mut queues = self.lock();
+        let main = &mut queues.main;
+        let was_empty = main.is_empty();
+        if main.len() < LIMIT || event.kind().is_reserved() {
+            main.push_back(Pending::Discrete(event));
+        } else if let Some(Pending::Lost(count)) = main.back_mut() {
             *count += 1;
         } else {
-            queue.push_back(Pending::Lost(1));
+            main.push_back(Pending::Lost(1));
         }
-        self.wake(&queue);
-    }
-
-    /// Adds a level notice. There are at most two per connection, since each
-    /// is outstanding until it is taken, so it always has a place.
-    pub(super) fn push_level(&self, record: &Arc<Record>, kind: EventKind) {
-        let mut queue = self.lock();
-        queue.push_back(Pending::Level(Arc::clone(record), kind));
-        self.wake(&queue);
-    }
-
-    fn wake(&self, queue: &VecDeque<Pending>) {
-        if queue.len() == 1 {
+        drop(queues);
+        if was_empty {
             self.filled.notify_one();
         }
     }
 
-    /// Moves the oldest entries into `batch`, up to its capacity.
-    pub(super) fn take(&self, batch: &mut Vec<Pending>) {
-        let mut queue = self.lock();
-        let was_full = queue.len() >= LIMIT;
-        let count = queue.len().min(batch.capacity() - batch.len());
-        batch.extend(queue.drain(..count));
-        let waiting = !queue.is_empty();
-        let is_full = queue.len() >= LIMIT;
-        drop(queue);
+    /// Adds a level notice that an event follows; at most two per connection, before its last.
+    pub(super) fn push_now(&self, level: Level) {
+        self.lock().main.push_back(Pending::Level(level));
+        self.filled.notify_one();
+    }
+
+    pub(super) fn push_level(&self, level: Level) {
+        let mut queues = self.lock();
+        queues.level.push(level);
+        let is_first = queues.level.len() == 1;
+        drop(queues);
+        if is_first {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Moves the oldest entries into `batch`, up to its capacity; then level
+    /// notices too, if they are due. Yields how many of those.
+    pub(super) fn take(&self, batch: &mut Vec<Pending>, level_is_due: bool) -> usize {
+        let mut queues = self.lock();
+        let was_full = queues.main.len() >= LIMIT;
+        let count = queues.main.len().min(batch.capacity() - batch.len());
+        batch.extend(queues.main.drain(..count));
+        let mut levels = 0;
+        // Under the same lock, so that what a notice must follow is before it.
+        if level_is_due && queues.main.is_empty() {
+            levels = queues.level.len().min(batch.capacity() - batch.len());
+            batch.extend(queues.level.drain(..levels).map(Pending::Level));
+        }
+        let is_full = queues.main.len() >= LIMIT;
+        drop(queues);
         if was_full && !is_full {
             self.room.notify_waiters();
         }
-        if waiting {
-            self.filled.notify_one();
-        }
+        levels
+    }
+
+    pub(super) fn has_level(&self) -> bool {
+        !self.lock().level.is_empty()
     }
 
     /// Waits until something was pushed, or the outbox was closed. For one waiter.
@@ -87,11 +116,11 @@ impl Outbox {
     }
 
     pub(super) async fn room(&self) {
-        while self.lock().len() >= LIMIT {
+        while self.lock().main.len() >= LIMIT {
             let room = self.room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
-            if self.lock().len() >= LIMIT {
+            if self.lock().main.len() >= LIMIT {
                 room.await;
             }
         }
@@ -106,8 +135,8 @@ impl Outbox {
         self.closed.load(Ordering::Acquire)
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Pending>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -141,7 +170,7 @@ mod tests {
         outbox.push(reserved());
         outbox.push(ordinary());
         let mut all = Vec::with_capacity(2 * LIMIT);
-        outbox.take(&mut all);
+        outbox.take(&mut all, true);
         assert_eq!(all.len(), LIMIT + 3);
         assert!(matches!(all[LIMIT], Pending::Lost(3)));
         assert!(matches!(all[LIMIT + 1], Pending::Discrete(Event::ConnectFailed { .. })));
@@ -159,7 +188,7 @@ mod tests {
         let (waited, ()) =
             tokio::join!(tokio::time::timeout(std::time::Duration::from_secs(5), outbox.room()), async {
                 tokio::task::yield_now().await;
-                outbox.take(&mut batch);
+                outbox.take(&mut batch, true);
             });
         assert!(waited.is_ok());
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::EventBus;
+use super::outbox::Level;
 use crate::event::{ConnectionId, Endpoint, Event, EventKind, Reason, State};
 
 /// All listeners and connections of a node.
@@ -174,8 +175,9 @@ impl Record {
     }
 
     /// The connection is over.
-    pub(crate) fn disconnected(&self, reason: Reason, error: Option<&str>, unsent: u64) {
+    pub(crate) fn disconnected(self: &Arc<Self>, reason: Reason, error: Option<&str>, unsent: u64) {
         self.leave();
+        self.flush_levels(&[EventKind::ReadyRead, EventKind::BytesWritten]);
         self.set_state(State::Unconnected);
         if let Some(error) = error {
             self.bus.emit(EventKind::ErrorOccurred, || Event::ErrorOccurred {
@@ -227,27 +229,39 @@ impl Record {
     }
 
     /// The peer has finished sending.
-    pub(crate) fn read_finished(&self) {
+    pub(crate) fn read_finished(self: &Arc<Self>) {
+        self.flush_levels(&[EventKind::ReadyRead]);
         self.bus.emit(EventKind::ReadFinished, || Event::ReadFinished {
             connection: self.id,
             received: self.received(),
         });
     }
 
-    fn notice(self: &Arc<Self>, kind: EventKind) {
-        if self.bus.wants(kind) && self.outstanding.fetch_or(bit(kind), Ordering::AcqRel) & bit(kind) == 0 {
-            self.bus.shared.outbox.push_level(self, kind);
+    /// Sends outstanding notices ahead, where an event follows that must not be overtaken by them.
+    fn flush_levels(self: &Arc<Self>, levels: &[EventKind]) {
+        let outstanding = self.outstanding.load(Ordering::Acquire);
+        for level in levels.iter().filter(|level| outstanding & bit(**level) != 0) {
+            self.bus.shared.outbox.push_now(Level { record: Arc::clone(self), kind: *level });
         }
     }
 
-    /// Turns an outstanding notice into its event: first the bit, then the
-    /// total, so that bytes counted in between raise a new notice.
-    pub(super) fn take_level(&self, kind: EventKind) -> Event {
-        self.outstanding.fetch_and(!bit(kind), Ordering::AcqRel);
-        match kind {
+    fn notice(self: &Arc<Self>, kind: EventKind) {
+        if self.bus.wants(kind) && self.outstanding.fetch_or(bit(kind), Ordering::AcqRel) & bit(kind) == 0 {
+            self.bus.shared.outbox.push_level(Level { record: Arc::clone(self), kind });
+        }
+    }
+
+    /// Turns an outstanding notice into its event, if it still is: first the
+    /// bit, then the total, so that bytes counted in between raise a new notice.
+    pub(super) fn take_level(&self, kind: EventKind) -> Option<Event> {
+        let outstanding = self.outstanding.fetch_and(!bit(kind), Ordering::AcqRel);
+        if outstanding & bit(kind) == 0 {
+            return None;
+        }
+        Some(match kind {
             EventKind::ReadyRead => Event::ReadyRead { connection: self.id, received: self.received() },
             _ => Event::BytesWritten { connection: self.id, sent: self.sent() },
-        }
+        })
     }
 
     /// The connection's id.

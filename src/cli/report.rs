@@ -77,6 +77,11 @@ impl Reporter {
 
     fn event(&mut self, envelope: &Envelope) {
         if self.format == LogFormat::Json {
+            if !self.log.has_room() {
+                // Not worth being put into words.
+                self.log.lose();
+                return;
+            }
             let mut line = serde_json::to_vec(envelope).expect("an event is plain data");
             line.push(b'\n');
             self.log.line(line);

@@ -54,6 +54,16 @@ impl LogQueue {
         self.shared.changed.notify_all();
     }
 
+    /// Tells whether a line would find room.
+    pub(super) fn has_room(&self) -> bool {
+        self.shared.lock().lines.len() < LINES
+    }
+
+    /// Counts a line as lost.
+    pub(super) fn lose(&self) {
+        self.shared.lock().lost += 1;
+    }
+
     /// Adds a block, waiting for room. For threads, not for tasks.
     pub(super) fn block(&self, block: Vec<u8>) {
         let mut state = self.shared.lock();

@@ -143,7 +143,7 @@ fn node_json(address: SocketAddr, ground: &Ground) -> Result<Peer, String> {
     if let Some(core) = ground.core {
         command.args(["-c", &core.to_string(), env!("CARGO_BIN_EXE_node")]);
     }
-    command.args(["-v", "--log-format", "json", "--listen", &address.to_string()]);
+    command.args(["--log-format", "json", "--listen", &address.to_string()]);
     command.args(["--connect", &ground.backend.to_string()]).stdin(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| error.to_string())?;
     let stderr = child.stderr.take().expect("it is piped");
