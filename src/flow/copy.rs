@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use super::scratch;
 use super::tap::{Tap, TapDirection};
+use super::turn::Turns;
 use crate::budget::{Budget, PROMISE};
 use crate::event::ConnectionId;
 use crate::net::Conn;
@@ -21,6 +22,8 @@ pub(crate) struct Flow {
     source_ended: bool,
     /// The source broke: what it still yields is delivered, but it is not waited for.
     source_broke: bool,
+    /// Counted among those whose reads have grown.
+    is_bulk: bool,
 }
 
 /// What was read and not taken.
@@ -50,6 +53,7 @@ pub(crate) enum Side {
 /// What a flow needs from the relay it belongs to.
 pub(crate) struct Surroundings<'a> {
     pub(crate) budget: &'a Budget,
+    pub(crate) turns: &'a Turns,
     pub(crate) tap: Option<(&'a Tap, TapDirection)>,
     /// The name the tap gives to both directions: that of the accepted connection.
     pub(crate) tapped: ConnectionId,
@@ -57,7 +61,7 @@ pub(crate) struct Surroundings<'a> {
 
 impl Flow {
     pub(crate) const fn new() -> Self {
-        Self { kept: None, reach: FIRST_READ, source_ended: false, source_broke: false }
+        Self { kept: None, reach: FIRST_READ, source_ended: false, source_broke: false, is_bulk: false }
     }
 
     /// Moves bytes until one side would block, the turn is over, or the
@@ -71,19 +75,40 @@ impl Flow {
         destination: &mut Conn,
         around: &Surroundings<'_>,
     ) -> Poll<Result<(), Broken>> {
-        let mut turn = TURN;
+        let turn = around.turns.bytes();
+        let mut moved = 0;
+        let polled = self.poll_turn(cx, source, destination, around, turn, &mut moved);
+        if self.is_bulk {
+            if moved >= turn {
+                around.turns.bulk_turn();
+            }
+        } else if moved > 0 {
+            around.turns.message();
+        }
+        polled
+    }
+
+    fn poll_turn(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut Conn,
+        destination: &mut Conn,
+        around: &Surroundings<'_>,
+        turn: usize,
+        moved: &mut usize,
+    ) -> Poll<Result<(), Broken>> {
         loop {
             ready!(self.poll_kept(cx, destination, around.budget)).map_err(Side::Destination.broke())?;
             if self.source_ended {
                 return Poll::Ready(Ok(()));
             }
-            if turn == 0 {
+            if *moved >= turn.min(TURN) {
                 // Unlike a plain wake this lets the sockets be looked at first.
                 let _ = pin!(tokio::task::yield_now()).poll(cx);
                 return Poll::Pending;
             }
-            let moved = match self.poll_read(cx, source, destination, around)? {
-                Poll::Ready(moved) => moved,
+            match self.poll_read(cx, source, destination, around, turn)? {
+                Poll::Ready(count) => *moved += count,
                 Poll::Pending if self.source_broke => {
                     self.source_ended = true;
                     continue;
@@ -93,8 +118,7 @@ impl Flow {
                     ready!(destination.poll_flush(cx)).map_err(Side::Destination.broke())?;
                     return Poll::Pending;
                 }
-            };
-            turn = turn.saturating_sub(moved);
+            }
         }
     }
 
@@ -105,9 +129,11 @@ impl Flow {
         source: &mut Conn,
         destination: &mut Conn,
         around: &Surroundings<'_>,
+        turn: usize,
     ) -> Poll<Result<usize, Broken>> {
-        let credit = around.budget.take(self.reach);
-        let size = self.reach.min(credit.max(PROMISE));
+        let wanted = self.reach.min(turn);
+        let credit = around.budget.take(wanted);
+        let size = wanted.min(credit.max(PROMISE));
         let outcome = scratch::with(size, |scratch| {
             let offset = source.received();
             let count = ready!(source.poll_read(cx, scratch)).map_err(Side::Source.broke())?;
@@ -146,6 +172,7 @@ impl Flow {
         } else if count == size {
             self.reach = (self.reach * 2).min(scratch::SIZE);
         }
+        self.set_bulk(self.reach >= BULK, around.turns);
         Poll::Ready(Ok(count))
     }
 
@@ -164,8 +191,21 @@ impl Flow {
         Poll::Ready(Ok(()))
     }
 
+    fn set_bulk(&mut self, is_bulk: bool, turns: &Turns) {
+        if self.is_bulk != is_bulk {
+            self.is_bulk = is_bulk;
+            turns.count(is_bulk);
+        }
+    }
+
+    /// Frees what was kept and leaves the others' counts. For the end of the pair.
+    pub(crate) fn retire(&mut self, around: &Surroundings<'_>) {
+        self.discard(around.budget);
+        self.set_bulk(false, around.turns);
+    }
+
     /// Frees what was kept, and gives its budget back.
-    pub(crate) fn discard(&mut self, budget: &Budget) {
+    fn discard(&mut self, budget: &Budget) {
         if let Some(kept) = self.kept.take() {
             budget.give_back(kept.charge);
         }
@@ -198,8 +238,10 @@ impl Side {
 
 /// The first read, and the least one shrinks to: enough for messages, cheap to keep when a destination stalls.
 const FIRST_READ: usize = 64 << 10;
-/// Bytes a direction may move before others get their turn.
+/// Bytes a direction may move before others get their turn, even among bulk flows.
 const TURN: usize = 2 << 20;
+/// From this size of its reads on a flow counts as bulk.
+const BULK: usize = 256 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -241,7 +283,8 @@ mod tests {
         let (mut source, mut sender) = connection(&bus).await;
         let (mut destination, mut receiver) = connection(&bus).await;
         let budget = Budget::new(1 << 20);
-        let around = Surroundings { budget: &budget, tap: None, tapped: source.id() };
+        let turns = Turns::default();
+        let around = Surroundings { budget: &budget, turns: &turns, tap: None, tapped: source.id() };
         let mut flow = Flow::new();
         let mut offered = 0;
         // Until the sender's own queue is full too, which is a while after the flow has stalled.
@@ -274,7 +317,8 @@ mod tests {
         let (mut source, mut sender) = connection(&bus).await;
         let (mut destination, mut receiver) = connection(&bus).await;
         let budget = Budget::new(0);
-        let around = Surroundings { budget: &budget, tap: None, tapped: source.id() };
+        let turns = Turns::default();
+        let around = Surroundings { budget: &budget, turns: &turns, tap: None, tapped: source.id() };
         let mut flow = Flow::new();
         sender.write_all(&[1; 50_000]).await.unwrap();
         settle(&mut flow, &mut source, &mut destination, &around).await;
@@ -288,7 +332,8 @@ mod tests {
         let (mut source, mut sender) = connection(&bus).await;
         let (mut destination, receiver) = connection(&bus).await;
         let budget = Budget::new(1 << 20);
-        let around = Surroundings { budget: &budget, tap: None, tapped: source.id() };
+        let turns = Turns::default();
+        let around = Surroundings { budget: &budget, turns: &turns, tap: None, tapped: source.id() };
         let mut flow = Flow::new();
         receiver.set_zero_linger().unwrap();
         drop(receiver);
@@ -296,7 +341,7 @@ mod tests {
         let broken = poll_fn(|cx| flow.poll(cx, &mut source, &mut destination, &around)).await.unwrap_err();
         assert_eq!(broken.side, Side::Destination);
         assert_eq!((source.received(), destination.sent(), flow.unsent()), (1_000, 0, 1_000));
-        flow.discard(&budget);
+        flow.retire(&around);
         assert_eq!(budget.left(), 1 << 20);
     }
 }

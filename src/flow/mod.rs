@@ -4,6 +4,8 @@
 mod copy;
 mod scratch;
 mod tap;
+mod turn;
 
 pub(crate) use self::copy::{Broken, Flow, Side, Surroundings};
 pub use self::tap::{Tap, TapChunk, TapDirection, TapReader};
+pub(crate) use self::turn::Turns;

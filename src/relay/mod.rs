@@ -19,7 +19,7 @@ use self::sweep::Sweep;
 use crate::budget::Budget;
 use crate::bus::EventBus;
 use crate::event::Reason;
-use crate::flow::Tap;
+use crate::flow::{Tap, Turns};
 use crate::net::{AccessList, DialOptions, ListenOptions, Target};
 
 /// What a relay does beside moving bytes.
@@ -65,6 +65,7 @@ pub(crate) struct Relay {
     own: Vec<SocketAddr>,
     options: RelayOptions,
     budget: Arc<Budget>,
+    turns: Turns,
     /// One permit per client that may be accepted.
     places: Arc<Semaphore>,
     sweep: Sweep,
@@ -101,7 +102,17 @@ impl Relay {
     ) -> Self {
         let places = if once { 1 } else { options.max_connections.unwrap_or_else(most_connections) };
         let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
-        Self { bus, targets, own, options, budget, places, sweep: Sweep::default(), once }
+        Self {
+            bus,
+            targets,
+            own,
+            options,
+            budget,
+            turns: Turns::default(),
+            places,
+            sweep: Sweep::default(),
+            once,
+        }
     }
 
     /// Looks after the limits that have no timer of their own. Never ends.

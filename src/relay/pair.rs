@@ -142,6 +142,7 @@ impl Pair {
         let direction = if of_client { TapDirection::ToTarget } else { TapDirection::ToClient };
         let around = Surroundings {
             budget: &self.relay.budget,
+            turns: &self.relay.turns,
             tap: self.relay.options.tap.as_ref().map(|tap| (tap, direction)),
             tapped: self.client.id(),
         };
@@ -200,8 +201,10 @@ impl Pair {
         }
         let for_target = self.to_target.flow.unsent();
         let for_client = self.to_client.flow.unsent();
-        self.to_target.flow.discard(&self.relay.budget);
-        self.to_client.flow.discard(&self.relay.budget);
+        for of_client in [true, false] {
+            let (half, _, _, around) = self.parts(of_client);
+            half.flow.retire(&around);
+        }
         let close = if clean { Conn::finish } else { Conn::reset };
         close(&mut self.upstream, upstream.0, upstream.1, for_target);
         close(&mut self.client, client.0, client.1, for_client);
