@@ -197,9 +197,22 @@ fn tcp(text: &str) -> Result<Address, AddressError> {
         let host = bracketed(inside)?;
         return Ok(Address::Tcp { host, port: port(port_text)? });
     }
+    if text.starts_with(['/', '.']) {
+        return fault(format!("`{text}` looks like a path"), format!("write unix:{text}"));
+    }
+    let like_ipv6 = |text: &str| text.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, ':' | '.'));
+    if text.matches(':').count() > 1 && !like_ipv6(text.split('%').next().unwrap_or_default()) {
+        return fault(
+            format!("`{}` is not one address", shorten(text)),
+            "write HOST:PORT or unix:/path, each after its option",
+        );
+    }
     if text.matches(':').count() > 1 {
         let hint = match text.rsplit_once(':') {
-            Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() && port.parse::<u16>().is_ok() => {
+            Some((host, port))
+                if host.split('%').next().is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok())
+                    && port.parse::<u16>().is_ok() =>
+            {
                 format!("write [{host}]:{port}")
             }
             _ => format!("write [{text}]:9000"),

@@ -115,7 +115,7 @@ pub enum Reason {
     PartnerLost,
     /// No target could be reached; the client was reset.
     NoTarget,
-    /// Nothing moved in either direction for the idle timeout.
+    /// Nothing moved in either direction for the idle timeout; reset.
     Idle,
     /// One side had finished and the other did not within the limit; reset.
     HalfClosed,
@@ -177,6 +177,16 @@ pub enum Event {
         endpoint: Arc<str>,
         /// What the kernel said.
         error: String,
+    },
+    /// As many clients are connected as may be; more wait in the backlog.
+    ///
+    /// From: the listener's task, each time it finds no place and before it
+    /// accepts again.
+    AcceptPaused {
+        /// The listener's name.
+        endpoint: Arc<str>,
+        /// How many may be connected.
+        connections: usize,
     },
     /// A client was reset because of the allow and deny lists.
     ///
@@ -344,6 +354,7 @@ impl Event {
         match self {
             Self::Listening { .. } => EventKind::Listening,
             Self::AcceptError { .. } => EventKind::AcceptError,
+            Self::AcceptPaused { .. } => EventKind::AcceptPaused,
             Self::AcceptRejected { .. } => EventKind::AcceptRejected,
             Self::NewConnection { .. } => EventKind::NewConnection,
             Self::StateChanged { .. } => EventKind::StateChanged,
@@ -369,6 +380,7 @@ impl Event {
 pub enum EventKind {
     Listening,
     AcceptError,
+    AcceptPaused,
     AcceptRejected,
     NewConnection,
     StateChanged,
@@ -386,9 +398,10 @@ pub enum EventKind {
 
 impl EventKind {
     /// All kinds, in the order of declaration.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Listening,
         Self::AcceptError,
+        Self::AcceptPaused,
         Self::AcceptRejected,
         Self::NewConnection,
         Self::StateChanged,
@@ -461,7 +474,7 @@ impl EventMask {
 pub struct Envelope {
     /// Place in the one order of all events of the node, from 1.
     pub seq: u64,
-    /// When it was stamped.
+    /// When it happened; for the coalesced kinds, when they were told.
     #[serde(rename = "timestamp", serialize_with = "timestamp")]
     pub at: SystemTime,
     /// What happened.

@@ -52,14 +52,14 @@ impl Dispatcher {
     }
 
     fn publish(&self, batch: &mut Vec<Pending>) {
-        let at = SystemTime::now();
+        let now = SystemTime::now();
         let has_slots = self.shared.slots.is_connected();
         let mut for_slots = Vec::new();
         {
             // Under the lock, so that a subscription begins between two events and never within one.
             let mut stamps = self.shared.stamps();
             for pending in batch.drain(..) {
-                let Some(event) = fact(&self.shared, pending, &mut stamps) else { continue };
+                let Some((event, at)) = fact(&self.shared, pending, now, &mut stamps) else { continue };
                 let envelope = Arc::new(stamp(event, at, &mut stamps));
                 if has_slots {
                     for_slots.push(Arc::clone(&envelope));
@@ -86,16 +86,22 @@ impl Dispatcher {
 }
 
 /// What a pending entry says now; `None` if nobody wants to know any more.
-fn fact(shared: &Shared, pending: Pending, stamps: &mut Stamps) -> Option<Event> {
+fn fact(
+    shared: &Shared,
+    pending: Pending,
+    now: SystemTime,
+    stamps: &mut Stamps,
+) -> Option<(Event, SystemTime)> {
     match pending {
-        Pending::Discrete(event) => Some(event),
+        Pending::Discrete(event, at) => Some((event, at)),
         Pending::Level(Level { record, kind }) => {
-            record.take_level(kind).filter(|_| shared.interest.mask().contains(kind))
+            let event = record.take_level(kind).filter(|_| shared.interest.mask().contains(kind));
+            event.map(|event| (event, now))
         }
         Pending::Lost(missed) => {
             stamps.seq += missed;
             stamps.discrete += missed;
-            Some(Event::Lagged { missed })
+            Some((Event::Lagged { missed }, now))
         }
     }
 }

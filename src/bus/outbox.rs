@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
@@ -29,7 +30,7 @@ struct Queues {
 
 /// What waits for its stamp.
 pub(super) enum Pending {
-    Discrete(Event),
+    Discrete(Event, SystemTime),
     /// A level notice that must come before the event behind it.
     Level(Level),
     /// This many events found the outbox full.
@@ -57,7 +58,7 @@ impl Outbox {
         let main = &mut queues.main;
         let was_empty = main.is_empty();
         if main.len() < LIMIT || event.kind().is_reserved() {
-            main.push_back(Pending::Discrete(event));
+            main.push_back(Pending::Discrete(event, SystemTime::now()));
         } else if let Some(Pending::Lost(count)) = main.back_mut() {
             *count += 1;
         } else {
@@ -173,7 +174,7 @@ mod tests {
         outbox.take(&mut all, true);
         assert_eq!(all.len(), LIMIT + 3);
         assert!(matches!(all[LIMIT], Pending::Lost(3)));
-        assert!(matches!(all[LIMIT + 1], Pending::Discrete(Event::ConnectFailed { .. })));
+        assert!(matches!(all[LIMIT + 1], Pending::Discrete(Event::ConnectFailed { .. }, _)));
         assert!(matches!(all[LIMIT + 2], Pending::Lost(1)));
     }
 

@@ -170,6 +170,13 @@ impl Args {
         Run { config, hexdump: self.hexdump, log: self.log(meaning) }
     }
 
+    /// Where the filter was written.
+    fn log_source(&self) -> &'static str {
+        let typed = std::env::args_os()
+            .any(|arg| matches!(arg.to_str(), Some(arg) if arg == "--log" || arg.starts_with("--log=")));
+        if typed { "--log" } else { "SIGNAL_NODE_LOG" }
+    }
+
     fn log(&self, meaning: &mut Meaning) -> Log {
         let default = match self.verbose {
             _ if self.quiet => "signal_node=warn",
@@ -184,7 +191,7 @@ impl Args {
                 text.escape_debug()
             )
         });
-        Log { filter: meaning.note("--log", filter).unwrap_or_default(), format: self.log_format }
+        Log { filter: meaning.note(self.log_source(), filter).unwrap_or_default(), format: self.log_format }
     }
 }
 

@@ -42,8 +42,15 @@ pub(super) fn line(error: &Error) -> String {
             }
             _ => format!("{option}: needs a value; `node --help` shows which"),
         },
+        ErrorKind::ArgumentConflict if option.is_empty() => {
+            "a word stands alone; every address has its option, as in --connect host:9001".into()
+        }
         ErrorKind::ArgumentConflict => {
             let other = text(ContextKind::PriorArg).unwrap_or_default();
+            let other = other.split(' ').next().unwrap_or_default().trim_end_matches('.');
+            if other == option {
+                return format!("{option}: is given twice; remove one");
+            }
             format!("{option}: cannot stand beside {other}; remove one")
         }
         ErrorKind::InvalidUtf8 => "an argument is not UTF-8; write it in UTF-8".into(),

@@ -23,13 +23,14 @@ use tracing::{info, warn};
 
 use self::args::{Args, Command, LogFormat, Run};
 use self::dump::Dump;
-use self::report::Reporter;
+use self::report::{Conversation, Reporter};
 use self::writer::LogQueue;
 use crate::address::Address;
 use crate::bus::EventBus;
 use crate::event::Reason;
 use crate::guide;
 use crate::node::{Node, NodeError, Outcome};
+use crate::relay::most_connections;
 
 /// Runs the program `node`, and says how it ended: 0 done, 1 failed while
 /// running, 2 wrong command line or config.
@@ -154,11 +155,13 @@ async fn operate(mut run: Run, log: &LogQueue) -> u8 {
         None
     };
     let bus = EventBus::new();
-    let typing = types(&run);
+    let conversation = conversation(&run);
     let mut reporting = JoinSet::new();
-    reporting.spawn(Reporter::new(&bus, log.clone(), format, typing).run());
+    reporting.spawn(Reporter::new(&bus, log.clone(), format, conversation).run());
     let plan = plan(&run);
-    let grace = if typing { Duration::ZERO } else { run.config.shutdown_grace };
+    // Whoever types has nothing to wait for.
+    let typed = conversation == Conversation::Typed;
+    let grace = if typed { Duration::ZERO } else { run.config.shutdown_grace };
     let code = match Node::bind_with(run.config, bus).await {
         Ok(node) => {
             info!("{plan}");
@@ -188,10 +191,13 @@ fn subscribe(log: &LogQueue, filter: tracing_subscriber::EnvFilter, format: LogF
     }
 }
 
-/// Tells whether a person types one end of the conversation.
-fn types(run: &Run) -> bool {
-    let stdio = run.config.from.contains(&Address::Stdio) || run.config.to.contains(&Address::Stdio);
-    stdio && io::stdin().is_terminal()
+/// Whether there is one conversation, and whether a person types it.
+fn conversation(run: &Run) -> Conversation {
+    match run.config.from.contains(&Address::Stdio) || run.config.to.contains(&Address::Stdio) {
+        false => Conversation::None,
+        true if io::stdin().is_terminal() => Conversation::Typed,
+        true => Conversation::Piped,
+    }
 }
 
 /// What will happen, in words.
@@ -205,7 +211,8 @@ fn plan(run: &Run) -> String {
     } else if config.to.contains(&Address::Stdio) {
         "joining the first client to standard input and output; others wait".into()
     } else {
-        format!("relaying each client, over a connection of its own, to {}", list(&config.to))
+        let most = config.relay.max_connections.unwrap_or_else(most_connections);
+        format!("relaying each client, up to {most}, over a connection of its own, to {}", list(&config.to))
     }
 }
 
@@ -222,7 +229,7 @@ async fn serve(node: Node, mut signals: Signals, grace: Duration) -> u8 {
             signal = signals.next() => signal,
         };
         match signal {
-            Caught::Reload => info!("nothing to reload: the node was started without a config file"),
+            Caught::Reload => info!("nothing to reload: this node runs by its command line"),
             Caught::Stop if stopping => stopper.now(),
             Caught::Stop => {
                 stopping = true;

@@ -16,6 +16,15 @@ use super::writer::LogQueue;
 use crate::bus::{Delivery, EventBus, Subscription};
 use crate::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventMask, Reason};
 
+/// Whether the node is one conversation with standard input and output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Conversation {
+    None,
+    Piped,
+    /// Somebody types, and wants to know when the other side has finished.
+    Typed,
+}
+
 /// Turns events into log lines until the bus ends.
 pub(super) struct Reporter {
     bus: EventBus,
@@ -24,14 +33,15 @@ pub(super) struct Reporter {
     format: LogFormat,
     /// Error texts, until the `disconnected` that follows names its reason.
     errors: HashMap<ConnectionId, String>,
+    /// The target of a client, between the target's end and the client's.
+    targets: HashMap<ConnectionId, String>,
     limiter: Limiter,
-    /// Somebody types into this conversation and wants to know when the other side has finished.
-    typing: bool,
+    conversation: Conversation,
 }
 
 impl Reporter {
     /// Subscribes to what the log level asks for.
-    pub(super) fn new(bus: &EventBus, log: LogQueue, format: LogFormat, typing: bool) -> Self {
+    pub(super) fn new(bus: &EventBus, log: LogQueue, format: LogFormat, conversation: Conversation) -> Self {
         let mask = match format {
             _ if !enabled!(Level::WARN) => EventMask::NONE,
             _ if !enabled!(Level::INFO) => EventMask::of(FAULTS),
@@ -39,7 +49,7 @@ impl Reporter {
             LogFormat::Json => EventMask::DISCRETE,
             LogFormat::Text if enabled!(Level::TRACE) => EventMask::ALL,
             LogFormat::Text if enabled!(Level::DEBUG) => EventMask::DISCRETE,
-            LogFormat::Text if typing => EventMask::of(TYPING),
+            LogFormat::Text if conversation != Conversation::None => EventMask::of(TALK),
             LogFormat::Text => EventMask::of(USUAL),
         };
         Self {
@@ -48,8 +58,9 @@ impl Reporter {
             log,
             format,
             errors: HashMap::new(),
+            targets: HashMap::new(),
             limiter: Limiter::default(),
-            typing,
+            conversation,
         }
     }
 
@@ -72,7 +83,53 @@ impl Reporter {
                 None => break,
             }
         }
-        self.limiter.report();
+        self.limiter.finish();
+    }
+
+    /// The line of a finished client names the target it reached, whose own end came just before.
+    fn disconnected(&mut self, event: &Event) {
+        let Event::Disconnected {
+            connection,
+            endpoint,
+            partner,
+            peer,
+            reason,
+            received,
+            sent,
+            unsent,
+            duration,
+            ..
+        } = event
+        else {
+            return;
+        };
+        let error = self.errors.remove(connection);
+        let error = error.as_deref();
+        let duration = format!("{:.3}s", duration.as_secs_f64());
+        let unsent = (*unsent > 0).then_some(*unsent);
+        if let Some(client) = partner {
+            self.targets.insert(*client, peer.to_string());
+            // The target's end is news only if it is the cause.
+            if matches!(reason, Reason::Reset | Reason::TimedOut | Reason::Failed | Reason::Aborted) {
+                info!(%connection, %endpoint, partner = client.get(), %peer, %duration, received, sent, unsent, %reason, error, "target disconnected");
+            } else {
+                debug!(%connection, %endpoint, partner = client.get(), %peer, %duration, received, sent, unsent, %reason, "target disconnected");
+            }
+            return;
+        }
+        let target = self.targets.remove(connection);
+        if *reason == Reason::NoTarget && self.conversation == Conversation::None {
+            debug!(%connection, %endpoint, %peer, %duration, %reason, "disconnected");
+            self.limiter
+                .say(Line { what: "clients reset", endpoint, cause: "no target could be reached" }, OFTEN);
+            return;
+        }
+        info!(%connection, %endpoint, %peer, target, %duration, received, sent, unsent, %reason, error, "disconnected");
+    }
+
+    /// Tells whether this is the far end of the one conversation.
+    fn talks(&self, peer: &Endpoint) -> bool {
+        self.conversation != Conversation::None && *peer != Endpoint::Stdio
     }
 
     fn event(&mut self, envelope: &Envelope) {
@@ -100,19 +157,30 @@ impl Reporter {
         match event {
             Event::Listening { endpoint, address } => listening(endpoint, address),
             Event::AcceptError { endpoint, error } => {
-                if self.limiter.permits(EventKind::AcceptError, endpoint, SELDOM) {
-                    warn!(%endpoint, error, "cannot accept; clients wait in the backlog");
-                }
+                let line =
+                    Line { what: "cannot accept; clients wait in the backlog", endpoint, cause: error };
+                self.limiter.say(line, SELDOM);
+            }
+            Event::AcceptPaused { endpoint, connections } => {
+                let cause = format!("{connections} connections are the most allowed");
+                let line =
+                    Line { what: "accepting paused; clients wait in the backlog", endpoint, cause: &cause };
+                self.limiter.say(line, SELDOM);
             }
             Event::AcceptRejected { endpoint, peer } => {
-                if self.limiter.permits(EventKind::AcceptRejected, endpoint, OFTEN) {
-                    info!(%endpoint, %peer, "client refused by the access list");
-                }
+                debug!(%endpoint, %peer, "client refused");
+                let line = Line { what: "clients refused", endpoint, cause: "the access list" };
+                self.limiter.say(line, OFTEN);
             }
             Event::ConnectFailed { endpoint, target, error, .. } => {
-                if self.limiter.permits(EventKind::ConnectFailed, endpoint, OFTEN) {
-                    warn!(%endpoint, target, error, "cannot connect");
-                }
+                let cause = format!("{target}: {error}");
+                self.limiter.say(Line { what: "cannot connect", endpoint, cause: &cause }, OFTEN);
+            }
+            Event::NewConnection { connection, endpoint, peer, local } if self.talks(peer) => {
+                info!(%connection, %endpoint, %peer, %local, "somebody connected");
+            }
+            Event::Connected { connection, endpoint, peer, local, .. } if self.talks(peer) => {
+                info!(%connection, %endpoint, %peer, %local, "connected");
             }
             Event::NewConnection { connection, endpoint, peer, local } => {
                 debug!(%connection, %endpoint, %peer, %local, "new connection");
@@ -127,7 +195,7 @@ impl Reporter {
             Event::ReadyRead { connection, received } => trace!(%connection, received, "ready to read"),
             Event::BytesWritten { connection, sent } => trace!(%connection, sent, "bytes written"),
             Event::ReadFinished { connection, received } => {
-                if self.typing && !self.is_our_own(*connection) {
+                if self.conversation == Conversation::Typed && !self.is_our_own(*connection) {
                     info!(%connection, received, "the other side has finished; end yours with Ctrl-D");
                 } else {
                     debug!(%connection, received, "read finished");
@@ -136,10 +204,7 @@ impl Reporter {
             Event::ErrorOccurred { connection, error } => {
                 self.errors.insert(*connection, error.clone());
             }
-            Event::Disconnected { connection, .. } => {
-                let error = self.errors.remove(connection);
-                disconnected(event, error.as_deref());
-            }
+            Event::Disconnected { .. } => self.disconnected(event),
             // Counted by the subscription too, which says so.
             Event::Lagged { .. } => {}
             Event::SlotPanicked { slot } => warn!(slot, "a slot panicked"),
@@ -166,33 +231,6 @@ fn reachable(bound: SocketAddr) -> String {
     own.map(|ip| SocketAddr::new(ip, bound.port()).to_string()).collect::<Vec<_>>().join(" ")
 }
 
-fn disconnected(event: &Event, error: Option<&str>) {
-    let Event::Disconnected {
-        connection,
-        endpoint,
-        partner,
-        peer,
-        reason,
-        received,
-        sent,
-        unsent,
-        duration,
-        ..
-    } = event
-    else {
-        return;
-    };
-    let duration = format!("{:.3}s", duration.as_secs_f64());
-    let unsent = (*unsent > 0).then_some(*unsent);
-    // The target's end is news only if it is the cause; the client's line tells the rest.
-    let cause = matches!(reason, Reason::Reset | Reason::TimedOut | Reason::Failed | Reason::Aborted);
-    if partner.is_none() || cause {
-        info!(%connection, %endpoint, partner = number(*partner), %peer, %duration, received, sent, unsent, %reason, error, "disconnected");
-    } else {
-        debug!(%connection, %endpoint, partner = number(*partner), %peer, %duration, received, sent, unsent, %reason, "disconnected");
-    }
-}
-
 fn number(connection: Option<ConnectionId>) -> Option<u64> {
     connection.map(ConnectionId::get)
 }
@@ -204,10 +242,19 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-/// Lets a kind of line through once in a while, and counts the rest.
+/// A line that may come too often.
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    what: &'static str,
+    endpoint: &'a Arc<str>,
+    cause: &'a str,
+}
+
+/// Lets each line through once in a while, and counts the rest. A line with
+/// another cause is another line.
 #[derive(Default)]
 struct Limiter {
-    kinds: HashMap<(EventKind, Arc<str>), Limited>,
+    lines: HashMap<(&'static str, Arc<str>, String), Limited>,
 }
 
 struct Limited {
@@ -216,12 +263,23 @@ struct Limited {
 }
 
 impl Limiter {
-    fn permits(&mut self, kind: EventKind, endpoint: &Arc<str>, every: Duration) -> bool {
+    fn say(&mut self, line: Line<'_>, every: Duration) {
+        if self.permits(line, every) {
+            warn!(endpoint = %line.endpoint, cause = line.cause, "{}", line.what);
+        }
+    }
+
+    fn permits(&mut self, line: Line<'_>, every: Duration) -> bool {
         let now = Instant::now();
-        let limited = self
-            .kinds
-            .entry((kind, Arc::clone(endpoint)))
-            .or_insert_with(|| Limited { again: now, suppressed: 0 });
+        if self.lines.len() >= CAUSES {
+            // Those that have been silent are new when they come again.
+            self.lines.retain(|_, limited| limited.suppressed > 0 || limited.again > now);
+        }
+        let key = (line.what, Arc::clone(line.endpoint), line.cause.to_owned());
+        if self.lines.len() >= CAUSES && !self.lines.contains_key(&key) {
+            return false;
+        }
+        let limited = self.lines.entry(key).or_insert(Limited { again: now, suppressed: 0 });
         if limited.suppressed > 0 || limited.again > now {
             limited.suppressed += 1;
             return false;
@@ -232,32 +290,39 @@ impl Limiter {
 
     /// When the next count of suppressed lines is due.
     fn due(&self) -> Option<Instant> {
-        self.kinds.values().filter(|limited| limited.suppressed > 0).map(|limited| limited.again).min()
+        self.lines.values().filter(|limited| limited.suppressed > 0).map(|limited| limited.again).min()
     }
 
-    /// Says how many lines were suppressed.
+    /// Says how often the lines came whose time it is.
     fn report(&mut self) {
-        for ((kind, endpoint), limited) in &mut self.kinds {
-            if limited.suppressed > 0 {
+        let now = Instant::now();
+        for ((what, endpoint, cause), limited) in &mut self.lines {
+            if limited.suppressed > 0 && limited.again <= now {
                 let times = std::mem::take(&mut limited.suppressed);
-                limited.again = Instant::now() + OFTEN;
-                match kind {
-                    EventKind::AcceptError => warn!(%endpoint, times, "cannot accept, again"),
-                    EventKind::AcceptRejected => {
-                        info!(%endpoint, times, "clients refused by the access list")
-                    }
-                    _ => warn!(%endpoint, times, "cannot connect, again"),
-                }
+                limited.again = now + OFTEN;
+                warn!(%endpoint, cause, times, "{what}, again");
             }
         }
     }
+
+    /// Says everything that is left.
+    fn finish(&mut self) {
+        self.lines.values_mut().for_each(|limited| limited.again = Instant::now());
+        self.report();
+    }
 }
 
-const FAULTS: &[EventKind] =
-    &[EventKind::AcceptError, EventKind::ConnectFailed, EventKind::Lagged, EventKind::SlotPanicked];
+const FAULTS: &[EventKind] = &[
+    EventKind::AcceptError,
+    EventKind::AcceptPaused,
+    EventKind::ConnectFailed,
+    EventKind::Lagged,
+    EventKind::SlotPanicked,
+];
 const USUAL: &[EventKind] = &[
     EventKind::Listening,
     EventKind::AcceptError,
+    EventKind::AcceptPaused,
     EventKind::AcceptRejected,
     EventKind::ConnectFailed,
     EventKind::ErrorOccurred,
@@ -265,10 +330,12 @@ const USUAL: &[EventKind] = &[
     EventKind::Lagged,
     EventKind::SlotPanicked,
 ];
-const TYPING: &[EventKind] = &[
+const TALK: &[EventKind] = &[
     EventKind::Listening,
     EventKind::AcceptError,
     EventKind::AcceptRejected,
+    EventKind::NewConnection,
+    EventKind::Connected,
     EventKind::ConnectFailed,
     EventKind::ReadFinished,
     EventKind::ErrorOccurred,
@@ -278,6 +345,8 @@ const TYPING: &[EventKind] = &[
 ];
 const OFTEN: Duration = Duration::from_secs(1);
 const SELDOM: Duration = Duration::from_secs(5);
+/// Different lines that are counted at once; more than any node has things to say.
+const CAUSES: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -287,22 +356,37 @@ mod tests {
     async fn a_repeated_line_comes_once_a_second_and_its_repetitions_as_a_count() {
         let mut limiter = Limiter::default();
         let endpoint: Arc<str> = "connect1".into();
-        let permits = |limiter: &mut Limiter| limiter.permits(EventKind::ConnectFailed, &endpoint, OFTEN);
-        assert!(permits(&mut limiter));
+        let refused = Line { what: "cannot connect", endpoint: &endpoint, cause: "refused" };
+        assert!(limiter.permits(refused, OFTEN));
         assert_eq!(limiter.due(), None);
-        assert!(!permits(&mut limiter));
-        assert!(!permits(&mut limiter));
+        assert!(!limiter.permits(refused, OFTEN));
+        assert!(!limiter.permits(refused, OFTEN));
         let due = limiter.due().unwrap();
         assert_eq!(due - Instant::now(), OFTEN);
         sleep_until(due).await;
         // Even now: what is counted is said first.
-        assert!(!permits(&mut limiter));
+        assert!(!limiter.permits(refused, OFTEN));
         limiter.report();
         assert_eq!(limiter.due(), None);
-        assert!(!permits(&mut limiter));
+        assert!(!limiter.permits(refused, OFTEN));
         tokio::time::sleep(2 * OFTEN).await;
         limiter.report();
         tokio::time::sleep(2 * OFTEN).await;
-        assert!(permits(&mut limiter));
+        assert!(limiter.permits(refused, OFTEN));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_cause_is_said_at_once_and_causes_without_number_are_not_kept() {
+        let mut limiter = Limiter::default();
+        let endpoint: Arc<str> = "connect1".into();
+        let mut permits =
+            |cause: &str| limiter.permits(Line { what: "w", endpoint: &endpoint, cause }, OFTEN);
+        assert!(permits("refused"));
+        assert!(permits("unreachable"));
+        assert!(!permits("refused"));
+        let said = (0..1_000).filter(|i| permits(&i.to_string())).count();
+        assert_eq!(said, CAUSES - 2);
+        tokio::time::sleep(2 * OFTEN).await;
+        assert!(permits("later"));
     }
 }

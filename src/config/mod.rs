@@ -106,6 +106,17 @@ impl Config {
                 Address::Tcp { .. } | Address::Echo => {}
             }
         }
+        if self.from == [Address::Stdio] {
+            let relay = &self.relay;
+            let idle_options = [
+                (!relay.access.is_empty(), Place::Access),
+                (relay.max_connections.is_some(), Place::MaxConnections),
+                (relay.listen.backlog.is_some(), Place::Backlog),
+            ];
+            for (_, place) in idle_options.into_iter().filter(|(is_set, _)| *is_set) {
+                fault(place, "there is no listener that it could hold for; add --listen or remove it".into());
+            }
+        }
         let has_unix = self.from.iter().any(|address| matches!(address, Address::Unix(_)));
         if has_unix && !self.relay.access.is_empty() {
             fault(
@@ -159,7 +170,12 @@ impl Config {
         ];
         for (limit, place) in limits {
             if limit.is_some_and(|limit| limit < Duration::from_millis(1)) {
-                fault(place, "must be at least 1ms; leave it out for the default".into());
+                let off = if place == Place::IdleTimeout {
+                    "write `off` for no limit"
+                } else {
+                    "leave it out for the default"
+                };
+                fault(place, format!("must be at least 1ms; {off}"));
             }
         }
         for (limit, place) in limits.into_iter().chain([(Some(self.shutdown_grace), Place::ShutdownGrace)]) {

@@ -31,7 +31,11 @@ pub(crate) type Accepted = (Stream, Endpoint, Endpoint);
 
 /// The path of a Unix listener, removed when it closes.
 #[derive(Debug)]
-pub(crate) struct UnixPath(PathBuf);
+pub(crate) struct UnixPath {
+    path: PathBuf,
+    /// Device and inode of what was bound: another's socket at the same path is not ours to remove.
+    identity: Option<(u64, u64)>,
+}
 
 /// Why a listener could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +67,7 @@ impl Listener {
             Self::Unix { listener, path } => {
                 let (stream, peer) = ready!(listener.poll_accept(cx))?;
                 let peer = Endpoint::Unix(peer.as_pathname().map(Arc::from));
-                (Stream::Unix(stream), peer, Endpoint::Unix(Some(Arc::from(path.0.as_path()))))
+                (Stream::Unix(stream), peer, Endpoint::Unix(Some(Arc::from(path.path.as_path()))))
             }
         }))
     }
@@ -73,7 +77,7 @@ impl Listener {
         match self {
             // Not by `Endpoint::from`, which would show [::] as an IPv4 address it is not.
             Self::Tcp { bound, .. } => Endpoint::Tcp(*bound),
-            Self::Unix { path, .. } => Endpoint::Unix(Some(Arc::from(path.0.as_path()))),
+            Self::Unix { path, .. } => Endpoint::Unix(Some(Arc::from(path.path.as_path()))),
         }
     }
 
@@ -188,7 +192,8 @@ async fn bind_unix(path: &Path, options: &ListenOptions) -> io::Result<Listener>
     }
     listen(&socket, options)?;
     let listener = UnixListener::from_std(socket.into())?;
-    Ok(Listener::Unix { listener, path: UnixPath(path.to_owned()) })
+    let path = UnixPath { path: path.to_owned(), identity: identity(path) };
+    Ok(Listener::Unix { listener, path })
 }
 
 /// Tells whether `path` is a socket that nobody listens on any more.
@@ -201,9 +206,16 @@ async fn is_stale(path: &Path) -> bool {
 
 impl Drop for UnixPath {
     fn drop(&mut self) {
-        // Gone already is as good.
-        let _ = fs::remove_file(&self.0);
+        if self.identity.is_some() && identity(&self.path) == self.identity {
+            // Gone already is as good.
+            let _ = fs::remove_file(&self.path);
+        }
     }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    fs::symlink_metadata(path).ok().map(|data| (data.dev(), data.ino()))
 }
 
 /// Checks that connections can be made from `source`.
@@ -284,7 +296,11 @@ mod tests {
         assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
         drop(live);
         assert!(!path.exists());
+        // What another has put in its place meanwhile is not ours to remove.
+        let replaced = bind("l", &address, &ListenOptions::default()).await.unwrap();
+        fs::remove_file(&path).unwrap();
         fs::write(&path, "data").unwrap();
+        drop(replaced);
         assert!(bind("l", &address, &ListenOptions::default()).await.is_err());
         assert_eq!(fs::read(&path).unwrap(), b"data");
     }

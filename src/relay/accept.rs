@@ -96,7 +96,7 @@ impl Relay {
     async fn admit(&self, endpoint: &Arc<str>, listener: &Listener) -> (Conn, OwnedSemaphorePermit) {
         loop {
             self.bus.room().await;
-            match self.accept(listener).await {
+            match self.accept(endpoint, listener).await {
                 Ok(((stream, peer, local), place)) if self.permits(&peer) => {
                     return (Conn::accepted(&self.bus, endpoint, stream, peer, local), place);
                 }
@@ -121,7 +121,11 @@ impl Relay {
 
     /// Accepts only while there is a place, and holds none while nobody comes:
     /// the places are those of all listeners.
-    async fn accept(&self, listener: &Listener) -> io::Result<(Accepted, OwnedSemaphorePermit)> {
+    async fn accept(
+        &self,
+        endpoint: &Arc<str>,
+        listener: &Listener,
+    ) -> io::Result<(Accepted, OwnedSemaphorePermit)> {
         let mut place = None;
         loop {
             let accepted = poll_fn(|cx| {
@@ -135,6 +139,10 @@ impl Relay {
             });
             if let Some(accepted) = accepted.await {
                 return accepted;
+            }
+            if !self.once {
+                let (endpoint, connections) = (Arc::clone(endpoint), self.most);
+                self.bus.emit(EventKind::AcceptPaused, || Event::AcceptPaused { endpoint, connections });
             }
             let free = Arc::clone(&self.places).acquire_owned().await;
             place = Some(free.expect("the places are never closed"));

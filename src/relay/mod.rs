@@ -68,6 +68,7 @@ pub(crate) struct Relay {
     turns: Turns,
     /// One permit per client that may be accepted.
     places: Arc<Semaphore>,
+    most: usize,
     sweep: Sweep,
     /// Ends with its first conversation, because it speaks to standard input and output.
     once: bool,
@@ -100,8 +101,9 @@ impl Relay {
         options: RelayOptions,
         once: bool,
     ) -> Self {
-        let places = if once { 1 } else { options.max_connections.unwrap_or_else(most_connections) };
-        let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
+        let most = if once { 1 } else { options.max_connections.unwrap_or_else(most_connections) };
+        let most = most.min(Semaphore::MAX_PERMITS);
+        let places = Arc::new(Semaphore::new(most));
         Self {
             bus,
             targets,
@@ -110,6 +112,7 @@ impl Relay {
             budget,
             turns: Turns::default(),
             places,
+            most,
             sweep: Sweep::default(),
             once,
         }

@@ -159,10 +159,8 @@ impl Pair {
 
     /// Ends a pair that was not broken, and says why.
     pub(super) fn end(mut self, reason: Reason) -> Reason {
-        // Nothing is lost by a close if all was delivered; anything else must not look like a clean end.
-        let clean = reason == Reason::Closed
-            || reason == Reason::Idle && self.to_target.flow.unsent() + self.to_client.flow.unsent() == 0;
-        self.end_both(clean, (reason, None), (reason, None));
+        // Anything but both having finished must not look like it.
+        self.end_both(reason == Reason::Closed, (reason, None), (reason, None));
         reason
     }
 
