@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::EventBus;
 use super::outbox::Level;
+use crate::address::Address;
 use crate::event::{ConnectionId, Endpoint, Event, EventKind, Reason, State};
 
 /// All listeners and connections of a node.
@@ -162,13 +163,13 @@ impl Record {
     }
 
     /// The dial failed.
-    pub(crate) fn connect_failed(&self, target: &str, error: &str) {
+    pub(crate) fn connect_failed(&self, target: &Address, error: &str) {
         self.leave();
         self.set_state(State::Unconnected);
         self.bus.emit(EventKind::ConnectFailed, || Event::ConnectFailed {
             connection: self.id,
             endpoint: Arc::clone(&self.endpoint),
-            target: target.to_owned(),
+            target: target.as_target(),
             partner: self.partner,
             error: error.to_owned(),
         });

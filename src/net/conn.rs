@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use super::options::Keepalive;
 use super::transport::Stream;
 use crate::bus::{EventBus, Record};
 use crate::event::{ConnectionId, Endpoint, Reason};
@@ -76,6 +77,11 @@ impl Conn {
     /// Takes the error the kernel holds for this socket, without reading it.
     pub(crate) fn take_error(&self) -> Option<io::Error> {
         self.stream().take_error()
+    }
+
+    /// Has the kernel look after a silent peer. An accepted connection has that from its listener.
+    pub(crate) fn keep_alive(&self, keepalive: &Keepalive) {
+        self.stream().keep_alive(keepalive);
     }
 
     /// Asks the kernel to report the socket as writable only when it has sent everything.

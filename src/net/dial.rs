@@ -11,12 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
 
 use super::conn::Conn;
-use super::options::{DialOptions, prepare};
+use super::options::DialOptions;
 use super::resolve::{addresses, is_own};
 use super::transport::Stream;
 use crate::address::{Address, connectable};
@@ -105,8 +104,11 @@ async fn connect(
             let chosen = choose(found, turn, options.source, own)?;
             record.set_state(State::Connecting);
             record.host_found(chosen.len());
-            let connected = race(&chosen, |address| connect_tcp(address, options)).await;
-            let (stream, peer, local) = connected.map_err(DialError::AllFailed)?;
+            let (stream, peer, local) = match chosen[..] {
+                [address] => connect_tcp(address, options).await.map_err(|error| vec![error]),
+                _ => race(&chosen, |address| connect_tcp(address, options)).await,
+            }
+            .map_err(DialError::AllFailed)?;
             Ok((Stream::Tcp(stream), peer.into(), local.into()))
         }
     }
@@ -140,7 +142,7 @@ async fn connect_tcp(
 ) -> Result<(TcpStream, SocketAddr, SocketAddr), String> {
     let connecting = async {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        prepare(&SockRef::from(&socket), &options.keepalive)?;
+        socket.set_nodelay(true)?;
         if let Some(source) = options.source {
             socket.bind((source, 0).into()).map_err(|error| explain_source(source, address, &error))?;
         }
@@ -190,6 +192,9 @@ fn choose(
 
 /// Alternates the families, beginning with the one the resolver put first.
 fn interleave(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    if found.len() < 2 {
+        return found;
+    }
     let first_is_v4 = found.first().is_some_and(SocketAddr::is_ipv4);
     let (first, second): (Vec<_>, Vec<_>) = found.into_iter().partition(|a| a.is_ipv4() == first_is_v4);
     let (mut first, mut second) = (first.into_iter(), second.into_iter());
@@ -266,15 +271,15 @@ fn explain_source(source: IpAddr, target: SocketAddr, error: &io::Error) -> io::
 }
 
 /// A dial on its way: announces its failure if nothing else was said.
-struct Attempt {
+struct Attempt<'a> {
     record: Option<Arc<Record>>,
-    target: String,
+    target: &'a Target,
 }
 
-impl Attempt {
-    fn new(bus: &EventBus, target: &Target, partner: Option<ConnectionId>) -> Self {
+impl<'a> Attempt<'a> {
+    fn new(bus: &EventBus, target: &'a Target, partner: Option<ConnectionId>) -> Self {
         let record = Record::dialling(bus, &target.name, partner);
-        Self { record: Some(record), target: target.address.as_target() }
+        Self { record: Some(record), target }
     }
 
     fn record(&self) -> &Record {
@@ -293,12 +298,12 @@ impl Attempt {
 
     fn end(&mut self, error: &str) {
         if let Some(record) = self.record.take() {
-            record.connect_failed(&self.target, error);
+            record.connect_failed(&self.target.address, error);
         }
     }
 }
 
-impl Drop for Attempt {
+impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         self.end("given up, because the node is stopping");
     }

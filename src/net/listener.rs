@@ -13,7 +13,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use super::holder::holder;
-use super::options::{ListenOptions, prepare};
+use super::options::{ListenOptions, keep_alive};
 use super::resolve::addresses;
 use super::transport::Stream;
 use crate::address::{Address, Host};
@@ -165,7 +165,8 @@ fn bind_tcp(address: SocketAddr, options: &ListenOptions) -> io::Result<Listener
     if address.is_ipv6() && address.ip().is_unspecified() {
         socket.set_only_v6(false)?;
     }
-    prepare(&SockRef::from(&socket), &options.keepalive)?;
+    socket.set_tcp_nodelay(true)?;
+    keep_alive(&SockRef::from(&socket), &options.keepalive)?;
     socket.bind(&address.into())?;
     listen(&socket, options)?;
     let listener = TcpListener::from_std(socket.into())?;

@@ -42,7 +42,7 @@ pub struct DialOptions {
     pub connect_timeout: Duration,
     /// The local address to connect from.
     pub source: Option<IpAddr>,
-    /// Keepalive of the connection.
+    /// Keepalive of the connection, set within a second of its beginning.
     pub keepalive: Keepalive,
 }
 
@@ -53,9 +53,8 @@ impl Default for DialOptions {
     }
 }
 
-/// Sets what every TCP socket of the node has: no delay, and keepalive.
-pub(super) fn prepare(socket: &SockRef<'_>, keepalive: &Keepalive) -> io::Result<()> {
-    socket.set_tcp_nodelay(true)?;
+/// Has the kernel look after silent peers. Listeners pass it on to what they accept.
+pub(super) fn keep_alive(socket: &SockRef<'_>, keepalive: &Keepalive) -> io::Result<()> {
     let parameters = TcpKeepalive::new()
         .with_time(keepalive.idle)
         .with_interval(keepalive.interval)

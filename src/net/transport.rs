@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::echo::Echo;
+use super::options::{Keepalive, keep_alive};
 use super::stdio::Stdio;
 
 /// A connected byte stream with two halves that end separately.
@@ -87,6 +88,14 @@ impl Stream {
         if let Self::Tcp(stream) = self {
             // Fails only on a socket that is gone already.
             let _ = stream.set_zero_linger();
+        }
+    }
+
+    /// Has the kernel look after a silent peer, where that is done by probes.
+    pub(super) fn keep_alive(&self, keepalive: &Keepalive) {
+        if let Self::Tcp(stream) = self {
+            // Fails only on a socket that is gone already.
+            let _ = keep_alive(&SockRef::from(stream), keepalive);
         }
     }
 

@@ -78,6 +78,10 @@ impl Pair {
         if let Some(reason) = self.watch.limit() {
             return Poll::Ready(End::Limit(reason));
         }
+        if self.watch.take_settled() {
+            // Not at once: most connections are over before it could matter, and it takes four system calls.
+            self.upstream.keep_alive(&self.relay.options.dial.keepalive);
+        }
         // In turns, so that neither direction is always served second.
         self.client_first = !self.client_first;
         let order = [self.client_first, !self.client_first];

@@ -29,6 +29,8 @@ pub(super) struct Watch {
     half_closed: AtomicBool,
     stuck: AtomicBool,
     look: AtomicBool,
+    /// Seen by the sweep for the first time, so it lives long enough to be worth some options.
+    settled: AtomicBool,
     cut: AtomicU8,
 }
 
@@ -36,6 +38,7 @@ struct Entry {
     watch: Arc<Watch>,
     total: u64,
     quiet_since: Instant,
+    is_new: bool,
 }
 
 impl Watch {
@@ -47,6 +50,7 @@ impl Watch {
             half_closed: AtomicBool::new(false),
             stuck: AtomicBool::new(false),
             look: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
             cut: AtomicU8::new(GO_ON),
         }
     }
@@ -73,6 +77,11 @@ impl Watch {
         self.look.load(Relaxed) && self.look.swap(false, Relaxed)
     }
 
+    /// Tells once that the pair has lived for a while.
+    pub(super) fn take_settled(&self) -> bool {
+        self.settled.load(Relaxed) && self.settled.swap(false, Relaxed)
+    }
+
     /// The limit that has passed, if one has.
     pub(super) fn limit(&self) -> Option<Reason> {
         match self.cut.load(Relaxed) {
@@ -96,7 +105,7 @@ impl Watch {
 
 impl Sweep {
     pub(super) fn add(&self, watch: Arc<Watch>) {
-        let entry = Entry { total: watch.total(), quiet_since: Instant::now(), watch };
+        let entry = Entry { total: watch.total(), quiet_since: Instant::now(), is_new: true, watch };
         self.lock().insert(entry.watch.client.id(), entry);
     }
 
@@ -123,6 +132,10 @@ impl Sweep {
 
 impl Entry {
     fn look(&mut self, now: Instant, idle: Option<Duration>, half_closed: Duration) {
+        if std::mem::take(&mut self.is_new) {
+            self.watch.settled.store(true, Relaxed);
+            self.watch.wake();
+        }
         let total = self.watch.total();
         if total != self.total {
             self.total = total;
