@@ -50,6 +50,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "IP", help_heading = "Limits")]
     source: Option<String>,
 
+    /// Threads that move bytes; more than one pays where there are cores to spare [default: 1]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Limits")]
+    threads: Option<String>,
+
     /// Show every byte on stderr: direction, time, offset, hex, text
     #[arg(short = 'x', long, help_heading = "Seeing")]
     hexdump: bool,
@@ -97,6 +101,7 @@ pub(super) enum Command {
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) config: Config,
+    pub(super) threads: usize,
     pub(super) hexdump: bool,
     pub(super) log: Log,
 }
@@ -167,7 +172,13 @@ impl Args {
         if let Some(grace) = meaning.duration(Place::ShutdownGrace.option(), &self.shutdown_grace) {
             config.shutdown_grace = grace;
         }
-        Run { config, hexdump: self.hexdump, log: self.log(meaning) }
+        let threads = meaning.number("--threads", &self.threads).unwrap_or(1);
+        if !(1..=MOST_THREADS).contains(&threads) {
+            meaning.faults.push(format!(
+                "--threads: {threads} is not possible; write a number from 1 to {MOST_THREADS}"
+            ));
+        }
+        Run { config, threads, hexdump: self.hexdump, log: self.log(meaning) }
     }
 
     /// Where the filter was written.
@@ -229,6 +240,8 @@ impl Meaning {
     }
 }
 
+/// More would only be in each other's way.
+const MOST_THREADS: usize = 256;
 const EXAMPLES: &str = "\
 Examples:
   node --listen 9000 --connect host:9001   relay: one outbound connection per client

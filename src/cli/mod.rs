@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -111,8 +112,7 @@ fn start(run: Run) -> ExitCode {
     let format = run.log.format;
     let begin = || -> io::Result<_> {
         let log = LogQueue::start(format)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok((log, runtime))
+        Ok((log, runtime(run.threads)?))
     };
     let (log, runtime) = match begin() {
         Ok(parts) => parts,
@@ -126,6 +126,14 @@ fn start(run: Run) -> ExitCode {
     runtime.shutdown_background();
     log.flush(LAST_WORDS);
     ExitCode::from(code)
+}
+
+/// One thread has no one to share with and needs no scheduler for that. The bytes go the same way in both.
+fn runtime(threads: usize) -> io::Result<Runtime> {
+    match threads {
+        1 => Builder::new_current_thread().enable_all().build(),
+        _ => Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
+    }
 }
 
 async fn operate(mut run: Run, log: &LogQueue) -> u8 {

@@ -96,7 +96,13 @@ fn main() {
             };
             println!("{}", load::run(&load).to_json());
         }
-        _ => compare(&plan(&words)),
+        _ => {
+            let failures = compare(&plan(&words));
+            if failures > 0 {
+                eprintln!("{failures} runs failed");
+                std::process::exit(1);
+            }
+        }
     }
 }
 
@@ -141,7 +147,9 @@ fn plan(words: &[&str]) -> Plan {
     plan
 }
 
-fn compare(plan: &Plan) {
+/// Prints the table, and yields how many runs failed.
+fn compare(plan: &Plan) -> usize {
+    let mut failures = 0;
     let folder = tempfile::tempdir().expect("a folder");
     let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
     let ground = Ground {
@@ -167,14 +175,20 @@ fn compare(plan: &Plan) {
             // Another one begins each time, so that none always follows the same.
             for i in 0..running.len() {
                 let peer = &running[(i + round) % running.len()];
-                if let Some(sample) = measure(plan, row, peer, &ground) {
-                    samples.entry(peer.name.clone()).or_default().push(sample);
+                match measure(plan, row, peer, &ground) {
+                    Ok(Some(sample)) => samples.entry(peer.name.clone()).or_default().push(sample),
+                    Ok(None) => {}
+                    Err(why) => {
+                        failures += 1;
+                        eprintln!("{} failed at {}: {why}", peer.name, row.name);
+                    }
                 }
             }
         }
         drop(running);
         print_row(plan, row, &samples);
     }
+    failures
 }
 
 fn start_all(plan: &Plan, ground: &Ground) -> Vec<Peer> {
@@ -184,10 +198,10 @@ fn start_all(plan: &Plan, ground: &Ground) -> Vec<Peer> {
 }
 
 /// Runs the load in a process of its own, so that relays and load share nothing.
-fn measure(plan: &Plan, row: &Row, peer: &Peer, ground: &Ground) -> Option<Sample> {
+fn measure(plan: &Plan, row: &Row, peer: &Peer, ground: &Ground) -> Result<Option<Sample>, String> {
     // A process each would not fit, and is not what socat is for.
     if peer.name == "socat" && row.connections > 256 || peer.name == "direct" && row.scenario == "idle" {
-        return None;
+        return Ok(None);
     }
     let own = std::env::current_exe().expect("this program has a path");
     let mut command = if plan.free { Command::new(&own) } else { Command::new("taskset") };
@@ -200,11 +214,10 @@ fn measure(plan: &Plan, row: &Row, peer: &Peer, ground: &Ground) -> Option<Sampl
     command.args([peer.pid().to_string(), plan.seconds.to_string(), connections.to_string()]);
     let out = command.stderr(Stdio::piped()).output().expect("the load runs");
     if !out.status.success() {
-        eprintln!("{} failed at {}: {}", peer.name, row.name, String::from_utf8_lossy(&out.stderr).trim());
-        return None;
+        return Err(String::from_utf8_lossy(&out.stderr).trim().to_owned());
     }
     let value: Value = serde_json::from_slice(&out.stdout).expect("the load prints JSON");
-    Some(Sample::from_json(&value))
+    Ok(Some(Sample::from_json(&value)))
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

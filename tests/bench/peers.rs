@@ -104,7 +104,10 @@ pub(crate) fn start(name: &str, ground: &Ground) -> Result<Peer, String> {
     let role = |role: &str| vec!["--role".into(), role.into(), listen.clone(), backend.clone()];
     let (program, arguments) = match name {
         "node" => {
-            let arguments = ["-q", "--listen", &listen, "--connect", &backend].map(str::to_owned).to_vec();
+            let arguments =
+                ["-q", "--threads", &ground.threads.to_string(), "--listen", &listen, "--connect", &backend]
+                    .map(str::to_owned)
+                    .to_vec();
             (PathBuf::from(env!("CARGO_BIN_EXE_node")), arguments)
         }
         "node-0" | "node-1" | "node-4" | "node-unread" | "naive" => (own(), role(name)),

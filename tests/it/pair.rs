@@ -13,8 +13,24 @@ use crate::support::{
 
 #[test]
 fn bytes_cross_both_ways_at_once() {
+    both_ways("1");
+}
+
+#[test]
+fn bytes_cross_both_ways_at_once_on_four_threads() {
+    both_ways("4");
+}
+
+fn both_ways(threads: &str) {
     let (upstream, target) = listener();
-    let node = NodeProcess::start(["--listen", "127.0.0.1:0", "--connect", &target.to_string()]);
+    let node = NodeProcess::start([
+        "--listen",
+        "127.0.0.1:0",
+        "--connect",
+        &target.to_string(),
+        "--threads",
+        threads,
+    ]);
     let (client, server) = (connect(node.address()), accept_one(&upstream));
     let size = 64 << 20;
     thread::scope(|scope| {

@@ -102,7 +102,15 @@ fn hundreds_of_streams_with_random_cuts_arrive_byte_for_byte() {
     let connections = std::env::var("STREAM_CONNECTIONS").map_or(400, |count| count.parse().unwrap());
     eprintln!("STREAM_SEED={state} STREAM_CONNECTIONS={connections}");
     let (upstream, target) = listener();
-    let node = NodeProcess::start(["--listen", "127.0.0.1:0", "--connect", &target.to_string()]);
+    let threads = std::env::var("STREAM_THREADS").unwrap_or_else(|_| "2".into());
+    let node = NodeProcess::start([
+        "--listen",
+        "127.0.0.1:0",
+        "--connect",
+        &target.to_string(),
+        "--threads",
+        &threads,
+    ]);
     let address = node.address();
     let total = AtomicU64::new(0);
     let plans: Vec<_> = (0..connections).map(|_| plan(&mut state)).collect();
