@@ -22,7 +22,7 @@ pub(crate) struct Flow {
     source_ended: bool,
     /// The source broke: what it still yields is delivered, but it is not waited for.
     source_broke: bool,
-    /// Counted among those whose reads have grown.
+    /// Had more to move than its last turn allowed.
     is_bulk: bool,
 }
 
@@ -78,11 +78,10 @@ impl Flow {
         let turn = around.turns.bytes();
         let mut moved = 0;
         let polled = self.poll_turn(cx, source, destination, around, turn, &mut moved);
+        self.set_bulk(moved >= turn.min(TURN), around.turns);
         if self.is_bulk {
-            if moved >= turn {
-                around.turns.bulk_turn();
-            }
-        } else if moved > 0 {
+            around.turns.bulk_turn();
+        } else if moved > 0 && moved < FIRST_READ {
             around.turns.message();
         }
         polled
@@ -172,7 +171,6 @@ impl Flow {
         } else if count == size {
             self.reach = (self.reach * 2).min(scratch::SIZE);
         }
-        self.set_bulk(self.reach >= BULK, around.turns);
         Poll::Ready(Ok(count))
     }
 
@@ -240,8 +238,6 @@ impl Side {
 const FIRST_READ: usize = 64 << 10;
 /// Bytes a direction may move before others get their turn, even among bulk flows.
 const TURN: usize = 2 << 20;
-/// From this size of its reads on a flow counts as bulk.
-const BULK: usize = 256 << 10;
 
 #[cfg(test)]
 mod tests {

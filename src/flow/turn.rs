@@ -10,7 +10,7 @@ use super::scratch;
 /// What the flows of a relay know of each other.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
-    /// Flows whose reads have grown.
+    /// Flows that had more to move than their last turn allowed.
     bulk: AtomicU32,
     /// Turns of bulk flows since the last message of another.
     calm: AtomicU32,

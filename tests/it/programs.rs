@@ -50,7 +50,7 @@ fn http_a_hundred_megabytes_from_nginx_to_curl() {
     fs::write(folder.path().join("file"), &content).unwrap();
     let (port, path) = (free_port(), folder.path().display());
     let config = format!(
-        "daemon off; pid {path}/pid; error_log {path}/error.log;\n\
+        "daemon off; master_process off; pid {path}/pid; error_log {path}/error.log;\n\
          events {{ }}\n\
          http {{ access_log off; client_body_temp_path {path}/b; proxy_temp_path {path}/p; \
          fastcgi_temp_path {path}/f; uwsgi_temp_path {path}/u; scgi_temp_path {path}/s;\n\
