@@ -120,7 +120,7 @@ fn plan(words: &[&str]) -> Plan {
     let mut plan = Plan {
         rounds: 5,
         seconds: 1.0,
-        peers: peers::ALL[..10].iter().map(|&name| name.to_owned()).collect(),
+        peers: peers::ALL[..11].iter().map(|&name| name.to_owned()).collect(),
         rows: ROWS.iter().collect(),
         free: false,
         pairs: None,
@@ -200,7 +200,10 @@ fn start_all(plan: &Plan, ground: &Ground) -> Vec<Peer> {
 /// Runs the load in a process of its own, so that relays and load share nothing.
 fn measure(plan: &Plan, row: &Row, peer: &Peer, ground: &Ground) -> Result<Option<Sample>, String> {
     // A process each would not fit, and is not what socat is for.
-    if peer.name == "socat" && row.connections > 256 || peer.name == "direct" && row.scenario == "idle" {
+    // Nor do the pipes of the bare splice.
+    if ["socat", "splice"].contains(&peer.name.as_str()) && row.connections > 256
+        || peer.name == "direct" && row.scenario == "idle"
+    {
         return Ok(None);
     }
     let own = std::env::current_exe().expect("this program has a path");
@@ -230,7 +233,7 @@ fn print_row(plan: &Plan, row: &Row, samples: &BTreeMap<String, Vec<Sample>>) {
         samples.get(name).map(|samples| median(samples.iter().map(column.value).collect()))
     };
     let ours = |name: &str| name.starts_with("node");
-    let real = |name: &&String| !ours(name) && !["direct", "naive"].contains(&name.as_str());
+    let real = |name: &&String| !ours(name) && !["direct", "naive", "splice"].contains(&name.as_str());
     let bests: Vec<Option<f64>> = row
         .columns
         .iter()

@@ -84,6 +84,7 @@ pub(crate) const ALL: &[&str] = &[
     "realm",
     "socat",
     "naive",
+    "splice",
     "qt",
     "qt-bounded",
     "node-0",
@@ -110,7 +111,7 @@ pub(crate) fn start(name: &str, ground: &Ground) -> Result<Peer, String> {
                     .to_vec();
             (PathBuf::from(env!("CARGO_BIN_EXE_node")), arguments)
         }
-        "node-0" | "node-1" | "node-4" | "node-unread" | "naive" => (own(), role(name)),
+        "node-0" | "node-1" | "node-4" | "node-unread" | "naive" | "splice" => (own(), role(name)),
         "node-json" => return node_json(address, ground),
         "haproxy" | "haproxy-splice" => haproxy(name, address, ground)?,
         "nginx" => nginx(address, ground)?,
