@@ -3,7 +3,7 @@
 //! moment to see that it works.
 //!
 //! ```text
-//! cargo bench --bench relays -- [--rounds N] [--seconds S] [--peers a,b] [--rows a,b] [--free]
+//! cargo bench --bench relays -- [--rounds N] [--seconds S] [--peers a,b] [--rows a,b] [--free] [--quartile]
 //! ```
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it prints a table")]
@@ -76,6 +76,8 @@ struct Plan {
     peers: Vec<String>,
     rows: Vec<&'static Row>,
     free: bool,
+    /// Shows the better quartile and not the median.
+    quartile: bool,
     pairs: Option<usize>,
 }
 
@@ -123,6 +125,7 @@ fn plan(words: &[&str]) -> Plan {
         peers: peers::ALL[..11].iter().map(|&name| name.to_owned()).collect(),
         rows: ROWS.iter().collect(),
         free: false,
+        quartile: false,
         pairs: None,
     };
     let mut words = words.iter();
@@ -141,6 +144,7 @@ fn plan(words: &[&str]) -> Plan {
                     .collect();
             }
             "--free" => plan.free = true,
+            "--quartile" => plan.quartile = true,
             other => panic!("{other} is not known; see the top of tests/bench/main.rs"),
         }
     }
@@ -159,10 +163,11 @@ fn compare(plan: &Plan) -> usize {
         threads: if plan.free { 2 } else { 1 },
     };
     println!(
-        "{} rounds of {} s, interleaved, {}; medians, and ratios to the best other relay",
+        "{} rounds of {} s, interleaved, {}; {}, and ratios to the best other relay",
         plan.rounds,
         plan.seconds,
-        if plan.free { "no pinning" } else { "relay on core 1, load and backend on core 0" }
+        if plan.free { "no pinning" } else { "relay on core 1, load and backend on core 0" },
+        if plan.quartile { "better quartiles" } else { "medians" }
     );
     for row in &plan.rows {
         let mut samples: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
@@ -223,14 +228,20 @@ fn measure(plan: &Plan, row: &Row, peer: &Peer, ground: &Ground) -> Result<Optio
     Ok(Some(Sample::from_json(&value)))
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The median, or the quartile on the better side.
+fn typical(plan: &Plan, column: &Column, mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
-    values[values.len() / 2]
+    let last = values.len() - 1;
+    match (plan.quartile, column.less) {
+        (false, _) => values[values.len() / 2],
+        (true, true) => values[last / 4],
+        (true, false) => values[last - last / 4],
+    }
 }
 
 fn print_row(plan: &Plan, row: &Row, samples: &BTreeMap<String, Vec<Sample>>) {
     let value = |name: &str, column: &Column| {
-        samples.get(name).map(|samples| median(samples.iter().map(column.value).collect()))
+        samples.get(name).map(|samples| typical(plan, column, samples.iter().map(column.value).collect()))
     };
     let ours = |name: &str| name.starts_with("node");
     let real = |name: &&String| !ours(name) && !["direct", "naive", "splice"].contains(&name.as_str());
