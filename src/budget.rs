@@ -1,6 +1,6 @@
 //! The node's memory for bytes that were read and could not be written yet.
-//! Flows take credit before they read and give it back as the bytes leave;
-//! nobody waits here: a read shrinks to the credit there is.
+//! A read shrinks to the credit there is, and what it leaves behind is charged
+//! until the bytes have left; nobody waits here.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 ///
 /// Limits: the sum of all charges never exceeds what the budget was made
 /// with; beside it each flow may always hold [`PROMISE`] bytes, so that
-/// stalled connections cannot starve healthy ones.
+/// stalled connections cannot starve healthy ones, and each thread the part of
+/// one read that another thread's took the credit for.
 #[derive(Debug)]
 pub(crate) struct Budget {
     credit: AtomicUsize,
@@ -43,7 +44,6 @@ impl Budget {
     }
 
     /// The credit that is left, in bytes.
-    #[cfg(test)]
     pub(crate) fn left(&self) -> usize {
         self.credit.load(Relaxed)
     }

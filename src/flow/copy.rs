@@ -131,8 +131,8 @@ impl Flow {
         turn: usize,
     ) -> Poll<Result<usize, Broken>> {
         let wanted = self.reach.min(turn);
-        let credit = around.budget.take(wanted);
-        let size = wanted.min(credit.max(PROMISE));
+        // Charged for what is kept, which nearly always is nothing: until then the thread holds the bytes.
+        let size = wanted.min(around.budget.left().max(PROMISE));
         let outcome = scratch::with(size, |scratch| {
             let offset = source.received();
             let count = ready!(source.poll_read(cx, scratch)).map_err(Side::Source.broke())?;
@@ -151,12 +151,11 @@ impl Flow {
             // Kept even when the destination broke: what it did not get is counted.
             let rest = &bytes[*taken.as_ref().unwrap_or(&0)..];
             if !rest.is_empty() {
-                let charge = credit.min(rest.len());
+                let charge = around.budget.take(rest.len());
                 self.kept = Some(Box::new(Kept { bytes: rest.to_vec(), written: 0, charge }));
             }
             taken.map(|taken| (count, taken)).into()
         });
-        around.budget.give_back(credit - self.kept.as_ref().map_or(0, |kept| kept.charge));
         let (count, taken) = ready!(outcome)?;
         if count == 0 {
             self.source_ended = true;
