@@ -52,41 +52,98 @@ fn listen(address: SocketAddr) -> TcpListener {
     socket.into()
 }
 
-/// Senders and sinks in threads of their own, as many streams as asked for.
-struct Streams {
+/// The backend of streams: whoever connects says by its first byte what it is.
+/// A stray connection, left over from a relay's start, says nothing and is none.
+struct Backend {
     stop: Arc<AtomicBool>,
     moved: Arc<AtomicU64>,
-    threads: Vec<thread::JoinHandle<()>>,
+    accepting: thread::JoinHandle<()>,
 }
 
-impl Streams {
-    fn start(load: &Load, backend: &TcpListener, streams: usize) -> Self {
+const STREAM: u8 = b's';
+const PING: u8 = b'p';
+
+impl Backend {
+    fn start(address: SocketAddr) -> Self {
+        let listener = listen(address);
+        listener.set_nonblocking(true).expect("an option");
         let (stop, moved) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let mut threads = Vec::new();
-        for _ in 0..streams {
-            let mut sender = TcpStream::connect(load.relay).expect("the relay accepts");
-            let (sink, _) = backend.accept().expect("the relay connects");
-            let (sending, received) = (Arc::clone(&stop), Arc::clone(&moved));
-            threads.push(thread::spawn(move || {
-                step_back();
-                // Small enough to stay in the cache: what is to be measured is the relay.
-                let piece = vec![7; PIECE];
-                while !sending.load(Ordering::Relaxed) && sender.write_all(&piece).is_ok() {}
-            }));
-            threads.push(thread::spawn(move || {
-                step_back();
-                // Taken from the queue without being copied, which TCP allows.
-                let mut buffer = vec![0; 4 << 20];
-                while let Ok((_, count @ 1..)) = recv(&sink, &mut buffer[..], RecvFlags::TRUNC) {
-                    received.fetch_add(count as u64, Ordering::Relaxed);
+        let (stopped, received) = (Arc::clone(&stop), Arc::clone(&moved));
+        let accepting = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((stream, _)) => {
+                        let received = Arc::clone(&received);
+                        thread::spawn(move || serve_stream(stream, &received));
+                    }
+                    Err(_nobody) => thread::sleep(Duration::from_millis(1)),
                 }
-            }));
-        }
-        Self { stop, moved, threads }
+            }
+        });
+        Self { stop, moved, accepting }
     }
 
     fn moved(&self) -> u64 {
         self.moved.load(Ordering::Relaxed)
+    }
+
+    fn finish(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.accepting.join().expect("accepting does not panic");
+    }
+}
+
+fn serve_stream(mut stream: TcpStream, received: &AtomicU64) {
+    stream.set_nonblocking(false).expect("an option");
+    stream.set_nodelay(true).expect("an option");
+    let mut tag = [0];
+    match stream.read(&mut tag) {
+        Ok(1) if tag[0] == PING => {
+            let mut buffer = [0; 64];
+            while stream.read_exact(&mut buffer).is_ok() && stream.write_all(&buffer).is_ok() {}
+        }
+        Ok(1) => {
+            step_back();
+            // Taken from the queue without being copied, which TCP allows.
+            let mut buffer = vec![0; 4 << 20];
+            while let Ok((_, count @ 1..)) = recv(&stream, &mut buffer[..], RecvFlags::TRUNC) {
+                received.fetch_add(count as u64, Ordering::Relaxed);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Connects through the relay and says what it is. No call on it waits for ever.
+fn connect(load: &Load, tag: u8) -> TcpStream {
+    let mut stream = TcpStream::connect(load.relay).expect("the relay accepts");
+    stream.set_nodelay(true).expect("an option");
+    stream.set_write_timeout(Some(PATIENCE)).expect("an option");
+    stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+    stream.write_all(&[tag]).expect("the relay carries");
+    stream
+}
+
+/// Senders in threads of their own, as many as asked for.
+struct Streams {
+    stop: Arc<AtomicBool>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Streams {
+    fn start(load: &Load) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let sender = |_| {
+            let (mut stream, stop) = (connect(load, STREAM), Arc::clone(&stop));
+            thread::spawn(move || {
+                step_back();
+                // Small enough to stay in the cache: what is to be measured is the relay.
+                let piece = vec![7; PIECE];
+                while !stop.load(Ordering::Relaxed) && stream.write_all(&piece).is_ok() {}
+            })
+        };
+        let threads = (0..load.connections).map(sender).collect();
+        Self { stop, threads }
     }
 
     fn finish(self) {
@@ -99,6 +156,8 @@ impl Streams {
 
 /// Bytes of one write of a stream.
 const PIECE: usize = 256 << 10;
+/// Longer than any relay here should hold anything up.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Lets other threads of this process go first, so that what they wait for is the relay.
 fn step_back() {
@@ -106,32 +165,25 @@ fn step_back() {
 }
 
 fn bulk(load: &Load) -> Sample {
-    let backend = listen(load.backend);
-    let streams = Streams::start(load, &backend, load.connections);
+    let backend = Backend::start(load.backend);
+    let streams = Streams::start(load);
     thread::sleep(Duration::from_millis(100));
-    let (cpu, before, begun) = (Cpu::of(load.relay_pid), streams.moved(), Instant::now());
+    let (cpu, before, begun) = (Cpu::of(load.relay_pid), backend.moved(), Instant::now());
     thread::sleep(duration(load));
-    let (moved, elapsed) = (streams.moved() - before, begun.elapsed());
+    let (moved, elapsed) = (backend.moved() - before, begun.elapsed());
     let cpu = cpu.spent();
     streams.finish();
+    backend.finish();
     Sample::new(moved as f64, elapsed, cpu)
 }
 
 /// One paced ping-pong, timed from when each was due, beside bulk streams.
 fn mixed(load: &Load) -> Sample {
-    let backend = listen(load.backend);
-    let mut pinger = TcpStream::connect(load.relay).expect("the relay accepts");
-    let (mut echo, _) = backend.accept().expect("the relay connects");
-    for stream in [&pinger, &echo] {
-        stream.set_nodelay(true).expect("an option");
-    }
-    let echoing = thread::spawn(move || {
-        let mut buffer = [0; 64];
-        while echo.read_exact(&mut buffer).is_ok() && echo.write_all(&buffer).is_ok() {}
-    });
-    let streams = Streams::start(load, &backend, load.connections);
+    let backend = Backend::start(load.backend);
+    let mut pinger = connect(load, PING);
+    let streams = Streams::start(load);
     thread::sleep(Duration::from_millis(100));
-    let (cpu, before, begun) = (Cpu::of(load.relay_pid), streams.moved(), Instant::now());
+    let (cpu, before, begun) = (Cpu::of(load.relay_pid), backend.moved(), Instant::now());
     let every = Duration::from_millis(20);
     let mut took = Vec::new();
     let mut due = begun;
@@ -142,11 +194,11 @@ fn mixed(load: &Load) -> Sample {
         took.push(due.elapsed());
         due += every;
     }
-    let (moved, elapsed) = (streams.moved() - before, begun.elapsed());
+    let (moved, elapsed) = (backend.moved() - before, begun.elapsed());
     let cpu = cpu.spent();
     drop(pinger);
     streams.finish();
-    echoing.join().expect("the echo does not panic");
+    backend.finish();
     Sample::new(moved as f64, elapsed, cpu).with(Percentiles::of(took))
 }
 

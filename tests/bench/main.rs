@@ -16,7 +16,11 @@ mod roles;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::load::Load;
@@ -220,7 +224,17 @@ fn measure(plan: &Plan, row: &Row, peer: &Peer, ground: &Ground) -> Result<Optio
         if row.scenario == "idle" { plan.pairs.unwrap_or(row.connections) } else { row.connections };
     command.args(["--load", row.scenario, &peer.address.to_string(), &ground.backend.to_string()]);
     command.args([peer.pid().to_string(), plan.seconds.to_string(), connections.to_string()]);
-    let out = command.stderr(Stdio::piped()).output().expect("the load runs");
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the load runs");
+    let (pid, (done, ended)) = (Pid::from_child(&child), mpsc::sync_channel(1));
+    let watch = thread::spawn(move || {
+        let limit = Duration::from_secs(60);
+        if let Err(mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(limit) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    });
+    let out = child.wait_with_output().expect("the load ends");
+    let _ = done.send(());
+    watch.join().expect("the watch does not panic");
     if !out.status.success() {
         return Err(String::from_utf8_lossy(&out.stderr).trim().to_owned());
     }
