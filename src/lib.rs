@@ -11,8 +11,10 @@ pub mod cli;
 pub mod config;
 mod flow;
 pub mod guide;
+mod nearest;
 mod net;
 mod node;
+pub mod registry;
 mod relay;
 
 pub use self::address::{Address, AddressError, Host};
@@ -22,5 +24,6 @@ pub use self::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventM
 pub use self::flow::{Tap, TapChunk, TapDirection, TapReader};
 pub use self::net::{AccessList, BindError, CidrError, DialError, DialOptions, Keepalive, ListenOptions};
 pub use self::node::{Node, NodeError, Outcome, Stopper};
-pub use self::relay::RelayOptions;
+pub use self::registry::Registry;
+pub use self::relay::{RelayMode, RelayOptions};
 pub use self::signal::{Connection, Signal};

@@ -8,6 +8,8 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::address::Address;
 use crate::config::{Config, Place};
+use crate::net::{DialOptions, ListenOptions};
+use crate::relay::RelayOptions;
 
 /// Joins two networks: each client that comes to --listen gets a connection
 /// of its own to --connect. One of them alone is joined with this terminal.
@@ -124,53 +126,26 @@ impl Args {
             return Err(vec![text.into()]);
         }
         let mut meaning = Meaning::default();
-        let mut run = self.translate(&mut meaning);
-        // A lone --listen or --connect is joined with this terminal.
-        for (end, other) in [(&self.listen, &mut run.config.from), (&self.connect, &mut run.config.to)] {
-            if end.is_empty() {
-                other.push(Address::Stdio);
-            }
-        }
+        let run = self.translate(&mut meaning);
+        let unread = meaning.faults.clone();
         for fault in run.config.check() {
-            // An option that could not be read is not judged by what is left of it.
-            if !meaning.faults.iter().any(|known| known.starts_with(&format!("{}:", fault.place.option()))) {
-                meaning.faults.push(fault.to_string());
+            let option = option(&fault.place);
+            let line = format!("{option}: {}", fault.text);
+            // An option that could not be read is not judged by what is left of it, and
+            // one that holds for several objects is wrong once.
+            let is_unread = unread.iter().any(|known| known.starts_with(&format!("{option}: ")));
+            if !is_unread && !meaning.faults.contains(&line) {
+                meaning.faults.push(line);
             }
         }
         if meaning.faults.is_empty() { Ok(Command::Run(Box::new(run))) } else { Err(meaning.faults) }
     }
 
     fn translate(&self, meaning: &mut Meaning) -> Run {
-        let mut config = Config {
-            from: meaning.all(Place::From.option(), &self.listen),
-            to: meaning.all(Place::To.option(), &self.connect),
-            ..Config::default()
-        };
-        let relay = &mut config.relay;
-        for text in &self.allow {
-            meaning.note("--allow", relay.access.allow(text));
-        }
-        for text in &self.deny {
-            meaning.note("--deny", relay.access.deny(text));
-        }
-        relay.max_connections = meaning.number(Place::MaxConnections.option(), &self.max_connections);
-        relay.listen.backlog = meaning.number(Place::Backlog.option(), &self.backlog);
-        if let Some(limit) = meaning.duration(Place::ConnectTimeout.option(), &self.connect_timeout) {
-            relay.dial.connect_timeout = limit;
-        }
-        if let Some(limit) = meaning.duration(Place::HalfClosedTimeout.option(), &self.half_closed_timeout) {
-            relay.half_closed_timeout = limit;
-        }
-        if self.idle_timeout.as_deref() != Some("off") {
-            relay.idle_timeout = meaning.duration(Place::IdleTimeout.option(), &self.idle_timeout);
-        }
-        if let Some(text) = &self.source {
-            let problem =
-                |_| format!("`{}` is not an IP address; write for example 192.0.2.1", text.escape_debug());
-            relay.dial.source = meaning.note(Place::Source.option(), text.parse().map_err(problem));
-        }
-        if let Some(grace) = meaning.duration(Place::ShutdownGrace.option(), &self.shutdown_grace) {
-            config.shutdown_grace = grace;
+        let mut config = self.relay(meaning);
+        config.node.max_connections = meaning.number("--max-connections", &self.max_connections);
+        if let Some(grace) = meaning.duration("--shutdown-grace", &self.shutdown_grace) {
+            config.node.shutdown_grace = grace;
         }
         let threads = meaning.number("--threads", &self.threads).unwrap_or(1);
         if !(1..=MOST_THREADS).contains(&threads) {
@@ -179,6 +154,50 @@ impl Args {
             ));
         }
         Run { config, threads, hexdump: self.hexdump, log: self.log(meaning) }
+    }
+
+    /// The relay, its listeners and targets, with their options.
+    fn relay(&self, meaning: &mut Meaning) -> Config {
+        let mut from = meaning.all("--listen", &self.listen);
+        let mut to = meaning.all("--connect", &self.connect);
+        // A lone --listen or --connect is joined with this terminal.
+        for (end, other) in [(&self.listen, &mut from), (&self.connect, &mut to)] {
+            if end.is_empty() {
+                other.push(Address::Stdio);
+            }
+        }
+        let mut config = Config::relay(from, to);
+
+        let mut listen = ListenOptions::default();
+        for text in &self.allow {
+            meaning.note("--allow", listen.access.allow(text));
+        }
+        for text in &self.deny {
+            meaning.note("--deny", listen.access.deny(text));
+        }
+        listen.backlog = meaning.number("--backlog", &self.backlog);
+        config.listen.values_mut().for_each(|listener| listener.options = listen.clone());
+
+        let mut dial = DialOptions::default();
+        if let Some(limit) = meaning.duration("--connect-timeout", &self.connect_timeout) {
+            dial.connect_timeout = limit;
+        }
+        if let Some(text) = &self.source {
+            let problem =
+                |_| format!("`{}` is not an IP address; write for example 192.0.2.1", text.escape_debug());
+            dial.source = meaning.note("--source", text.parse().map_err(problem));
+        }
+        config.client.values_mut().for_each(|client| client.options = dial);
+
+        let mut relay = RelayOptions::default();
+        if let Some(limit) = meaning.duration("--half-closed-timeout", &self.half_closed_timeout) {
+            relay.half_closed_timeout = limit;
+        }
+        if self.idle_timeout.as_deref() != Some("off") {
+            relay.idle_timeout = meaning.duration("--idle-timeout", &self.idle_timeout);
+        }
+        config.relay.values_mut().for_each(|one| one.options = relay);
+        config
     }
 
     /// Where the filter was written.
@@ -203,6 +222,23 @@ impl Args {
             )
         });
         Log { filter: meaning.note(self.log_source(), filter).unwrap_or_default(), format: self.log_format }
+    }
+}
+
+/// The option that sets this part of the config.
+pub(super) fn option(place: &Place) -> &'static str {
+    match (place.table, place.key) {
+        (_, "max_connections") => "--max-connections",
+        (_, "shutdown_grace") => "--shutdown-grace",
+        (_, "allow") => "--allow",
+        (_, "deny") => "--deny",
+        (_, "backlog") => "--backlog",
+        (_, "connect_timeout") => "--connect-timeout",
+        (_, "source") => "--source",
+        (_, "idle_timeout") => "--idle-timeout",
+        (_, "half_closed_timeout") => "--half-closed-timeout",
+        ("client", _) | ("relay", "to") => "--connect",
+        _ => "--listen",
     }
 }
 

@@ -10,7 +10,6 @@ mod writer;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
-use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,16 +21,17 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use self::args::{Args, Command, LogFormat, Run};
+use self::args::{Args, Command, LogFormat, Run, option};
 use self::dump::Dump;
 use self::report::{Conversation, Reporter};
 use self::writer::LogQueue;
 use crate::address::Address;
 use crate::bus::EventBus;
+use crate::config::RelayConfig;
 use crate::event::Reason;
 use crate::guide;
 use crate::node::{Node, NodeError, Outcome};
-use crate::relay::most_connections;
+use crate::relay::{RelayMode, most_connections};
 
 /// Runs the program `node`, and says how it ended: 0 done, 1 failed while
 /// running, 2 wrong command line or config.
@@ -151,7 +151,7 @@ async fn operate(mut run: Run, log: &LogQueue) -> u8 {
     let dump = if run.hexdump {
         match Dump::start(log.clone(), format) {
             Ok((dump, tap)) => {
-                run.config.relay.tap = Some(tap);
+                run.config.tap = Some(tap);
                 Some(dump)
             }
             Err(error) => {
@@ -169,7 +169,7 @@ async fn operate(mut run: Run, log: &LogQueue) -> u8 {
     let plan = plan(&run);
     // Whoever types has nothing to wait for.
     let typed = conversation == Conversation::Typed;
-    let grace = if typed { Duration::ZERO } else { run.config.shutdown_grace };
+    let grace = if typed { Duration::ZERO } else { run.config.node.shutdown_grace };
     let code = match Node::bind_with(run.config, bus).await {
         Ok(node) => {
             info!("{plan}");
@@ -201,7 +201,8 @@ fn subscribe(log: &LogQueue, filter: tracing_subscriber::EnvFilter, format: LogF
 
 /// Whether there is one conversation, and whether a person types it.
 fn conversation(run: &Run) -> Conversation {
-    match run.config.from.contains(&Address::Stdio) || run.config.to.contains(&Address::Stdio) {
+    let config = &run.config;
+    match config.relay.values().any(|relay| config.is_conversation(relay)) {
         false => Conversation::None,
         true if io::stdin().is_terminal() => Conversation::Typed,
         true => Conversation::Piped,
@@ -210,44 +211,47 @@ fn conversation(run: &Run) -> Conversation {
 
 /// What will happen, in words.
 fn plan(run: &Run) -> String {
-    let list = |addresses: &[Address]| {
-        addresses.iter().map(Address::as_target).collect::<Vec<_>>().join(", else to ")
-    };
     let config = &run.config;
-    if config.from.contains(&Address::Stdio) {
-        format!("joining standard input and output to {}", list(&config.to))
-    } else if config.to.contains(&Address::Stdio) {
-        "joining the first client to standard input and output; others wait".into()
-    } else {
-        let most = config.relay.max_connections.unwrap_or_else(most_connections);
-        format!("relaying each client, up to {most}, over a connection of its own, to {}", list(&config.to))
-    }
+    let most = config.node.max_connections.unwrap_or_else(most_connections);
+    let plan = |relay: &RelayConfig| {
+        let to: Vec<_> = config.to(relay).map(|(_, client)| client.to.as_target()).collect();
+        let to = to.join(", else to ");
+        if config.from(relay).any(|(_, listener)| listener.bind == Address::Stdio) {
+            format!("joining standard input and output to {to}")
+        } else if config.is_conversation(relay) {
+            "joining the first client to standard input and output; others wait".into()
+        } else if relay.mode == RelayMode::Echo {
+            format!("sending back to each client, up to {most}, what it sends")
+        } else {
+            format!("relaying each client, up to {most}, over a connection of its own, to {to}")
+        }
+    };
+    config.relay.values().map(plan).collect::<Vec<_>>().join("; ")
 }
 
 /// Runs the node until it is done or was told to stop.
-async fn serve(node: Node, mut signals: Signals, grace: Duration) -> u8 {
-    let bus = node.bus().clone();
-    let stopper = node.stopper();
-    let mut joined = pin!(node.join());
+async fn serve(mut node: Node, mut signals: Signals, grace: Duration) -> u8 {
     let mut stopping = false;
-    let outcome = loop {
+    loop {
         let signal = tokio::select! {
             biased;
-            outcome = &mut joined => break outcome,
+            () = node.served() => break,
             signal = signals.next() => signal,
         };
         match signal {
             Caught::Reload => info!("nothing to reload: this node runs by its command line"),
-            Caught::Stop if stopping => stopper.now(),
+            Caught::Stop if stopping => node.stopper().now(),
             Caught::Stop => {
                 stopping = true;
-                let connections = bus.snapshot().connections.iter().filter(|c| c.partner.is_none()).count();
+                let connections =
+                    node.bus().snapshot().connections.iter().filter(|c| c.partner.is_none()).count();
                 let grace_time = humantime::format_duration(grace).to_string();
                 info!(connections, grace = grace_time, "stopping; a second signal stops at once");
-                stopper.drain(grace);
+                node.stopper().drain(grace);
             }
         }
-    };
+    }
+    let outcome = node.join().await;
     outcome.log();
     match outcome {
         Outcome { conversation: None | Some(Reason::Closed), cut: 0 } => 0,
@@ -298,7 +302,13 @@ impl Signals {
 fn explain(error: &NodeError, format: LogFormat) -> u8 {
     let as_json = format == LogFormat::Json;
     if let NodeError::Config(faults) = error {
-        say_errors(&faults.iter().map(ToString::to_string).collect::<Vec<_>>(), as_json);
+        say_errors(
+            &faults
+                .iter()
+                .map(|fault| format!("{}: {}", option(&fault.place), fault.text))
+                .collect::<Vec<_>>(),
+            as_json,
+        );
         return WRONG;
     }
     let hint = match error {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::scratch;
 
-/// What the flows of a relay know of each other.
+/// What the flows of a node know of each other.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
     /// Flows that had more to move than their last turn allowed.

@@ -45,6 +45,16 @@ impl AccessList {
         !within(&self.deny) && (self.allow.is_empty() || within(&self.allow))
     }
 
+    /// The networks that are allowed; none means all.
+    pub(crate) fn allows(&self) -> &[IpNet] {
+        &self.allow
+    }
+
+    /// The networks that are denied.
+    pub(crate) fn denies(&self) -> &[IpNet] {
+        &self.deny
+    }
+
     /// Tells whether everyone may connect.
     pub fn is_empty(&self) -> bool {
         self.allow.is_empty() && self.deny.is_empty()

@@ -3,20 +3,53 @@
 //! sweep compares their totals with those it saw before.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
 
+use super::RelayOptions;
 use crate::bus::Record;
 use crate::event::{ConnectionId, Reason};
 
 /// The pairs under watch.
-#[derive(Default)]
 pub(super) struct Sweep {
     entries: Mutex<HashMap<ConnectionId, Entry>>,
+    /// Milliseconds until the next look.
+    period: AtomicU64,
+    sooner: Notify,
+}
+
+/// The time limits of a relay's pairs, in milliseconds. A reload changes them
+/// for those that live.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    idle: AtomicU64,
+    half_closed: AtomicU64,
+}
+
+impl Limits {
+    pub(crate) fn new(options: &RelayOptions) -> Self {
+        let limits = Self { idle: AtomicU64::new(0), half_closed: AtomicU64::new(0) };
+        limits.set(options);
+        limits
+    }
+
+    /// Holds for every pair from the next look on.
+    pub(crate) fn set(&self, options: &RelayOptions) {
+        let millis = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        self.idle.store(options.idle_timeout.map_or(u64::MAX, millis), Relaxed);
+        self.half_closed.store(millis(options.half_closed_timeout), Relaxed);
+    }
+
+    /// How often they have to be looked at, in milliseconds.
+    fn period(&self) -> u64 {
+        let shortest = self.idle.load(Relaxed).min(self.half_closed.load(Relaxed));
+        (shortest / 4).clamp(SHORTEST, PERIOD)
+    }
 }
 
 /// What a pair and the sweep say to each other.
@@ -36,6 +69,7 @@ pub(super) struct Watch {
 
 struct Entry {
     watch: Arc<Watch>,
+    limits: Arc<Limits>,
     total: u64,
     quiet_since: Instant,
     is_new: bool,
@@ -104,24 +138,39 @@ impl Watch {
 }
 
 impl Sweep {
-    pub(super) fn add(&self, watch: Arc<Watch>) {
-        let entry = Entry { total: watch.total(), quiet_since: Instant::now(), is_new: true, watch };
+    pub(super) fn add(&self, watch: Arc<Watch>, limits: &Arc<Limits>) {
+        let total = watch.total();
+        let limits = Arc::clone(limits);
+        let period = limits.period();
+        let entry = Entry { total, quiet_since: Instant::now(), is_new: true, watch, limits };
         self.lock().insert(entry.watch.client.id(), entry);
+        if period < self.period.load(Relaxed) {
+            self.period.store(period, Relaxed);
+            self.sooner.notify_one();
+        }
     }
 
     pub(super) fn remove(&self, client: ConnectionId) {
         self.lock().remove(&client);
     }
 
-    pub(super) async fn run(&self, idle: Option<Duration>, half_closed: Duration) {
-        let period = idle.unwrap_or(PERIOD).min(half_closed) / 4;
-        let mut ticks = interval(period.clamp(Duration::from_millis(10), PERIOD));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Looks at all pairs, as often as the shortest of their limits asks for.
+    pub(super) async fn run(&self) {
         loop {
-            let now = ticks.tick().await;
-            for entry in self.lock().values_mut() {
-                entry.look(now, idle, half_closed);
+            let period = self.period.load(Relaxed);
+            tokio::select! {
+                biased;
+                () = self.sooner.notified() => continue,
+                () = sleep(Duration::from_millis(period)) => {}
             }
+            let now = Instant::now();
+            let mut entries = self.lock();
+            let mut next = PERIOD;
+            for entry in entries.values_mut() {
+                entry.look(now);
+                next = next.min(entry.limits.period());
+            }
+            self.period.store(next, Relaxed);
         }
     }
 
@@ -130,8 +179,14 @@ impl Sweep {
     }
 }
 
+impl Default for Sweep {
+    fn default() -> Self {
+        Self { entries: Mutex::default(), period: AtomicU64::new(PERIOD), sooner: Notify::new() }
+    }
+}
+
 impl Entry {
-    fn look(&mut self, now: Instant, idle: Option<Duration>, half_closed: Duration) {
+    fn look(&mut self, now: Instant) {
         if std::mem::take(&mut self.is_new) {
             self.watch.settled.store(true, Relaxed);
             self.watch.wake();
@@ -142,10 +197,12 @@ impl Entry {
             self.quiet_since = now;
             return;
         }
-        let quiet = now.duration_since(self.quiet_since);
-        if idle.is_some_and(|idle| quiet >= idle) {
+        let quiet = now.duration_since(self.quiet_since).as_millis();
+        if quiet >= u128::from(self.limits.idle.load(Relaxed)) {
             self.watch.cut.store(IDLE, Relaxed);
-        } else if quiet >= half_closed && self.watch.half_closed.load(Relaxed) {
+        } else if quiet >= u128::from(self.limits.half_closed.load(Relaxed))
+            && self.watch.half_closed.load(Relaxed)
+        {
             self.watch.cut.store(HALF_CLOSED, Relaxed);
         } else if self.watch.stuck.load(Relaxed) || self.watch.half_closed.load(Relaxed) {
             self.watch.look.store(true, Relaxed);
@@ -156,7 +213,10 @@ impl Entry {
     }
 }
 
-const PERIOD: Duration = Duration::from_secs(1);
+/// Between two looks, in milliseconds.
+const PERIOD: u64 = 250;
+/// The same where a limit is short.
+const SHORTEST: u64 = 10;
 const GO_ON: u8 = 0;
 const IDLE: u8 = 1;
 const HALF_CLOSED: u8 = 2;
