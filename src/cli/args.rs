@@ -2,12 +2,14 @@
 //! translation into a [`Config`] with all faults at once.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
 use crate::address::Address;
-use crate::config::{Config, Place};
+use crate::config::{Config, Fault, LogFormat, Origins, Place, ProgramOptions};
 use crate::net::{DialOptions, ListenOptions};
 use crate::relay::RelayOptions;
 
@@ -56,6 +58,20 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Limits")]
     threads: Option<String>,
 
+    #[command(flatten)]
+    seeing: Seeing,
+
+    /// Print the config file that says the same, and do nothing
+    #[arg(long, help_heading = "Seeing")]
+    print_config: bool,
+
+    #[command(subcommand)]
+    command: Option<Verb>,
+}
+
+/// What is shown of a running node, whatever made it.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct Seeing {
     /// Show every byte on stderr: direction, time, offset, hex, text
     #[arg(short = 'x', long, help_heading = "Seeing")]
     hexdump: bool,
@@ -68,16 +84,40 @@ pub(super) struct Args {
     /// Log by this filter instead, as in signal_node=debug
     #[arg(long, value_name = "FILTER", env = "SIGNAL_NODE_LOG", help_heading = "Seeing")]
     log: Option<String>,
-    /// How stderr is written; json gives one object per event
-    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Seeing")]
-    log_format: LogFormat,
-
-    #[command(subcommand)]
-    command: Option<Verb>,
+    /// How stderr is written; json gives one object per event [default: text]
+    #[arg(long, value_name = "FORMAT", help_heading = "Seeing")]
+    log_format: Option<LogFormat>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Run a config: one or more TOML files
+    Run {
+        /// The files; they are merged
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        seeing: Seeing,
+    },
+    /// Check a config, and say in words what it does
+    Check {
+        /// The files; they are merged
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Print every value it stands for, as a config
+        #[arg(long)]
+        show: bool,
+        /// Try every address and target; nothing is sent
+        #[arg(long, conflicts_with = "show")]
+        live: bool,
+    },
+    /// Print a config to begin with
+    Example {
+        /// Which; without one they are listed
+        name: Option<String>,
+    },
+    /// Print the JSON Schema of config files, for editors
+    Schema,
     /// Print a page of the manual
     Help {
         /// Which page; without one they are listed
@@ -85,41 +125,151 @@ enum Verb {
     },
 }
 
-/// How stderr is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum LogFormat {
-    Text,
-    Json,
-}
-
 /// What the program was asked to do.
 #[derive(Debug)]
 pub(super) enum Command {
     Help(Option<String>),
+    Example(Option<String>),
+    Schema,
+    /// Print this on stdout.
+    Print(String),
+    Check {
+        config: Config,
+        files: Vec<PathBuf>,
+        live: bool,
+    },
     Run(Box<Run>),
 }
 
-/// A node to run, and how to report on it.
+/// A node to run.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) config: Config,
-    pub(super) threads: usize,
-    pub(super) hexdump: bool,
-    pub(super) log: Log,
+    pub(super) filter: EnvFilter,
+    pub(super) source: Source,
 }
 
-/// What is logged, and how.
+/// Where a config came from.
 #[derive(Debug)]
-pub(super) struct Log {
-    pub(super) filter: tracing_subscriber::EnvFilter,
-    pub(super) format: LogFormat,
+pub(super) enum Source {
+    CommandLine,
+    Files(Box<Files>),
+}
+
+/// Files, and what the command line says beside them.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) paths: Vec<PathBuf>,
+    pub(super) origins: Origins,
+    seeing: Seeing,
+}
+
+impl Source {
+    /// Faults as lines that name what was typed or where it is written.
+    pub(super) fn explain(&self, faults: &[Fault]) -> Vec<String> {
+        match self {
+            Self::CommandLine => {
+                let line = |fault: &Fault| format!("{}: {}", option(&fault.place), fault.text);
+                faults.iter().map(line).collect()
+            }
+            Self::Files(files) => files.origins.explain(faults),
+        }
+    }
+
+    /// Where a part of the config was written, if in a file.
+    pub(super) fn locate(&self, place: &Place) -> Option<String> {
+        match self {
+            Self::CommandLine => None,
+            Self::Files(files) => Some(files.origins.locate(place)),
+        }
+    }
+}
+
+impl Files {
+    /// Reads the files again: what they say now, with what the command line says beside them.
+    pub(super) fn read(&self) -> Result<(Config, Self), Vec<String>> {
+        let run = run_files(&self.paths, &self.seeing)?;
+        match run.source {
+            Source::Files(files) => Ok((run.config, *files)),
+            Source::CommandLine => unreachable!("made from files above"),
+        }
+    }
+}
+
+fn run_files(paths: &[PathBuf], seeing: &Seeing) -> Result<Run, Vec<String>> {
+    let (mut config, origins) = Config::read(paths).map_err(|error| error.faults)?;
+    let written = config.program.log.clone();
+    seeing.apply(&mut config.program);
+    let filter = filter(&config.program.log).map_err(|text| {
+        if config.program.log == written {
+            let fault = Fault { place: Place::new("node", "", "log"), text };
+            origins.explain(&[fault])
+        } else {
+            vec![format!("{}: {text}", seeing.log_source())]
+        }
+    })?;
+    let files = Files { paths: paths.to_vec(), origins, seeing: seeing.clone() };
+    Ok(Run { config, filter, source: Source::Files(Box::new(files)) })
+}
+
+fn filter(text: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(text).map_err(|error| {
+        format!("`{}` is not a filter ({error}); write for example signal_node=debug", text.escape_debug())
+    })
+}
+
+impl Seeing {
+    /// Wins over what a file says.
+    fn apply(&self, program: &mut ProgramOptions) {
+        program.hexdump |= self.hexdump;
+        if let Some(format) = self.log_format {
+            program.log_format = format;
+        }
+        match (&self.log, self.verbose) {
+            (Some(filter), _) => program.log = filter.clone(),
+            _ if self.quiet => program.log = "signal_node=warn".into(),
+            (None, 0) => {}
+            (None, 1) => program.log = "signal_node=debug".into(),
+            (None, _) => program.log = "signal_node=trace".into(),
+        }
+    }
+
+    /// Where the filter was written.
+    fn log_source(&self) -> &'static str {
+        let typed = std::env::args_os()
+            .any(|arg| matches!(arg.to_str(), Some(arg) if arg == "--log" || arg.starts_with("--log=")));
+        if typed { "--log" } else { "SIGNAL_NODE_LOG" }
+    }
+}
+
+impl clap::ValueEnum for LogFormat {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(clap::builder::PossibleValue::new(self.name()))
+    }
 }
 
 impl Args {
     /// What was meant, or everything that is wrong with it, a line each.
     pub(super) fn meaning(self) -> Result<Command, Vec<String>> {
-        if let Some(Verb::Help { topic }) = self.command {
-            return Ok(Command::Help(topic));
+        match self.command {
+            Some(Verb::Help { topic }) => return Ok(Command::Help(topic)),
+            Some(Verb::Example { name }) => return Ok(Command::Example(name)),
+            Some(Verb::Schema) => return Ok(Command::Schema),
+            Some(Verb::Run { files, seeing }) => {
+                return run_files(&files, &seeing).map(|run| Command::Run(Box::new(run)));
+            }
+            Some(Verb::Check { files, show, live }) => {
+                let config = run_files(&files, &Seeing::default())?.config;
+                return Ok(match show {
+                    true => Command::Print(config.to_toml()),
+                    false => Command::Check { config, files, live },
+                });
+            }
+            None => {}
         }
         if self.listen.is_empty() && self.connect.is_empty() {
             let text = "nothing to do; try `node --listen 9000 --connect host:9001`, or `node --help`";
@@ -138,7 +288,11 @@ impl Args {
                 meaning.faults.push(line);
             }
         }
-        if meaning.faults.is_empty() { Ok(Command::Run(Box::new(run))) } else { Err(meaning.faults) }
+        match meaning.faults {
+            faults if !faults.is_empty() => Err(faults),
+            _ if self.print_config => Ok(Command::Print(run.config.to_short_toml())),
+            _ => Ok(Command::Run(Box::new(run))),
+        }
     }
 
     fn translate(&self, meaning: &mut Meaning) -> Run {
@@ -147,13 +301,12 @@ impl Args {
         if let Some(grace) = meaning.duration("--shutdown-grace", &self.shutdown_grace) {
             config.node.shutdown_grace = grace;
         }
-        let threads = meaning.number("--threads", &self.threads).unwrap_or(1);
-        if !(1..=MOST_THREADS).contains(&threads) {
-            meaning.faults.push(format!(
-                "--threads: {threads} is not possible; write a number from 1 to {MOST_THREADS}"
-            ));
+        if let Some(threads) = meaning.number("--threads", &self.threads) {
+            config.program.threads = threads;
         }
-        Run { config, threads, hexdump: self.hexdump, log: self.log(meaning) }
+        self.seeing.apply(&mut config.program);
+        let filter = meaning.note(self.seeing.log_source(), filter(&config.program.log)).unwrap_or_default();
+        Run { config, filter, source: Source::CommandLine }
     }
 
     /// The relay, its listeners and targets, with their options.
@@ -199,30 +352,6 @@ impl Args {
         config.relay.values_mut().for_each(|one| one.options = relay);
         config
     }
-
-    /// Where the filter was written.
-    fn log_source(&self) -> &'static str {
-        let typed = std::env::args_os()
-            .any(|arg| matches!(arg.to_str(), Some(arg) if arg == "--log" || arg.starts_with("--log=")));
-        if typed { "--log" } else { "SIGNAL_NODE_LOG" }
-    }
-
-    fn log(&self, meaning: &mut Meaning) -> Log {
-        let default = match self.verbose {
-            _ if self.quiet => "signal_node=warn",
-            0 => "signal_node=info",
-            1 => "signal_node=debug",
-            _ => "signal_node=trace",
-        };
-        let text = self.log.as_deref().unwrap_or(default);
-        let filter = tracing_subscriber::EnvFilter::try_new(text).map_err(|error| {
-            format!(
-                "`{}` is not a filter ({error}); write for example signal_node=debug",
-                text.escape_debug()
-            )
-        });
-        Log { filter: meaning.note(self.log_source(), filter).unwrap_or_default(), format: self.log_format }
-    }
 }
 
 /// The option that sets this part of the config.
@@ -234,6 +363,7 @@ pub(super) fn option(place: &Place) -> &'static str {
         (_, "deny") => "--deny",
         (_, "backlog") => "--backlog",
         (_, "connect_timeout") => "--connect-timeout",
+        (_, "threads") => "--threads",
         (_, "source") => "--source",
         (_, "idle_timeout") => "--idle-timeout",
         (_, "half_closed_timeout") => "--half-closed-timeout",
@@ -276,8 +406,6 @@ impl Meaning {
     }
 }
 
-/// More would only be in each other's way.
-const MOST_THREADS: usize = 256;
 const EXAMPLES: &str = "\
 Examples:
   node --listen 9000 --connect host:9001   relay: one outbound connection per client
@@ -285,5 +413,7 @@ Examples:
   node --listen 9000                       talk to the first client from this terminal
   tar c . | node --connect host:9001       send a pipe, end when both sides have finished
   node -x --listen 9000 --connect host:80  watch every byte
+  node check relay.toml                    say what a config file does
+  node run relay.toml                      do it
 
 `node help` lists the pages of the manual.";

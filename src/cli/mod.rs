@@ -3,8 +3,12 @@
 
 mod args;
 mod dump;
+mod example;
+mod explain;
 mod faults;
+mod live;
 mod report;
+mod schema;
 mod writer;
 
 use std::error::Error;
@@ -20,14 +24,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
 
-use self::args::{Args, Command, LogFormat, Run, option};
+use self::args::{Args, Command, Run, Source};
 use self::dump::Dump;
 use self::report::{Conversation, Reporter};
 use self::writer::LogQueue;
 use crate::address::Address;
 use crate::bus::EventBus;
-use crate::config::RelayConfig;
+use crate::config::{Config, LogFormat, Place, RelayConfig};
 use crate::event::Reason;
 use crate::guide;
 use crate::node::{Node, NodeError, Outcome};
@@ -45,6 +50,15 @@ pub fn main() -> ExitCode {
     match args.meaning() {
         Err(faults) => refuse(&faults, typed_json()),
         Ok(Command::Help(topic)) => help(topic.as_deref()),
+        Ok(Command::Example(None)) => print(&example::list()),
+        Ok(Command::Example(Some(name))) => match example::named(&name) {
+            Ok(text) => print(text),
+            Err(fault) => refuse(&[fault], false),
+        },
+        Ok(Command::Schema) => print(&schema::text()),
+        Ok(Command::Print(text)) => print(&text),
+        Ok(Command::Check { config, live: true, .. }) => try_all(&config),
+        Ok(Command::Check { config, files, .. }) => print(&explain::config(&config, &files)),
         Ok(Command::Run(run)) => start(*run),
     }
 }
@@ -71,6 +85,21 @@ fn help(topic: Option<&str>) -> ExitCode {
             let topics: Vec<_> = guide::PAGES.iter().map(|page| page.topic).collect();
             let topic = topic.escape_debug();
             refuse(&[format!("help: there is no page `{topic}`; the pages are {}", topics.join(", "))], false)
+        }
+    }
+}
+
+/// Tries what a config would open and dial.
+fn try_all(config: &Config) -> ExitCode {
+    match runtime(1).map(|runtime| runtime.block_on(live::try_all(config))) {
+        Ok((text, true)) => print(&text),
+        Ok((text, false)) => {
+            print(&text);
+            ExitCode::from(FAILED)
+        }
+        Err(error) => {
+            say_errors(&[format!("cannot start: {error}")], false);
+            ExitCode::from(FAILED)
         }
     }
 }
@@ -109,10 +138,10 @@ fn raise_descriptor_limit() {
 }
 
 fn start(run: Run) -> ExitCode {
-    let format = run.log.format;
+    let format = run.config.program.log_format;
     let begin = || -> io::Result<_> {
         let log = LogQueue::start(format)?;
-        Ok((log, runtime(run.threads)?))
+        Ok((log, runtime(run.config.program.threads)?))
     };
     let (log, runtime) = match begin() {
         Ok(parts) => parts,
@@ -137,7 +166,7 @@ fn runtime(threads: usize) -> io::Result<Runtime> {
 }
 
 async fn operate(mut run: Run, log: &LogQueue) -> u8 {
-    let format = run.log.format;
+    let format = run.config.program.log_format;
     // First of all, so that a signal that comes early is obeyed and not fatal.
     let signals = match Signals::new() {
         Ok(signals) => signals,
@@ -146,9 +175,9 @@ async fn operate(mut run: Run, log: &LogQueue) -> u8 {
             return FAILED;
         }
     };
-    let filter = std::mem::take(&mut run.log.filter);
+    let filter = std::mem::take(&mut run.filter);
     subscribe(log, filter, format);
-    let dump = if run.hexdump {
+    let dump = if run.config.program.hexdump {
         match Dump::start(log.clone(), format) {
             Ok((dump, tap)) => {
                 run.config.tap = Some(tap);
@@ -175,7 +204,7 @@ async fn operate(mut run: Run, log: &LogQueue) -> u8 {
             info!("{plan}");
             serve(node, signals, grace).await
         }
-        Err(error) => explain(&error, format),
+        Err(error) => did_not_start(&error, &run.source, format),
     };
     // The bus has ended with the node, so this only writes what is left.
     let _ = timeout(LAST_WORDS, reporting.join_next()).await;
@@ -185,7 +214,7 @@ async fn operate(mut run: Run, log: &LogQueue) -> u8 {
     code
 }
 
-fn subscribe(log: &LogQueue, filter: tracing_subscriber::EnvFilter, format: LogFormat) {
+fn subscribe(log: &LogQueue, filter: EnvFilter, format: LogFormat) {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     let colour = io::stderr().is_terminal() && !set("NO_COLOR") && !dumb;
@@ -299,16 +328,10 @@ impl Signals {
 
 /// Says why a node did not start: faults of the config a line each, anything
 /// else with its cause and what to try.
-fn explain(error: &NodeError, format: LogFormat) -> u8 {
+fn did_not_start(error: &NodeError, source: &Source, format: LogFormat) -> u8 {
     let as_json = format == LogFormat::Json;
     if let NodeError::Config(faults) = error {
-        say_errors(
-            &faults
-                .iter()
-                .map(|fault| format!("{}: {}", option(&fault.place), fault.text))
-                .collect::<Vec<_>>(),
-            as_json,
-        );
+        say_errors(&source.explain(faults), as_json);
         return WRONG;
     }
     let hint = match error {
@@ -317,6 +340,11 @@ fn explain(error: &NodeError, format: LogFormat) -> u8 {
         NodeError::Config(_) => None,
     };
     let mut text = error.to_string();
+    if let NodeError::Bind(error) = error
+        && let Some(position) = source.locate(&Place::new("listen", &error.endpoint, "bind"))
+    {
+        let _ = write!(text, " ({position})");
+    }
     let mut cause = error.source();
     while let Some(error) = cause {
         let _ = write!(text, "\n  caused by: {error}");

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::keys::keepalive_faults;
 use super::{Config, Fault, ListenConfig, Place, RelayConfig};
 use crate::address::{Address, Host};
 use crate::nearest::{did_you_mean, quoted};
@@ -12,6 +13,13 @@ use crate::relay::{RelayMode, most_connections};
 impl Config {
     /// Finds everything that is wrong, without opening anything.
     pub fn check(&self) -> Vec<Fault> {
+        let faults = self.check_parts();
+        // A part is often unused because of another fault.
+        if faults.is_empty() { self.unused() } else { faults }
+    }
+
+    /// Finds what is wrong with each part, and between them.
+    pub(super) fn check_parts(&self) -> Vec<Fault> {
         let mut faults = Faults(Vec::new());
         self.check_names(&mut faults);
         self.check_node(&mut faults);
@@ -22,6 +30,20 @@ impl Config {
         }
         self.check_ends(&mut faults);
         faults.0.extend(self.circles(&self.literal_leads()));
+        faults.0
+    }
+
+    /// Objects that do nothing, since no relay names them.
+    pub(super) fn unused(&self) -> Vec<Fault> {
+        let mut faults = Faults(Vec::new());
+        for id in self.listen.keys().filter(|id| !self.relay.values().any(|relay| relay.from.contains(id))) {
+            let text = "no relay begins here; name it in the `from` of one, or remove it";
+            faults.add(Place::new("listen", id, ""), text);
+        }
+        for id in self.client.keys().filter(|id| !self.relay.values().any(|relay| relay.to.contains(id))) {
+            let text = "no relay leads here; name it in the `to` of one, or remove it";
+            faults.add(Place::new("client", id, ""), text);
+        }
         faults.0
     }
 
@@ -67,6 +89,16 @@ impl Config {
         if self.node.shutdown_grace > LONGEST {
             faults.add(node("shutdown_grace"), TOO_LONG);
         }
+        if self.node.budget < LEAST_BUDGET {
+            faults.add(node("budget"), "is too little to work with; write at least \"1MiB\"");
+        }
+        if !(1..=MOST_THREADS).contains(&self.program.threads) {
+            let threads = self.program.threads;
+            faults.add(
+                node("threads"),
+                format!("{threads} is not possible; write a number from 1 to {MOST_THREADS}"),
+            );
+        }
     }
 
     fn check_listeners(&self, faults: &mut Faults) {
@@ -83,6 +115,9 @@ impl Config {
             }
             if let Some(wanted) = options.max_connections {
                 check_most(wanted, most_connections(), at("max_connections"), faults);
+            }
+            for (key, text) in keepalive_faults(&options.keepalive) {
+                faults.add(at(key), text);
             }
             if options.backlog == Some(0) {
                 faults.add(at("backlog"), "0 would queue nobody; write at least 1");
@@ -103,8 +138,7 @@ impl Config {
             }
             let users: Vec<_> = self.relay.iter().filter(|(_, relay)| relay.from.contains(id)).collect();
             match users[..] {
-                [] => faults.add(at(""), "no relay begins here; name it in the `from` of one, or remove it"),
-                [_] => {}
+                [] | [_] => {}
                 [(first, _), (second, _), ..] => faults.add(
                     Place::new("relay", second, "from"),
                     format!("`{id}` leads to relay.{first} already; its clients can go only one way"),
@@ -120,11 +154,11 @@ impl Config {
                 faults.add(at("to"), error.to_string());
             }
             check_limit(Some(client.options.connect_timeout), at("connect_timeout"), false, faults);
+            for (key, text) in keepalive_faults(&client.options.keepalive) {
+                faults.add(at(key), text);
+            }
             if let Some(source) = client.options.source {
                 check_source(source, &client.to, at("source"), faults);
-            }
-            if !self.relay.values().any(|relay| relay.to.contains(id)) {
-                faults.add(at(""), "no relay leads here; name it in the `to` of one, or remove it");
             }
         }
     }
@@ -291,6 +325,10 @@ const NO_LISTENER: &str = "there is no listener that it could hold for; listen o
 const TOO_LONG: &str = "is longer than a year; leave it out for the default";
 /// Timers beyond this are mistakes.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+/// A few reads at once.
+const LEAST_BUDGET: usize = 1 << 20;
+/// More would only be in each other's way.
+const MOST_THREADS: usize = 256;
 const LONGEST_NAME: usize = 64;
 /// Each has its own time limit, one after the other.
 const MOST_TARGETS: usize = 64;
@@ -334,7 +372,6 @@ mod tests {
             "listen.Odd name",
             "client.listen1",
             "node.max_connections",
-            "listen.Odd name",
             "listen.listen1.bind",
             "listen.listen1.backlog",
             "listen.listen2.bind",
@@ -343,7 +380,6 @@ mod tests {
             "client.connect1.connect_timeout",
             "client.listen1.to",
             "client.listen1.connect_timeout",
-            "client.listen1",
             "relay.relay.to",
         ];
         let mut found = faults(&config);

@@ -12,7 +12,7 @@ pub(crate) type Leads = BTreeSet<(String, String)>;
 
 impl Config {
     /// Those that can be seen without asking a resolver.
-    pub(super) fn literal_leads(&self) -> Leads {
+    pub(crate) fn literal_leads(&self) -> Leads {
         let mut leads = Leads::new();
         for (client, target) in &self.client {
             let reached = self.listen.iter().filter(|(_, listener)| reaches(&target.to, &listener.bind));

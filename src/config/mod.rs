@@ -3,13 +3,22 @@
 //! nothing is opened here.
 
 mod check;
+mod expand;
+mod file;
+pub(crate) mod keys;
+mod kinds;
 mod loops;
+mod origin;
+mod show;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+pub use self::file::FileError;
+pub use self::keys::Reload;
 pub(crate) use self::loops::Leads;
+pub use self::origin::Origins;
 use crate::address::Address;
 use crate::flow::Tap;
 use crate::net::{DialOptions, ListenOptions};
@@ -39,6 +48,8 @@ use crate::relay::{RelayMode, RelayOptions};
 pub struct Config {
     /// What holds for the node as a whole.
     pub node: NodeOptions,
+    /// What holds for the program that runs the node; the library ignores it.
+    pub program: ProgramOptions,
     /// The listeners.
     pub listen: BTreeMap<String, ListenConfig>,
     /// The targets.
@@ -65,6 +76,49 @@ impl Default for NodeOptions {
     /// As many clients as fit, 10 s, 256 MiB.
     fn default() -> Self {
         Self { max_connections: None, shutdown_grace: Duration::from_secs(10), budget: 256 << 20 }
+    }
+}
+
+/// How the program `node` runs a node, and what it says about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramOptions {
+    /// Threads that move bytes.
+    pub threads: usize,
+    /// Shows every byte on stderr.
+    pub hexdump: bool,
+    /// What is logged, as a filter of tracing-subscriber.
+    pub log: String,
+    /// How stderr is written.
+    pub log_format: LogFormat,
+}
+
+impl Default for ProgramOptions {
+    /// One thread, no dump, the usual log as text.
+    fn default() -> Self {
+        Self { threads: 1, hexdump: false, log: "signal_node=info".into(), log_format: LogFormat::Text }
+    }
+}
+
+/// How stderr is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line for a person.
+    #[default]
+    Text,
+    /// An object for a program.
+    Json,
+}
+
+impl LogFormat {
+    /// Every format there is.
+    pub const ALL: [Self; 2] = [Self::Text, Self::Json];
+
+    /// How it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
     }
 }
 
@@ -110,14 +164,14 @@ impl Config {
         for (nth, bind) in from.into_iter().enumerate() {
             let id = name("listen", nth, &bind);
             relay.from.push(id.clone());
-            config.listen.insert(id, ListenConfig { bind, options: ListenOptions::default() });
+            config.listen.insert(id, ListenConfig::new(bind));
         }
         for (nth, to) in to.into_iter().enumerate() {
             let role = name("connect", nth, &to);
             // Both ends cannot be it; the check says so.
             let id = if config.listen.contains_key(&role) { format!("connect{}", nth + 1) } else { role };
             relay.to.push(id.clone());
-            config.client.insert(id, ClientConfig { to, options: DialOptions::default() });
+            config.client.insert(id, ClientConfig::new(to));
         }
         config.relay.insert("relay".into(), relay);
         config
@@ -189,7 +243,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.table)?;
         for part in [&self.id, self.key].into_iter().filter(|part| !part.is_empty()) {
-            write!(f, ".{part}")?;
+            write!(f, ".{}", part.escape_debug())?;
         }
         Ok(())
     }

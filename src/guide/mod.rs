@@ -3,6 +3,9 @@
 #[doc = include_str!("command-line.md")]
 pub mod command_line {}
 
+#[doc = include_str!("config.md")]
+pub mod config {}
+
 #[doc = include_str!("addresses.md")]
 pub mod addresses {}
 
@@ -32,6 +35,11 @@ pub const PAGES: &[Page] = &[
         topic: "command-line",
         about: "options, exit codes, signals, the log, the dump",
         text: include_str!("command-line.md"),
+    },
+    Page {
+        topic: "config",
+        about: "config files: every key, variables, several files, reload",
+        text: include_str!("config.md"),
     },
     Page {
         topic: "addresses",

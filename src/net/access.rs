@@ -50,9 +50,14 @@ impl AccessList {
         &self.allow
     }
 
-    /// The networks that are denied.
-    pub(crate) fn denies(&self) -> &[IpNet] {
-        &self.deny
+    /// The networks that are allowed, to be changed; each as [`network`] yields it.
+    pub(crate) fn allow_mut(&mut self) -> &mut Vec<IpNet> {
+        &mut self.allow
+    }
+
+    /// The networks that are denied, to be changed.
+    pub(crate) fn deny_mut(&mut self) -> &mut Vec<IpNet> {
+        &mut self.deny
     }
 
     /// Tells whether everyone may connect.
@@ -61,7 +66,8 @@ impl AccessList {
     }
 }
 
-fn network(text: &str) -> Result<IpNet, CidrError> {
+/// The network that `text` means, or the single address.
+pub(crate) fn network(text: &str) -> Result<IpNet, CidrError> {
     let network = match IpAddr::from_str(text) {
         Ok(ip) => IpNet::from(ip),
         Err(_) => IpNet::from_str(text).map_err(|_| CidrError(text.escape_debug().to_string()))?,

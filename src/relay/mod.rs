@@ -121,9 +121,9 @@ impl Shared {
         }
     }
 
-    /// One place per client of the node.
-    pub(crate) fn places(&self) -> &Places {
-        &self.places
+    /// Changes how many clients the node has places for.
+    pub(crate) fn set_places(&self, most: usize) {
+        self.places.set_most(most);
     }
 
     /// Looks after the limits that have no timer of their own. Never ends.

@@ -11,6 +11,7 @@ mod support;
 mod command_line;
 mod ends;
 mod events;
+mod files;
 mod house;
 mod limits;
 mod logs;
