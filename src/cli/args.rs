@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::address::Address;
 use crate::config::{Config, Fault, LogFormat, Origins, Place, ProgramOptions};
-use crate::net::{DialOptions, ListenOptions};
+use crate::net::{BindError, DialOptions, ListenOptions};
 use crate::relay::RelayOptions;
 
 /// Joins two networks: each client that comes to --listen gets a connection
@@ -157,7 +157,7 @@ pub(super) enum Source {
 }
 
 /// Files, and what the command line says beside them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Files {
     pub(super) paths: Vec<PathBuf>,
     pub(super) origins: Origins,
@@ -176,16 +176,21 @@ impl Source {
         }
     }
 
-    /// Where a part of the config was written, if in a file.
-    pub(super) fn locate(&self, place: &Place) -> Option<String> {
+    /// Where the address was written that could not be bound, if in a file.
+    pub(super) fn locate_bind(&self, error: &BindError) -> Option<String> {
         match self {
             Self::CommandLine => None,
-            Self::Files(files) => Some(files.origins.locate(place)),
+            Self::Files(files) => Some(files.locate_bind(error)),
         }
     }
 }
 
 impl Files {
+    /// Where the address was written that could not be bound.
+    pub(super) fn locate_bind(&self, error: &BindError) -> String {
+        self.origins.locate(&Place::new("listen", &error.endpoint, "bind"))
+    }
+
     /// Reads the files again: what they say now, with what the command line says beside them.
     pub(super) fn read(&self) -> Result<(Config, Self), Vec<String>> {
         let run = run_files(&self.paths, &self.seeing)?;

@@ -7,6 +7,7 @@ mod example;
 mod explain;
 mod faults;
 mod live;
+mod reload;
 mod report;
 mod schema;
 mod writer;
@@ -28,11 +29,12 @@ use tracing_subscriber::EnvFilter;
 
 use self::args::{Args, Command, Run, Source};
 use self::dump::Dump;
+use self::reload::reload_and_say;
 use self::report::{Conversation, Reporter};
 use self::writer::LogQueue;
 use crate::address::Address;
 use crate::bus::EventBus;
-use crate::config::{Config, LogFormat, Place, RelayConfig};
+use crate::config::{Config, LogFormat, RelayConfig};
 use crate::event::Reason;
 use crate::guide;
 use crate::node::{Node, NodeError, Outcome};
@@ -196,13 +198,11 @@ async fn operate(mut run: Run, log: &LogQueue) -> u8 {
     let mut reporting = JoinSet::new();
     reporting.spawn(Reporter::new(&bus, log.clone(), format, conversation).run());
     let plan = plan(&run);
-    // Whoever types has nothing to wait for.
     let typed = conversation == Conversation::Typed;
-    let grace = if typed { Duration::ZERO } else { run.config.node.shutdown_grace };
     let code = match Node::bind_with(run.config, bus).await {
         Ok(node) => {
             info!("{plan}");
-            serve(node, signals, grace).await
+            serve(node, run.source, signals, typed).await
         }
         Err(error) => did_not_start(&error, &run.source, format),
     };
@@ -259,19 +259,34 @@ fn plan(run: &Run) -> String {
 }
 
 /// Runs the node until it is done or was told to stop.
-async fn serve(mut node: Node, mut signals: Signals, grace: Duration) -> u8 {
+async fn serve(mut node: Node, mut source: Source, mut signals: Signals, typed: bool) -> u8 {
     let mut stopping = false;
+    let mut reload = false;
     loop {
-        let signal = tokio::select! {
-            biased;
-            () = node.served() => break,
-            signal = signals.next() => signal,
+        let signal = if reload && !stopping {
+            tokio::select! {
+                biased;
+                signal = signals.next() => signal,
+                () = reload_and_say(&mut node, &mut source) => {
+                    reload = false;
+                    continue;
+                }
+            }
+        } else {
+            tokio::select! {
+                biased;
+                () = node.served() => break,
+                signal = signals.next() => signal,
+            }
         };
         match signal {
-            Caught::Reload => info!("nothing to reload: this node runs by its command line"),
+            // One that is under way begins anew, with what the files say now.
+            Caught::Reload => reload = true,
             Caught::Stop if stopping => node.stopper().now(),
             Caught::Stop => {
                 stopping = true;
+                // Whoever types has nothing to wait for.
+                let grace = if typed { Duration::ZERO } else { node.config().node.shutdown_grace };
                 let connections =
                     node.bus().snapshot().connections.iter().filter(|c| c.partner.is_none()).count();
                 let grace_time = humantime::format_duration(grace).to_string();
@@ -337,11 +352,11 @@ fn did_not_start(error: &NodeError, source: &Source, format: LogFormat) -> u8 {
     let hint = match error {
         NodeError::Bind(error) => error.hint.clone(),
         NodeError::Source { .. } => Some("an address of this machine (`ip address` lists them)".into()),
-        NodeError::Config(_) => None,
+        NodeError::Config(_) | NodeError::Stopping => None,
     };
     let mut text = error.to_string();
     if let NodeError::Bind(error) = error
-        && let Some(position) = source.locate(&Place::new("listen", &error.endpoint, "bind"))
+        && let Some(position) = source.locate_bind(error)
     {
         let _ = write!(text, " ({position})");
     }

@@ -403,11 +403,11 @@ fn first_line(text: &str, span: &Range<usize>) -> Option<usize> {
         true => 0,
         false => lines[..own].iter().rposition(|line| line.starts_with('[')).map_or(0, |header| header + 1),
     };
-    let same = |other: &&str| match lines[own].starts_with('[') {
+    let same = |other: &str| match lines[own].starts_with('[') {
         true => other.split('#').next() == lines[own].split('#').next(),
         false => other.split('=').next().is_some_and(|key| key.trim() == written),
     };
-    lines[begin..own].iter().position(|line| same(&line)).map(|nth| begin + nth + 1)
+    lines[begin..own].iter().position(|line| same(line)).map(|nth| begin + nth + 1)
 }
 
 /// What belongs to a table whose header is there twice.

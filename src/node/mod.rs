@@ -1,6 +1,7 @@
 //! [`Node`]: the one place where the parts are wired, and the order in which
 //! they stop.
 
+mod reload;
 mod wiring;
 
 use std::io;
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+pub use self::reload::Changes;
 use self::wiring::{Bound, Wiring};
 use crate::bus::EventBus;
 use crate::config::{Config, Fault, Leads};
@@ -74,7 +76,7 @@ pub struct Outcome {
     pub conversation: Option<Reason>,
 }
 
-/// Why a node did not start. Nothing is left open.
+/// Why a node did not start, or did not follow another config. Nothing is left open.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NodeError {
@@ -92,6 +94,9 @@ pub enum NodeError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// It was told to stop, so it does not follow another config.
+    #[error("the node is stopping")]
+    Stopping,
 }
 
 impl Node {
@@ -114,11 +119,11 @@ impl Node {
         // Taken first: if the node does not start it goes, and subscriptions end.
         let events = bus.dispatcher();
         let leads = wiring::check(&config).await?;
-        let bound = wiring::bind_all(&config).await?;
+        let wiring = Wiring::new(&config, &bus);
+        let bound = wiring.bind_new(&config, &Default::default()).await?;
 
         let (mut dispatcher, mut sweep) = (JoinSet::new(), JoinSet::new());
         dispatcher.spawn(events.run());
-        let wiring = Wiring::new(&config, &bus);
         let shared = wiring.shared();
         sweep.spawn(async move { shared.run_sweep().await });
         let stop = Arc::new(watch::Sender::new(Stop::No));

@@ -16,7 +16,7 @@ use crate::bus::EventBus;
 use crate::config::{Config, Leads, ListenConfig, RelayConfig};
 use crate::event::Endpoint;
 use crate::net::{Listener, Target, addresses, bind, check_source, is_own};
-use crate::registry::{Door, Object, Places};
+use crate::registry::{Door, ListenerState, Object, Places};
 use crate::relay::{
     Ended, Entrance, Limits, Outlet, Relay, RelayMode, Shared, Stop, most_connections, serve, serve_stdio,
 };
@@ -37,6 +37,17 @@ struct Open {
     bound: Vec<SocketAddr>,
     door: Arc<Door>,
     entrance: watch::Sender<Arc<Entrance>>,
+}
+
+/// For listeners of a config that are open, their places in [`Wiring`]'s list.
+pub(super) type Matches = BTreeMap<String, usize>;
+
+/// How a listener is recognised.
+#[derive(Clone, Copy)]
+enum By {
+    Name,
+    Address,
+    Socket,
 }
 
 /// A listener of the config that was bound and does not accept yet.
@@ -96,16 +107,6 @@ async fn bound_to(address: &Address) -> Vec<SocketAddr> {
     }
 }
 
-/// Binds every listener of the config; of one that fails nothing stays.
-pub(super) async fn bind_all(config: &Config) -> Result<Vec<Bound>, NodeError> {
-    let mut all = Vec::new();
-    for (id, listener) in in_order(config) {
-        let listeners = bind(id, &listener.bind, &listener.options).await?;
-        all.push(Bound { id: id.to_owned(), listeners });
-    }
-    Ok(all)
-}
-
 /// The listeners in the order of the relays that begin there.
 fn in_order(config: &Config) -> impl Iterator<Item = (&str, &ListenConfig)> {
     config.relay.values().flat_map(|relay| config.from(relay))
@@ -120,6 +121,83 @@ impl Wiring {
 
     pub(super) fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.shared)
+    }
+
+    /// Which listeners of `config` are open already: by name and address, else
+    /// by address, as it is written or as it is bound.
+    pub(super) async fn match_listeners(&self, config: &Config) -> Matches {
+        let mut matches = Matches::new();
+        for by in [By::Name, By::Address, By::Socket] {
+            for (id, listener) in in_order(config) {
+                if matches.contains_key(id) {
+                    continue;
+                }
+                let sockets = match by {
+                    By::Socket => bound_to(&listener.bind).await,
+                    By::Name | By::Address => Vec::new(),
+                };
+                let same = |open: &Open| match by {
+                    By::Name => open.id == id && open.bind == listener.bind,
+                    By::Address => open.bind == listener.bind,
+                    By::Socket => !sockets.is_empty() && open.bound == sockets,
+                };
+                let is_free = |nth: &usize| matches.values().all(|taken| taken != nth);
+                let is_open = |open: &Open| open.door.state() != ListenerState::Closed;
+                let mut known = self.open.iter().enumerate().filter(|(_, open)| is_open(open) && same(open));
+                if let Some((nth, _)) = known.find(|(nth, _)| is_free(nth)) {
+                    matches.insert(id.to_owned(), nth);
+                }
+            }
+        }
+        matches
+    }
+
+    /// Binds the listeners of the config that are not open; if one fails nothing stays.
+    pub(super) async fn bind_new(&self, config: &Config, matches: &Matches) -> Result<Vec<Bound>, NodeError> {
+        let mut all = Vec::new();
+        for (id, listener) in in_order(config).filter(|(id, _)| !matches.contains_key(*id)) {
+            let listeners = bind(id, &listener.bind, &listener.options).await.map_err(|mut error| {
+                if let Some(holder) = self.holder(&listener.bind) {
+                    error.hint = Some(format!(
+                        "to take it from `{holder}` of this node in one reload, and to listen on it in the next"
+                    ));
+                }
+                error
+            })?;
+            all.push(Bound { id: id.to_owned(), listeners });
+        }
+        Ok(all)
+    }
+
+    /// The listener that holds the port of this address.
+    fn holder(&self, address: &Address) -> Option<&str> {
+        let Address::Tcp { port, .. } = address else { return None };
+        let holds = |open: &&Open| open.bound.iter().any(|bound| bound.port() == *port);
+        self.open.iter().find(holds).map(|open| open.id.as_str())
+    }
+
+    /// Closes what the new config does not have, and gives the rest its names.
+    pub(super) fn close_unmatched(&mut self, matches: &Matches, config: &Config) {
+        let mut ids: BTreeMap<_, _> = matches.iter().map(|(id, nth)| (*nth, id)).collect();
+        let mut nth = 0;
+        let bus = &self.bus;
+        self.open.retain_mut(|open| {
+            let id = ids.remove(&nth);
+            nth += 1;
+            let Some(id) = id else {
+                open.door.turn(ListenerState::Closed);
+                return false;
+            };
+            open.bind = config.listen[id].bind.clone();
+            if open.id != *id {
+                open.id.clone_from(id);
+                for address in open.door.addresses() {
+                    bus.not_listening(address);
+                    bus.listening(id.as_str().into(), address.clone());
+                }
+            }
+            true
+        });
     }
 
     /// The TCP addresses that are listened on.
@@ -138,6 +216,7 @@ impl Wiring {
         stop: &watch::Sender<Stop>,
         serving: &mut JoinSet<Ended>,
     ) -> BTreeMap<Arc<str>, Object> {
+        self.shared.set_places(config.node.max_connections.unwrap_or_else(most_connections));
         let mut own: BTreeMap<String, Vec<SocketAddr>> =
             self.open.iter().map(|open| (open.id.clone(), open.bound.clone())).collect();
         for Bound { id, listeners } in &bound {
@@ -165,7 +244,9 @@ impl Wiring {
                 let places = listener.options.max_connections.unwrap_or(usize::MAX);
                 match self.open.iter().find(|open| open.id == id) {
                     Some(open) => {
-                        open.door.places().set_most(places);
+                        if !once {
+                            open.door.places().set_most(places);
+                        }
                         open.entrance.send_replace(Arc::new(entrance));
                     }
                     None => {

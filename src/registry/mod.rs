@@ -209,6 +209,11 @@ impl Door {
         Self { addresses, places, state: watch::Sender::new(ListenerState::Listening) }
     }
 
+    /// What it is bound to.
+    pub(crate) fn addresses(&self) -> &[Endpoint] {
+        &self.addresses
+    }
+
     /// Its own places.
     pub(crate) fn places(&self) -> &Arc<Places> {
         &self.places

@@ -51,8 +51,10 @@ pub(crate) async fn serve(
             _ = stop.wait_for(|stop| *stop != Stop::No) => break,
             Ok(()) = state.changed() => {}
             Ok(()) = entrance.changed() => {
-                now = Arc::clone(&entrance.borrow_and_update());
-                if let Err(error) = listener.set(&now.options) {
+                let before = std::mem::replace(&mut now, Arc::clone(&entrance.borrow_and_update()));
+                if before.options != now.options
+                    && let Err(error) = listener.set(&now.options)
+                {
                     tracing::warn!(endpoint = %now.endpoint, %error, "a listener keeps its old backlog or keepalive");
                 }
             }

@@ -21,5 +21,6 @@ mod operation;
 mod pair;
 mod programs;
 mod readme;
+mod reload;
 mod stdio;
 mod stream;
