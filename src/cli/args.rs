@@ -9,7 +9,7 @@ use clap::{ArgAction, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::address::Address;
-use crate::config::{Config, Fault, LogFormat, Origins, Place, ProgramOptions};
+use crate::config::{Config, Fault, LogFormat, Origins, Place, ProgramOptions, size};
 use crate::net::{BindError, DialOptions, ListenOptions};
 use crate::relay::RelayOptions;
 
@@ -54,6 +54,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "IP", help_heading = "Limits")]
     source: Option<String>,
 
+    /// The largest read: more for bulk, less for a neighbour's sake [default: 4MiB]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, help_heading = "Limits")]
+    max_read: Option<String>,
     /// Threads that move bytes; more than one pays where there are cores to spare [default: 1]
     #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Limits")]
     threads: Option<String>,
@@ -306,6 +309,9 @@ impl Args {
         if let Some(grace) = meaning.duration("--shutdown-grace", &self.shutdown_grace) {
             config.node.shutdown_grace = grace;
         }
+        if let Some(size) = meaning.size("--max-read", &self.max_read) {
+            config.node.max_read = size;
+        }
         if let Some(threads) = meaning.number("--threads", &self.threads) {
             config.program.threads = threads;
         }
@@ -368,6 +374,7 @@ pub(super) fn option(place: &Place) -> &'static str {
         (_, "deny") => "--deny",
         (_, "backlog") => "--backlog",
         (_, "connect_timeout") => "--connect-timeout",
+        (_, "max_read") => "--max-read",
         (_, "threads") => "--threads",
         (_, "source") => "--source",
         (_, "idle_timeout") => "--idle-timeout",
@@ -399,6 +406,12 @@ impl Meaning {
         let problem =
             || format!("`{}` is not a number from 1 up; write for example 100", text.escape_debug());
         self.note(option, number.ok_or_else(problem))
+    }
+
+    fn size(&mut self, option: &str, text: &Option<String>) -> Option<usize> {
+        let text = text.as_ref()?;
+        let problem = || format!("`{}` is not a size; write 64KiB or 1MiB", text.escape_debug());
+        self.note(option, size(text).ok_or_else(problem))
     }
 
     fn duration(&mut self, option: &str, text: &Option<String>) -> Option<Duration> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::keys::keepalive_faults;
 use super::{Config, Fault, ListenConfig, Place, RelayConfig};
 use crate::address::{Address, Host};
+use crate::flow::MOST_READ;
 use crate::nearest::{did_you_mean, quoted};
 use crate::relay::{RelayMode, most_connections};
 
@@ -91,6 +92,10 @@ impl Config {
         }
         if self.node.budget < LEAST_BUDGET {
             faults.add(node("budget"), "is too little to work with; write at least \"1MiB\"");
+        }
+        if !(LEAST_READ..=MOST_READ).contains(&self.node.max_read) {
+            let read = self.node.max_read;
+            faults.add(node("max_read"), format!("{read} bytes are not possible; write 4KiB to 16MiB"));
         }
         if !(1..=MOST_THREADS).contains(&self.program.threads) {
             let threads = self.program.threads;
@@ -325,6 +330,8 @@ const NO_LISTENER: &str = "there is no listener that it could hold for; listen o
 const TOO_LONG: &str = "is longer than a year; leave it out for the default";
 /// Timers beyond this are mistakes.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+/// Below this a relay would do little but system calls.
+const LEAST_READ: usize = 4 << 10;
 /// A few reads at once.
 const LEAST_BUDGET: usize = 1 << 20;
 /// More would only be in each other's way.

@@ -112,6 +112,7 @@ pub(crate) fn node() -> Vec<Key<Config>> {
         key(a::<Count<usize>>(), "max_connections", |c: &mut Config| &mut c.node.max_connections, Live, "clients of all listeners at once; auto: what the descriptor limit allows"),
         key(a::<Time>(), "shutdown_grace", |c| &mut c.node.shutdown_grace, Live, "time for connections to end once the node is told to stop"),
         key(a::<Size>(), "budget", |c| &mut c.node.budget, Restart, "memory for bytes that wait for a destination"),
+        key(a::<Size>(), "max_read", |c| &mut c.node.max_read, Restart, "the largest read: more for bulk, less for a neighbour's sake"),
         key(a::<Number<usize>>(), "threads", |c| &mut c.program.threads, Restart, "threads that move bytes"),
         key(a::<Switch>(), "hexdump", |c| &mut c.program.hexdump, Restart, "show every byte on stderr"),
         key(a::<Text>(), "log", |c| &mut c.program.log, Restart, "what is logged, as a filter"),

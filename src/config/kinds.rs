@@ -270,6 +270,14 @@ impl<N: TryFrom<u64> + ToString> Kind for Count<N> {
     }
 }
 
+/// A size as it is written: `64KiB`.
+pub(crate) fn size(text: &str) -> Option<usize> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let number: usize = text[..digits].parse().ok()?;
+    let (_, unit) = UNITS.iter().find(|(name, _)| *name == &text[digits..])?;
+    number.checked_mul(*unit)
+}
+
 impl Kind for Size {
     type Value = usize;
 
@@ -278,12 +286,6 @@ impl Kind for Size {
     }
 
     fn read(value: &DeValue<'_>) -> Result<usize, Vec<Problem>> {
-        let size = |text: &str| {
-            let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-            let number: usize = text[..digits].parse().ok()?;
-            let (_, unit) = UNITS.iter().find(|(name, _)| *name == &text[digits..])?;
-            number.checked_mul(*unit)
-        };
         value.as_str().and_then(size).map_or_else(|| wrong::<_, Self>(value), Ok)
     }
 

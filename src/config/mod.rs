@@ -17,6 +17,8 @@ use std::time::Duration;
 
 pub use self::file::FileError;
 pub use self::keys::Reload;
+#[cfg(feature = "cli")]
+pub(crate) use self::kinds::size;
 pub(crate) use self::loops::Leads;
 pub use self::origin::Origins;
 use crate::address::Address;
@@ -70,12 +72,21 @@ pub struct NodeOptions {
     pub shutdown_grace: Duration,
     /// Memory for bytes that wait for a destination, in bytes.
     pub budget: usize,
+    /// The largest read, in bytes, from 4 KiB to 16 MiB. Larger ones move bulk
+    /// with fewer system calls; smaller ones let a neighbour's message pass sooner,
+    /// and keep less when a destination stalls.
+    pub max_read: usize,
 }
 
 impl Default for NodeOptions {
-    /// As many clients as fit, 10 s, 256 MiB.
+    /// As many clients as fit, 10 s, 256 MiB, 4 MiB.
     fn default() -> Self {
-        Self { max_connections: None, shutdown_grace: Duration::from_secs(10), budget: 256 << 20 }
+        Self {
+            max_connections: None,
+            shutdown_grace: Duration::from_secs(10),
+            budget: 256 << 20,
+            max_read: 4 << 20,
+        }
     }
 }
 

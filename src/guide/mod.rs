@@ -15,6 +15,9 @@ pub mod events {}
 #[doc = include_str!("limits.md")]
 pub mod limits {}
 
+#[doc = include_str!("speed.md")]
+pub mod speed {}
+
 #[doc = include_str!("promises.md")]
 pub mod promises {}
 
@@ -55,6 +58,11 @@ pub const PAGES: &[Page] = &[
         topic: "limits",
         about: "backlog, pending and live; every limit and default",
         text: include_str!("limits.md"),
+    },
+    Page {
+        topic: "speed",
+        about: "what decides it, what can be turned, what watching costs",
+        text: include_str!("speed.md"),
     },
     Page {
         topic: "promises",

@@ -115,7 +115,8 @@ fn in_order(config: &Config) -> impl Iterator<Item = (&str, &ListenConfig)> {
 impl Wiring {
     pub(super) fn new(config: &Config, bus: &EventBus) -> Self {
         let places = config.node.max_connections.unwrap_or_else(most_connections);
-        let shared = Shared::new(bus.clone(), config.node.budget, places, config.tap.clone());
+        let shared =
+            Shared::new(bus.clone(), config.node.budget, config.node.max_read, places, config.tap.clone());
         Self { bus: bus.clone(), shared: Arc::new(shared), limits: BTreeMap::new(), open: Vec::new() }
     }
 
@@ -228,6 +229,7 @@ impl Wiring {
             let limit = match self.limits.remove(name) {
                 Some(limit) => {
                     limit.set(&relay.options);
+                    self.shared.limits_changed(&limit);
                     limit
                 }
                 None => Arc::new(Limits::new(&relay.options)),

@@ -110,11 +110,17 @@ pub(crate) struct Ended {
 }
 
 impl Shared {
-    pub(crate) fn new(bus: EventBus, budget: usize, places: usize, tap: Option<Tap>) -> Self {
+    pub(crate) fn new(
+        bus: EventBus,
+        budget: usize,
+        max_read: usize,
+        places: usize,
+        tap: Option<Tap>,
+    ) -> Self {
         Self {
             bus,
             budget: Budget::new(budget),
-            turns: Turns::default(),
+            turns: Turns::new(max_read),
             places: Arc::new(Places::new(places)),
             sweep: Sweep::default(),
             tap,
@@ -124,6 +130,11 @@ impl Shared {
     /// Changes how many clients the node has places for.
     pub(crate) fn set_places(&self, most: usize) {
         self.places.set_most(most);
+    }
+
+    /// The limits of pairs that live have changed.
+    pub(crate) fn limits_changed(&self, limits: &Limits) {
+        self.sweep.attend(limits);
     }
 
     /// Looks after the limits that have no timer of their own. Never ends.

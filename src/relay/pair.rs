@@ -100,10 +100,13 @@ impl Pair {
         if finished == 2 {
             return Poll::Ready(End::Closed);
         }
+        let mut is_news = self.watch.stuck(self.to_target.flow.unsent() + self.to_client.flow.unsent() > 0);
         if finished == 1 {
-            self.watch.half_closed();
+            is_news |= self.watch.half_closed();
         }
-        self.watch.stuck(self.to_target.flow.unsent() + self.to_client.flow.unsent() > 0);
+        if is_news {
+            self.relay.shared.sweep.attend(&self.relay.limits);
+        }
         match self.watch.take_look().then(|| self.take_error()).flatten() {
             Some(fault) => Poll::Ready(End::Broken(fault)),
             None => Poll::Pending,
