@@ -142,7 +142,6 @@ async fn connect_tcp(
 ) -> Result<(TcpStream, SocketAddr, SocketAddr), String> {
     let connecting = async {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_nodelay(true)?;
         if let Some(source) = options.source {
             socket.bind((source, 0).into()).map_err(|error| explain_source(source, address, &error))?;
         }

@@ -43,25 +43,32 @@ pub(crate) async fn serve(
     let mut now = Arc::clone(&entrance.borrow_and_update());
     while conversation.is_none() {
         let does = *state.borrow_and_update();
-        if does == ListenerState::Closed {
+        if does == ListenerState::Closed || *stop.borrow_and_update() != Stop::No {
             break;
         }
+        if entrance.has_changed().unwrap_or(false) {
+            let before = std::mem::replace(&mut now, Arc::clone(&entrance.borrow_and_update()));
+            if before.options != now.options
+                && let Err(error) = listener.set(&now.options)
+            {
+                tracing::warn!(endpoint = %now.endpoint, %error, "a listener keeps its old backlog or keepalive");
+            }
+        }
+        // The news is looked at above before each client; waiting for it costs more than a look, so
+        // a client that is there already comes first here.
         tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop != Stop::No) => break,
-            Ok(()) = state.changed() => {}
-            Ok(()) = entrance.changed() => {
-                let before = std::mem::replace(&mut now, Arc::clone(&entrance.borrow_and_update()));
-                if before.options != now.options
-                    && let Err(error) = listener.set(&now.options)
-                {
-                    tracing::warn!(endpoint = %now.endpoint, %error, "a listener keeps its old backlog or keepalive");
-                }
-            }
-            Some(ended) = sessions.join_next() => conversation = end_of(ended).filter(|_| now.relay.once),
             (client, places) = now.admit(&listener, door.places()), if does == ListenerState::Listening => {
                 sessions.spawn(Session::new(&now.relay, client, places));
             }
+            _ = stop.wait_for(|stop| *stop != Stop::No) => break,
+            Ok(()) = state.changed() => {}
+            // Taken over above.
+            Ok(()) = entrance.changed() => entrance.mark_changed(),
+            Some(ended) = sessions.join_next() => conversation = end_of(ended).filter(|_| now.relay.once),
+        }
+        while let Some(ended) = sessions.try_join_next() {
+            conversation = end_of(ended).filter(|_| now.relay.once).or(conversation);
         }
     }
     now.relay.shared.bus.not_listening(&listener.local());

@@ -20,6 +20,10 @@ pub(super) struct Session {
     _places: Admission,
 }
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly every session flows, and a box for it would cost memory"
+)]
 enum Stage {
     Dialling(Pin<Box<dyn Future<Output = Option<Pair>> + Send>>),
     Flowing(Pair),
