@@ -16,6 +16,8 @@ mod net;
 mod node;
 pub mod registry;
 mod relay;
+#[cfg(feature = "cli")]
+mod service;
 
 pub use self::address::{Address, AddressError, Host};
 pub use self::bus::{EventBus, Subscription};

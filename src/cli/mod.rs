@@ -37,12 +37,16 @@ use crate::bus::EventBus;
 use crate::config::{Config, LogFormat, RelayConfig};
 use crate::event::Reason;
 use crate::guide;
+use crate::net::{inherit_sockets, unused_sockets};
 use crate::node::{Node, NodeError, Outcome};
 use crate::relay::{RelayMode, most_connections};
+use crate::service::Supervisor;
 
 /// Runs the program `node`, and says how it ended: 0 done, 1 failed while
 /// running, 2 wrong command line or config.
 pub fn main() -> ExitCode {
+    // Before any thread, since it changes the environment.
+    inherit_sockets();
     raise_descriptor_limit();
     let args = match Args::try_parse() {
         Ok(args) => args,
@@ -179,6 +183,7 @@ async fn operate(mut run: Run, log: &LogQueue) -> u8 {
     };
     let filter = std::mem::take(&mut run.filter);
     subscribe(log, filter, format);
+    let supervisor = Supervisor::from_environment();
     let dump = if run.config.program.hexdump {
         match Dump::start(log.clone(), format) {
             Ok((dump, tap)) => {
@@ -202,7 +207,14 @@ async fn operate(mut run: Run, log: &LogQueue) -> u8 {
     let code = match Node::bind_with(run.config, bus).await {
         Ok(node) => {
             info!("{plan}");
-            serve(node, run.source, signals, typed).await
+            for name in unused_sockets() {
+                warn!(
+                    name,
+                    "no listener uses this socket of the service manager; clients wait there in vain"
+                );
+            }
+            supervisor.ready(&plan).await;
+            serve(node, run.source, signals, typed, supervisor).await
         }
         Err(error) => did_not_start(&error, &run.source, format),
     };
@@ -259,7 +271,13 @@ fn plan(run: &Run) -> String {
 }
 
 /// Runs the node until it is done or was told to stop.
-async fn serve(mut node: Node, mut source: Source, mut signals: Signals, typed: bool) -> u8 {
+async fn serve(
+    mut node: Node,
+    mut source: Source,
+    mut signals: Signals,
+    typed: bool,
+    mut supervisor: Supervisor,
+) -> u8 {
     let mut stopping = false;
     let mut reload = false;
     loop {
@@ -269,6 +287,7 @@ async fn serve(mut node: Node, mut source: Source, mut signals: Signals, typed: 
                 signal = signals.next() => signal,
                 () = reload_and_say(&mut node, &mut source) => {
                     reload = false;
+                    supervisor.ready("reloaded").await;
                     continue;
                 }
             }
@@ -277,11 +296,18 @@ async fn serve(mut node: Node, mut source: Source, mut signals: Signals, typed: 
                 biased;
                 () = node.served() => break,
                 signal = signals.next() => signal,
+                () = supervisor.watchdog_due() => {
+                    supervisor.feed_watchdog().await;
+                    continue;
+                }
             }
         };
         match signal {
             // One that is under way begins anew, with what the files say now.
-            Caught::Reload => reload = true,
+            Caught::Reload => {
+                supervisor.reloading().await;
+                reload = true;
+            }
             Caught::Stop if stopping => node.stopper().now(),
             Caught::Stop => {
                 stopping = true;
@@ -290,8 +316,10 @@ async fn serve(mut node: Node, mut source: Source, mut signals: Signals, typed: 
                 let connections =
                     node.bus().snapshot().connections.iter().filter(|c| c.partner.is_none()).count();
                 let grace_time = humantime::format_duration(grace).to_string();
-                info!(connections, grace = grace_time, "stopping; a second signal stops at once");
+                info!(connections, grace = grace_time.as_str(), "stopping; a second signal stops at once");
                 node.stopper().drain(grace);
+                let status = format!("stopping, {connections} clients have {grace_time} to end");
+                supervisor.stopping(&status, grace).await;
             }
         }
     }

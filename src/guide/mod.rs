@@ -18,6 +18,9 @@ pub mod limits {}
 #[doc = include_str!("promises.md")]
 pub mod promises {}
 
+#[doc = include_str!("service.md")]
+pub mod service {}
+
 /// A page of the manual.
 #[derive(Clone, Copy, Debug)]
 pub struct Page {
@@ -55,6 +58,11 @@ pub const PAGES: &[Page] = &[
         topic: "limits",
         about: "backlog, pending and live; every limit and default",
         text: include_str!("limits.md"),
+    },
+    Page {
+        topic: "service",
+        about: "under systemd: readiness, passed sockets, the unit",
+        text: include_str!("service.md"),
     },
     Page {
         topic: "promises",

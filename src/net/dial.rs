@@ -95,6 +95,9 @@ async fn connect(
         Address::Stdio => Ok((Stream::stdio(), Endpoint::Stdio, Endpoint::Stdio)),
         Address::Echo => Ok((Stream::echo(), Endpoint::Echo, Endpoint::Echo)),
         Address::Unix(path) => connect_unix(path, record).await,
+        Address::Systemd(_) => {
+            Err(DialError::NoAddress("a socket that was passed to listen on is no target".into()))
+        }
         Address::Tcp { host, port } => {
             record.set_state(State::HostLookup);
             let found = addresses(host, *port)

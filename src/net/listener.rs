@@ -13,6 +13,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use super::holder::holder;
+use super::inherited::{self, Copy};
 use super::options::{ListenOptions, keep_alive};
 use super::resolve::addresses;
 use super::transport::Stream;
@@ -34,6 +35,7 @@ pub(crate) type Accepted = (Stream, Endpoint, Endpoint);
 pub(crate) struct UnixPath {
     path: PathBuf,
     /// Device and inode of what was bound: another's socket at the same path is not ours to remove.
+    /// `None` for one that was passed to us.
     identity: Option<(u64, u64)>,
 }
 
@@ -67,7 +69,7 @@ impl Listener {
             Self::Unix { listener, path } => {
                 let (stream, peer) = ready!(listener.poll_accept(cx))?;
                 let peer = Endpoint::Unix(peer.as_pathname().map(Arc::from));
-                (Stream::Unix(stream), peer, Endpoint::Unix(Some(Arc::from(path.path.as_path()))))
+                (Stream::Unix(stream), peer, path.endpoint())
             }
         }))
     }
@@ -77,7 +79,7 @@ impl Listener {
         match self {
             // Not by `Endpoint::from`, which would show [::] as an IPv4 address it is not.
             Self::Tcp { bound, .. } => Endpoint::Tcp(*bound),
-            Self::Unix { path, .. } => Endpoint::Unix(Some(Arc::from(path.path.as_path()))),
+            Self::Unix { path, .. } => path.endpoint(),
         }
     }
 
@@ -134,8 +136,39 @@ pub(crate) async fn bind(
                 bind_unix(path, options).await.map_err(|error| fail(address.to_string(), error))?;
             Ok(vec![listener])
         }
+        Address::Systemd(name) => {
+            let taken = inherited::copies(name)
+                .and_then(|copies| copies.into_iter().map(|copy| take_over(copy, options)).collect());
+            taken.map_err(|error| fail(address.to_string(), error))
+        }
         Address::Stdio | Address::Echo => Ok(Vec::new()),
     }
+}
+
+/// A socket that the service manager listens on, with our options.
+fn take_over(socket: Copy, options: &ListenOptions) -> io::Result<Listener> {
+    let listener = match socket {
+        Copy::Tcp(socket) => {
+            socket.set_nonblocking(true)?;
+            SockRef::from(&socket).set_tcp_nodelay(true)?;
+            let listener = TcpListener::from_std(socket)?;
+            let bound = listener.local_addr()?;
+            Listener::Tcp { listener, bound }
+        }
+        Copy::Unix(_) if !options.access.is_empty() => {
+            let problem = "allow and deny know networks, and clients of a Unix socket have none";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+        }
+        Copy::Unix(socket) => {
+            socket.set_nonblocking(true)?;
+            let path = socket.local_addr()?.as_pathname().map(Path::to_owned).unwrap_or_default();
+            // Its file is the manager's, and stays.
+            let path = UnixPath { path, identity: None };
+            Listener::Unix { listener: UnixListener::from_std(socket)?, path }
+        }
+    };
+    listener.set(options)?;
+    Ok(listener)
 }
 
 /// All interfaces: one IPv6 socket that takes IPv4 too, or IPv4 alone where there is no IPv6.
@@ -183,13 +216,13 @@ fn bind_tcp(address: SocketAddr, options: &ListenOptions) -> io::Result<Listener
     socket.set_tcp_nodelay(true)?;
     keep_alive(&SockRef::from(&socket), &options.keepalive)?;
     socket.bind(&address.into())?;
-    listen(&socket, options)?;
+    listen(&SockRef::from(&socket), options)?;
     let listener = TcpListener::from_std(socket.into())?;
     let bound = listener.local_addr()?;
     Ok(Listener::Tcp { listener, bound })
 }
 
-fn listen(socket: &Socket, options: &ListenOptions) -> io::Result<()> {
+fn listen(socket: &SockRef<'_>, options: &ListenOptions) -> io::Result<()> {
     // The kernel lowers it to net.core.somaxconn.
     let backlog = options.backlog.unwrap_or(u32::MAX).min(i32::MAX as u32);
     socket.listen(backlog as i32)
@@ -206,7 +239,7 @@ async fn bind_unix(path: &Path, options: &ListenOptions) -> io::Result<Listener>
         }
         bound => bound?,
     }
-    listen(&socket, options)?;
+    listen(&SockRef::from(&socket), options)?;
     let listener = UnixListener::from_std(socket.into())?;
     let path = UnixPath { path: path.to_owned(), identity: identity(path) };
     Ok(Listener::Unix { listener, path })
@@ -218,6 +251,13 @@ async fn is_stale(path: &Path) -> bool {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_socket());
     let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
     is_socket && UnixStream::connect(path).await.is_err_and(refused)
+}
+
+impl UnixPath {
+    fn endpoint(&self) -> Endpoint {
+        let path = self.path.as_path();
+        Endpoint::Unix((!path.as_os_str().is_empty()).then(|| Arc::from(path)))
+    }
 }
 
 impl Drop for UnixPath {
@@ -260,6 +300,12 @@ fn hint(error: &io::Error, address: &Address, shown: &str) -> Option<String> {
             format!("a port from 1024 up, or give the program CAP_NET_BIND_SERVICE for port {port}")
         }
         (io::ErrorKind::NotFound, Address::Unix(_)) => "a path whose folder exists".into(),
+        (io::ErrorKind::NotFound, Address::Systemd(name)) => {
+            let name = if name.is_empty() { "NAME" } else { name };
+            format!(
+                "a .socket unit with FileDescriptorName={name}, or systemd-socket-activate --fdname={name}"
+            )
+        }
         _ => return None,
     };
     Some(hint)

@@ -24,3 +24,4 @@ mod readme;
 mod reload;
 mod stdio;
 mod stream;
+mod supervisor;
