@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand};
+use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 
 use crate::address::Address;
@@ -123,6 +124,13 @@ enum Verb {
         /// Which page; without one they are listed
         topic: Option<String>,
     },
+    /// Print what makes a shell complete this program's words
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the manual page, for man(1)
+    Man,
 }
 
 /// What the program was asked to do.
@@ -138,6 +146,8 @@ pub(super) enum Command {
         files: Vec<PathBuf>,
         live: bool,
     },
+    Completions(Shell),
+    Man,
     Run(Box<Run>),
 }
 
@@ -274,6 +284,8 @@ impl Args {
                     false => Command::Check { config, files, live },
                 });
             }
+            Some(Verb::Completions { shell }) => return Ok(Command::Completions(shell)),
+            Some(Verb::Man) => return Ok(Command::Man),
             None => {}
         }
         if self.listen.is_empty() && self.connect.is_empty() {
@@ -411,7 +423,7 @@ impl Meaning {
     }
 }
 
-const EXAMPLES: &str = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   node --listen 9000 --connect host:9001   relay: one outbound connection per client
   node --listen 9000 --connect echo:       an echo server, with no other program

@@ -61,8 +61,11 @@ pub(super) fn line(error: &Error) -> String {
             }
             format!("{option}: cannot stand beside {other}; remove one")
         }
-        ErrorKind::MissingRequiredArgument => {
+        ErrorKind::MissingRequiredArgument if option.starts_with("<FILE>") => {
             "a FILE is missing; write for example `node run relay.toml`, or see `node example`".into()
+        }
+        ErrorKind::MissingRequiredArgument => {
+            format!("{option}: is missing; `--help` after the command says what it may be")
         }
         ErrorKind::InvalidUtf8 => "an argument is not UTF-8; write it in UTF-8".into(),
         _ => {

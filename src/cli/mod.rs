@@ -2,6 +2,7 @@
 //! signals stop it. Data goes to stdout, everything else to stderr.
 
 mod args;
+mod documents;
 mod dump;
 mod example;
 mod explain;
@@ -65,6 +66,8 @@ pub fn main() -> ExitCode {
         Ok(Command::Print(text)) => print(&text),
         Ok(Command::Check { config, live: true, .. }) => try_all(&config),
         Ok(Command::Check { config, files, .. }) => print(&explain::config(&config, &files)),
+        Ok(Command::Completions(shell)) => print(&documents::completions(shell)),
+        Ok(Command::Man) => print(&documents::manual_page()),
         Ok(Command::Run(run)) => start(*run),
     }
 }

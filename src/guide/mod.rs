@@ -61,7 +61,7 @@ pub const PAGES: &[Page] = &[
     },
     Page {
         topic: "service",
-        about: "under systemd: readiness, passed sockets, the unit",
+        about: "under systemd: readiness, passed sockets, the unit; completions",
         text: include_str!("service.md"),
     },
     Page {

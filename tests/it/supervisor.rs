@@ -235,3 +235,44 @@ fn the_unit_is_sound_and_shut_tight() {
     assert!(said.trim().is_empty(), "{said}");
     analyze(&["security", "--no-pager", "--offline=true", "--threshold=25"], &[&service]);
 }
+
+#[test]
+fn completions_and_the_manual_page_are_what_their_readers_expect() {
+    let document = |arguments: &[&str]| {
+        let out = run(Command::new(binary()).args(arguments), &[]);
+        assert!(out.status.success() && out.stderr.is_empty());
+        String::from_utf8(out.stdout).unwrap()
+    };
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(document(&["completions", shell]).contains("log-format"), "{shell}");
+    }
+    if needs(&["bash"]) {
+        let script = document(&["completions", "bash"]);
+        let out = run(Command::new("bash").args(["-n"]), script.as_bytes());
+        assert!(out.status.success() && out.stderr.is_empty(), "{}", String::from_utf8_lossy(&out.stderr));
+        // The shell asks for what may follow `node --l`.
+        let ask = format!(
+            "{script}\nCOMP_WORDS=(node --l); COMP_CWORD=1; _node node --l node; echo \"${{COMPREPLY[*]}}\""
+        );
+        let out = run(Command::new("bash").args(["-c", &ask]), &[]);
+        let offered = String::from_utf8(out.stdout).unwrap();
+        assert_eq!(offered.split_whitespace().collect::<Vec<_>>(), ["--listen", "--log", "--log-format"]);
+    }
+    let page = document(&["man"]);
+    if needs(&["groff"]) {
+        let out = run(Command::new("groff").args(["-man", "-Tutf8", "-ww", "-P-cbou"]), page.as_bytes());
+        assert!(out.status.success() && out.stderr.is_empty(), "{}", String::from_utf8_lossy(&out.stderr));
+        let shown = String::from_utf8_lossy(&out.stdout);
+        for expected in ["--idle-timeout", "COMMANDS", "EXIT STATUS", "node help events"] {
+            assert!(shown.contains(expected), "{expected} is not in:\n{shown}");
+        }
+    }
+    // Packages install it by another name, and its documents follow.
+    let folder = tempfile::tempdir().unwrap();
+    let installed = folder.path().join("signal-node");
+    std::os::unix::fs::symlink(binary(), &installed).unwrap();
+    let out = run(Command::new(&installed).args(["completions", "bash"]), &[]);
+    assert!(String::from_utf8_lossy(&out.stdout).contains("-o default signal-node"));
+    let out = run(Command::new(&installed).arg("man"), &[]);
+    assert!(String::from_utf8_lossy(&out.stdout).contains(".TH signal-node 1"));
+}
