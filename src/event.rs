@@ -26,6 +26,11 @@ impl ConnectionId {
         Self(NonZeroU64::new(NEXT.fetch_add(1, Ordering::Relaxed)).expect("2^64 connections were not made"))
     }
 
+    /// The one of this number; 0 is nobody's.
+    pub(crate) fn of_number(number: u64) -> Option<Self> {
+        NonZeroU64::new(number).map(Self)
+    }
+
     /// The number, which is what logs show.
     pub const fn get(self) -> u64 {
         self.0.get()
@@ -123,6 +128,8 @@ pub enum Reason {
     Shutdown,
     /// Its task ended early (a panic); reset.
     Aborted,
+    /// Somebody asked for it (`node call node.disconnect ID`); reset.
+    Killed,
 }
 
 impl Reason {
@@ -139,6 +146,7 @@ impl Reason {
             Self::HalfClosed => "half_closed",
             Self::Shutdown => "shutdown",
             Self::Aborted => "aborted",
+            Self::Killed => "killed",
         }
     }
 }
@@ -218,6 +226,8 @@ pub enum Event {
     StateChanged {
         /// The connection.
         connection: ConnectionId,
+        /// The name of its listener or target.
+        endpoint: Arc<str>,
         /// The state it left.
         from: State,
         /// The state it is in.
@@ -229,6 +239,8 @@ pub enum Event {
     HostFound {
         /// The connection being made.
         connection: ConnectionId,
+        /// The name of its listener or target.
+        endpoint: Arc<str>,
         /// How many addresses will be raced.
         addresses: usize,
     },
@@ -269,6 +281,8 @@ pub enum Event {
     ReadyRead {
         /// The connection.
         connection: ConnectionId,
+        /// The name of its listener or target.
+        endpoint: Arc<str>,
         /// Bytes received since it began.
         received: u64,
     },
@@ -279,6 +293,8 @@ pub enum Event {
     BytesWritten {
         /// The connection.
         connection: ConnectionId,
+        /// The name of its listener or target.
+        endpoint: Arc<str>,
         /// Bytes sent since it began.
         sent: u64,
     },
@@ -288,6 +304,8 @@ pub enum Event {
     ReadFinished {
         /// The connection.
         connection: ConnectionId,
+        /// The name of its listener or target.
+        endpoint: Arc<str>,
         /// Bytes received in all.
         received: u64,
     },
@@ -297,6 +315,8 @@ pub enum Event {
     ErrorOccurred {
         /// The connection.
         connection: ConnectionId,
+        /// The name of its listener or target.
+        endpoint: Arc<str>,
         /// What the kernel said.
         error: String,
     },
@@ -349,6 +369,27 @@ fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
 }
 
 impl Event {
+    /// The name of the listener or target it is about, if it is about one.
+    pub fn endpoint(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Listening { endpoint, .. }
+            | Self::AcceptError { endpoint, .. }
+            | Self::AcceptPaused { endpoint, .. }
+            | Self::AcceptRejected { endpoint, .. }
+            | Self::NewConnection { endpoint, .. }
+            | Self::StateChanged { endpoint, .. }
+            | Self::HostFound { endpoint, .. }
+            | Self::Connected { endpoint, .. }
+            | Self::ConnectFailed { endpoint, .. }
+            | Self::ReadyRead { endpoint, .. }
+            | Self::BytesWritten { endpoint, .. }
+            | Self::ReadFinished { endpoint, .. }
+            | Self::ErrorOccurred { endpoint, .. }
+            | Self::Disconnected { endpoint, .. } => Some(endpoint),
+            Self::Lagged { .. } | Self::SlotPanicked { .. } => None,
+        }
+    }
+
     /// Which of the kinds this is.
     pub const fn kind(&self) -> EventKind {
         match self {
@@ -397,6 +438,28 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// The word used in logs and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Listening => "listening",
+            Self::AcceptError => "accept_error",
+            Self::AcceptPaused => "accept_paused",
+            Self::AcceptRejected => "accept_rejected",
+            Self::NewConnection => "new_connection",
+            Self::StateChanged => "state_changed",
+            Self::HostFound => "host_found",
+            Self::Connected => "connected",
+            Self::ConnectFailed => "connect_failed",
+            Self::ReadyRead => "ready_read",
+            Self::BytesWritten => "bytes_written",
+            Self::ReadFinished => "read_finished",
+            Self::ErrorOccurred => "error_occurred",
+            Self::Disconnected => "disconnected",
+            Self::Lagged => "lagged",
+            Self::SlotPanicked => "slot_panicked",
+        }
+    }
+
     /// All kinds, in the order of declaration.
     pub const ALL: [Self; 16] = [
         Self::Listening,

@@ -308,7 +308,9 @@ impl<'a> Attempt<'a> {
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        self.end("given up, because the node is stopping");
+        let killed = self.record.as_ref().is_some_and(|record| record.is_killed());
+        let cause = if killed { "the client was disconnected" } else { "the node is stopping" };
+        self.end(&format!("given up, because {cause}"));
     }
 }
 
