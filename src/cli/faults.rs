@@ -51,7 +51,9 @@ pub(super) fn line(error: &Error) -> String {
             _ => format!("{option}: needs a value; `node --help` shows which"),
         },
         ErrorKind::ArgumentConflict if option.is_empty() => {
-            "a word stands alone; every address has its option, as in --connect host:9001".into()
+            "a word stands alone; every address has its option, as in --connect host:9001, \
+             and a command comes first, as in node status --control PATH"
+                .into()
         }
         ErrorKind::ArgumentConflict => {
             let other = text(ContextKind::PriorArg).unwrap_or_default();

@@ -18,6 +18,9 @@ pub mod limits {}
 #[doc = include_str!("promises.md")]
 pub mod promises {}
 
+#[doc = include_str!("control.md")]
+pub mod control {}
+
 #[doc = include_str!("service.md")]
 pub mod service {}
 
@@ -58,6 +61,11 @@ pub const PAGES: &[Page] = &[
         topic: "limits",
         about: "backlog, pending and live; every limit and default",
         text: include_str!("limits.md"),
+    },
+    Page {
+        topic: "control",
+        about: "status, signals, call, reload, stop of a running node; the socket's language",
+        text: include_str!("control.md"),
     },
     Page {
         topic: "service",

@@ -5,14 +5,17 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use rustix::fs::FlockOperation;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 
-use super::holder::holder;
+use super::holder::{holder, named};
 use super::inherited::{self, Copy};
 use super::options::{ListenOptions, keep_alive};
 use super::resolve::addresses;
@@ -132,8 +135,7 @@ pub(crate) async fn bind(
             bind_found(found, options).map_err(|(found, error)| fail(found.to_string(), error))
         }
         Address::Unix(path) => {
-            let listener =
-                bind_unix(path, options).await.map_err(|error| fail(address.to_string(), error))?;
+            let listener = bind_unix(path, options).map_err(|error| fail(address.to_string(), error))?;
             Ok(vec![listener])
         }
         Address::Systemd(name) => {
@@ -228,29 +230,83 @@ fn listen(socket: &SockRef<'_>, options: &ListenOptions) -> io::Result<()> {
     socket.listen(backlog as i32)
 }
 
-async fn bind_unix(path: &Path, options: &ListenOptions) -> io::Result<Listener> {
+fn bind_unix(path: &Path, options: &ListenOptions) -> io::Result<Listener> {
+    let (socket, path) = open(path, None)?;
+    listen(&SockRef::from(&socket), options)?;
+    let listener = UnixListener::from_std(socket.into())?;
+    Ok(Listener::Unix { listener, path })
+}
+
+/// Listens at `path` for this user alone.
+///
+/// # Errors
+/// [`BindError`], which names who listens there already.
+pub(crate) fn bind_private(endpoint: &str, path: &Path) -> Result<(StdUnixListener, UnixPath), BindError> {
+    let bound = open(path, Some(0o600)).and_then(|(socket, path)| {
+        socket.listen(PRIVATE_BACKLOG)?;
+        Ok((socket.into(), path))
+    });
+    bound.map_err(|source| {
+        let address = Address::Unix(path.to_owned());
+        let shown = address.to_string();
+        BindError {
+            hint: hint(&source, &address, &shown),
+            address: shown,
+            endpoint: endpoint.to_owned(),
+            source,
+        }
+    })
+}
+
+/// A socket bound to `path`, in the place of one that nobody listens on any more.
+fn open(path: &Path, mode: Option<u32>) -> io::Result<(Socket, UnixPath)> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     let address = SockAddr::unix(path)?;
+    // Or two who find the same stale socket would each remove it, and one of them the other's new one.
+    let _turn = lock_folder(path);
     match socket.bind(&address) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path).await => {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
             fs::remove_file(path)?;
             socket.bind(&address)?;
         }
         bound => bound?,
     }
-    listen(&SockRef::from(&socket), options)?;
-    let listener = UnixListener::from_std(socket.into())?;
-    let path = UnixPath { path: path.to_owned(), identity: identity(path) };
-    Ok(Listener::Unix { listener, path })
+    let guard = UnixPath { path: path.to_owned(), identity: identity(path) };
+    if let Some(mode) = mode {
+        // Nobody can connect before it listens.
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+    }
+    Ok((socket, guard))
+}
+
+/// Takes turns with other nodes in the folder of `path`, for as long as the file lives. Without a lock
+/// things go on, since whoever holds it for long is no node.
+fn lock_folder(path: &Path) -> Option<fs::File> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = fs::File::open(folder.unwrap_or_else(|| Path::new("."))).ok()?;
+    for _ in 0..LOCK_TRIES {
+        match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Some(folder),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            Err(_unlockable) => return None,
+        }
+    }
+    None
 }
 
 /// Tells whether `path` is a socket that nobody listens on any more.
-async fn is_stale(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_socket());
-    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    is_socket && UnixStream::connect(path).await.is_err_and(refused)
+fn is_stale(path: &Path) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|data| is_socket(&data));
+    is_socket && knock(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Connects to `path` and leaves again. A full backlog is an error too, but not that nobody is there.
+fn knock(path: &Path) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(socket)
 }
 
 impl UnixPath {
@@ -290,7 +346,17 @@ fn hint(error: &io::Error, address: &Address, shown: &str) -> Option<String> {
         },
         (io::ErrorKind::AddrInUse, Address::Unix(path)) => match fs::symlink_metadata(path) {
             Ok(data) if !is_socket(&data) => "another path: a file that is no socket is there".into(),
-            _ => "another path, or stop the process that listens there".into(),
+            _ => {
+                let holder =
+                    knock(path).and_then(|socket| Ok(rustix::net::sockopt::socket_peercred(&socket)?));
+                match holder {
+                    Ok(peer) => {
+                        let holder = named(peer.pid.as_raw_pid().unsigned_abs());
+                        format!("another path, or stop the process that listens there ({holder})")
+                    }
+                    Err(_busy) => "another path, or stop the process that listens there".into(),
+                }
+            }
         },
         (io::ErrorKind::AddrNotAvailable, _) => {
             let ip = shown.parse::<SocketAddr>().map_or_else(|_| shown.to_owned(), |a| a.ip().to_string());
@@ -316,6 +382,11 @@ fn is_socket(data: &fs::Metadata) -> bool {
     data.file_type().is_socket()
 }
 
+/// Control clients are few.
+const PRIVATE_BACKLOG: i32 = 16;
+/// Binding takes less than a millisecond; a fifth of a second for those before us.
+const LOCK_TRIES: usize = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 const EAFNOSUPPORT: i32 = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
 const EADDRNOTAVAIL: i32 = rustix::io::Errno::ADDRNOTAVAIL.raw_os_error();
 

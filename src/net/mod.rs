@@ -20,7 +20,7 @@ pub use self::dial::DialError;
 pub(crate) use self::dial::{Target, dial};
 pub(crate) use self::inherited::{inherit_sockets, unused_sockets};
 pub use self::listener::BindError;
-pub(crate) use self::listener::{Accepted, Listener, bind, check_source};
+pub(crate) use self::listener::{Accepted, Listener, UnixPath, bind, bind_private, check_source};
 pub use self::options::{DialOptions, Keepalive, ListenOptions};
 pub(crate) use self::resolve::{addresses, is_own};
 #[cfg(test)]

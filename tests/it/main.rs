@@ -9,6 +9,7 @@
 mod support;
 
 mod command_line;
+mod control;
 mod ends;
 mod events;
 mod files;
