@@ -95,7 +95,7 @@ impl Talk {
     }
 }
 
-fn text(bytes: &[u8]) -> String {
+fn text_of(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
@@ -149,7 +149,7 @@ fn status_adds_up_with_what_clients_saw() {
     let few = node.talk().ask(&json!({ "id": 4, "call": "status", "connections": 1 }));
     assert_eq!((&few["id"], &few["ok"]["connections_omitted"]), (&json!(4), &json!(1)));
 
-    let page = text(&node.ask(&["status"]).stdout);
+    let page = text_of(&node.ask(&["status"]).stdout);
     assert!(page.contains("clients: 1 now, 21 since the start, 1 refused; dials failed: 21"), "{page}");
     assert!(page.contains(&stays.local_addr().unwrap().to_string()), "{page}");
     assert!(page.lines().all(|line| line.chars().count() <= 100), "{page}");
@@ -244,11 +244,11 @@ fn signals_are_filtered_by_object_and_kind_and_shown_as_lines() {
     client.shutdown(Shutdown::Write).unwrap();
     read_all(&client);
     node.node.client_gone(0);
-    assert!(text(&node.ask(&["stop"]).stdout).ends_with("stopped\n"));
+    assert!(text_of(&node.ask(&["stop"]).stdout).ends_with("stopped\n"));
     for (child, expected) in watching {
         let out = child.wait_with_output().unwrap();
         assert_eq!(out.status.code(), Some(0));
-        let printed = text(&out.stdout);
+        let printed = text_of(&out.stdout);
         let kind = |line| serde_json::from_str::<Value>(line).unwrap()["event"].as_str().unwrap().to_owned();
         // The coalesced ones are between the first and the last.
         let mut kinds: Vec<_> = printed.lines().map(kind).collect();
@@ -309,7 +309,7 @@ fn a_listener_is_paused_resumed_and_closed_by_name() {
     client.read_exact(&mut [0]).unwrap();
     let closed = node.ask(&["call", "listen1.resume"]);
     assert_eq!(closed.status.code(), Some(1));
-    assert!(text(&closed.stderr).contains("`listen1` is closed"));
+    assert!(text_of(&closed.stderr).contains("`listen1` is closed"));
     drop(client);
     assert_eq!(node.node.wait().0, 0);
 }
@@ -329,13 +329,13 @@ fn a_connection_is_ended_by_its_id_and_its_neighbours_are_not() {
     let id = of_peer["connection"].to_string();
     let wrong = node.ask(&["call", "connect1.disconnect", &id]);
     assert_eq!(wrong.status.code(), Some(1));
-    assert!(text(&wrong.stderr).contains("belongs to `listen1`"));
+    assert!(text_of(&wrong.stderr).contains("belongs to `listen1`"));
     assert_eq!(node.ask(&["call", "node.disconnect", &id]).status.code(), Some(0));
     assert_eq!(read_all(&goes).1, Ending::Reset);
     assert_eq!(read_all(&goes_there).1, Ending::Reset);
     assert_eq!(node.node.client_gone(0)["reason"], "killed");
     let gone = node.ask(&["call", "node.disconnect", &id]);
-    assert!(text(&gone.stderr).contains("no connection"), "{}", text(&gone.stderr));
+    assert!(text_of(&gone.stderr).contains("no connection"), "{}", text_of(&gone.stderr));
     (&stays).write_all(b"x").unwrap();
     (&stays_there).read_exact(&mut [0]).unwrap();
 
@@ -382,7 +382,7 @@ fn stop_drains_and_comes_back_when_the_node_has_ended() {
     assert_eq!(read_all(&client).1, Ending::Fin);
     let out = asking.join().unwrap();
     assert_eq!(out.status.code(), Some(0));
-    assert_eq!(text(&out.stdout), "stopping; 1 clients have 1h to end\nstopped\n");
+    assert_eq!(text_of(&out.stdout), "stopping; 1 clients have 1h to end\nstopped\n");
     assert!(begun.elapsed() < PATIENCE);
     assert!(!node.path().exists());
     assert_eq!(node.node.wait().0, 0);
@@ -415,7 +415,7 @@ fn two_nodes_cannot_share_a_path() {
     let arguments =
         ["--listen", &port.to_string(), "--connect", "echo:", "--control", path.to_str().unwrap()];
     let out = run(Command::new(binary()).args(arguments), &[]);
-    let said = text(&out.stderr);
+    let said = text_of(&out.stderr);
     assert_eq!(out.status.code(), Some(1));
     assert!(
         said.contains(path.to_str().unwrap()) && said.contains(&format!("pid {}", node.node.pid())),
@@ -430,8 +430,35 @@ fn two_nodes_cannot_share_a_path() {
     let arguments = ["--listen", "127.0.0.1:0", "--connect", "echo:", "--control", other.to_str().unwrap()];
     let out = run(Command::new(binary()).args(arguments), &[]);
     assert_eq!(out.status.code(), Some(1));
-    assert!(text(&out.stderr).contains("a file that is no socket"), "{}", text(&out.stderr));
+    assert!(text_of(&out.stderr).contains("a file that is no socket"), "{}", text_of(&out.stderr));
     assert_eq!(std::fs::read(&other).unwrap(), b"data");
+}
+
+#[test]
+fn a_file_can_name_the_path_and_the_command_line_wins() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, taken, free) =
+        (folder.path().join("node.toml"), folder.path().join("taken"), folder.path().join("free"));
+    let text = "[node]\ncontrol = \"PATH\"\n[listen.front]\nbind = \"127.0.0.1:0\"\n\
+                [relay.r]\nfrom = \"front\"\nmode = \"echo\"\n";
+    std::fs::write(&file, text.replace("PATH", taken.to_str().unwrap())).unwrap();
+    let start = |control: &[&Path]| {
+        let mut command = Command::new(binary());
+        command.arg("run").arg(&file).args(["--log-format", "json"]);
+        command.args(control.iter().flat_map(|path| [Path::new("--control"), path]));
+        command
+    };
+    let first = NodeProcess::spawn(&mut start(&[]));
+    first.address();
+    assert_eq!(Talk::to(&taken).ask(&json!({ "call": "status" }))["ok"]["pid"], first.pid());
+    let second = NodeProcess::spawn(&mut start(&[&free]));
+    second.address();
+    assert_eq!(Talk::to(&free).ask(&json!({ "call": "status" }))["ok"]["pid"], second.pid());
+    let third = run(&mut start(&[]), &[]);
+    assert_eq!(third.status.code(), Some(1));
+    let said = text_of(&third.stderr);
+    assert!(said.contains(&format!("{}:2:11", file.display())) && said.contains("pid"), "{said}");
+    assert_eq!((first.stop().0, second.stop().0), (0, 0));
 }
 
 #[test]
@@ -532,7 +559,7 @@ fn there_is_a_limit_to_control_clients_and_the_next_one_is_told() {
     let mut clients: Vec<_> = (0..16).map(|_| node.talk()).collect();
     let out = node.ask(&["status"]);
     assert_eq!(out.status.code(), Some(1));
-    assert!(text(&out.stderr).contains("16 control clients already"), "{}", text(&out.stderr));
+    assert!(text_of(&out.stderr).contains("16 control clients already"), "{}", text_of(&out.stderr));
     assert_eq!(clients[15].ask(&json!({ "call": "status" }))["ok"]["control_clients"], 16);
     clients.pop();
     wait_until("there is a place again", PATIENCE, || node.ask(&["status"]).status.success());
@@ -555,6 +582,6 @@ fn a_node_that_cannot_be_asked_is_an_error_that_says_why() {
     ] {
         let out = run(Command::new(binary()).args(&arguments).env_remove("SIGNAL_NODE_CONTROL"), &[]);
         assert_eq!(out.status.code(), Some(code), "{arguments:?}");
-        assert!(text(&out.stderr).contains(expected), "{arguments:?}: {}", text(&out.stderr));
+        assert!(text_of(&out.stderr).contains(expected), "{arguments:?}: {}", text_of(&out.stderr));
     }
 }
