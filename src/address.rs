@@ -20,9 +20,8 @@ use std::str::FromStr;
 /// | `stdio:` or `-` | standard input and output | the same |
 /// | `echo:` | refused | a built-in service that sends everything back |
 ///
-/// `tcp://` may stand before the TCP forms. The first use of `systemd:` takes
-/// `LISTEN_FDS` out of the environment; a process with threads of its own
-/// should make it before they read theirs.
+/// `tcp://` may stand before the TCP forms. For `systemd:` see also
+/// [`inherit_sockets`](crate::inherit_sockets).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// A TCP port on a host.

@@ -26,11 +26,6 @@ impl ConnectionId {
         Self(NonZeroU64::new(NEXT.fetch_add(1, Ordering::Relaxed)).expect("2^64 connections were not made"))
     }
 
-    /// The one of this number; 0 is nobody's.
-    pub(crate) fn of_number(number: u64) -> Option<Self> {
-        NonZeroU64::new(number).map(Self)
-    }
-
     /// The number, which is what logs show.
     pub const fn get(self) -> u64 {
         self.0.get()

@@ -149,11 +149,6 @@ impl EventBus {
         });
     }
 
-    /// The name of the listener or target that a connection belongs to, while it lives.
-    pub(crate) fn endpoint_of(&self, connection: ConnectionId) -> Option<Arc<str>> {
-        self.shared.table.endpoint(connection)
-    }
-
     /// Ends a connection and the one it is joined to, by resets. `false`: there is none that could be ended.
     pub(crate) fn disconnect(&self, connection: ConnectionId) -> bool {
         self.shared.table.disconnect(connection)

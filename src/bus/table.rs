@@ -140,11 +140,6 @@ impl Table {
         Snapshot { seq, listeners, connections, totals }
     }
 
-    /// The name of the listener or target that a connection belongs to.
-    pub(super) fn endpoint(&self, connection: ConnectionId) -> Option<Arc<str>> {
-        self.lock().live.get(&connection).map(|record| Arc::clone(&record.endpoint))
-    }
-
     /// Ends a connection, and what it is joined to. `false`: there is none, or it has no task of its own.
     pub(super) fn disconnect(&self, connection: ConnectionId) -> bool {
         let table = self.lock();

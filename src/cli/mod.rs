@@ -28,7 +28,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 use self::args::{Args, Command, Run, Source};
@@ -40,7 +40,7 @@ use crate::address::Address;
 use crate::bus::EventBus;
 use crate::config::{Config, LogFormat, RelayConfig};
 use crate::guide;
-use crate::net::{inherit_sockets, unused_sockets};
+use crate::net::inherit_sockets;
 use crate::node::{Node, NodeError};
 use crate::relay::{RelayMode, most_connections};
 use crate::service::{Control, Supervisor};
@@ -220,12 +220,6 @@ async fn operate(mut run: Run, log: &LogQueue) -> u8 {
     let code = match started {
         Ok((node, control)) => {
             info!("{plan}");
-            for name in unused_sockets() {
-                warn!(
-                    name,
-                    "no listener uses this socket of the service manager; clients wait there in vain"
-                );
-            }
             // One client at a time gives an order; others wait with it.
             let (sender, orders) = mpsc::channel(1);
             let start = |control: Control| control.start(node.bus().clone(), node.registry().clone(), sender);

@@ -32,15 +32,19 @@ pub(super) enum Copy {
 
 static INHERITED: OnceLock<Vec<Inherited>> = OnceLock::new();
 
-/// Takes over what was passed. The first call counts; it takes the variables
-/// out of the environment and belongs before the first thread.
-pub(crate) fn inherit_sockets() {
+/// Takes over the sockets that a service manager has passed to this process,
+/// for listeners at `systemd:NAME`.
+///
+/// Only the first call counts. It takes `LISTEN_FDS` and `LISTEN_PID` out of the
+/// environment, and so belongs before the first thread; without it the first
+/// listener at such an address does the same.
+pub fn inherit_sockets() {
     INHERITED.get_or_init(take_over);
 }
 
-/// The passed sockets that no listener has asked for, by name.
+/// The sockets that were taken over and no listener has asked for, by name.
 pub(crate) fn unused_sockets() -> Vec<&'static str> {
-    let unused = inherited().iter().filter(|socket| !socket.is_used.load(Relaxed));
+    let unused = INHERITED.get().into_iter().flatten().filter(|socket| !socket.is_used.load(Relaxed));
     unused.map(|socket| socket.name.as_str()).collect()
 }
 

@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -237,29 +236,8 @@ fn bind_unix(path: &Path, options: &ListenOptions) -> io::Result<Listener> {
     Ok(Listener::Unix { listener, path })
 }
 
-/// Listens at `path` for this user alone.
-///
-/// # Errors
-/// [`BindError`], which names who listens there already.
-pub(crate) fn bind_private(endpoint: &str, path: &Path) -> Result<(StdUnixListener, UnixPath), BindError> {
-    let bound = open(path, Some(0o600)).and_then(|(socket, path)| {
-        socket.listen(PRIVATE_BACKLOG)?;
-        Ok((socket.into(), path))
-    });
-    bound.map_err(|source| {
-        let address = Address::Unix(path.to_owned());
-        let shown = address.to_string();
-        BindError {
-            hint: hint(&source, &address, &shown),
-            address: shown,
-            endpoint: endpoint.to_owned(),
-            source,
-        }
-    })
-}
-
 /// A socket bound to `path`, in the place of one that nobody listens on any more.
-fn open(path: &Path, mode: Option<u32>) -> io::Result<(Socket, UnixPath)> {
+pub(super) fn open(path: &Path, mode: Option<u32>) -> io::Result<(Socket, UnixPath)> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     let address = SockAddr::unix(path)?;
@@ -338,7 +316,7 @@ pub(crate) fn check_source(source: IpAddr) -> io::Result<()> {
     UdpSocket::bind((source, 0)).map(drop)
 }
 
-fn hint(error: &io::Error, address: &Address, shown: &str) -> Option<String> {
+pub(super) fn hint(error: &io::Error, address: &Address, shown: &str) -> Option<String> {
     let hint = match (error.kind(), address) {
         (io::ErrorKind::AddrInUse, Address::Tcp { port, .. }) => match holder(*port) {
             Some(holder) => format!("another port, or stop the process that holds it ({holder})"),
@@ -382,8 +360,6 @@ fn is_socket(data: &fs::Metadata) -> bool {
     data.file_type().is_socket()
 }
 
-/// Control clients are few.
-const PRIVATE_BACKLOG: i32 = 16;
 /// Binding takes less than a millisecond; a fifth of a second for those before us.
 const LOCK_TRIES: usize = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);

@@ -21,8 +21,8 @@ use super::control::{Order, Phase, View};
 use super::pattern::Pattern;
 use super::request::{Request, read};
 use super::status::Status;
-use crate::bus::{Delivery, Subscription};
-use crate::event::{ConnectionId, Envelope, EventMask};
+use crate::bus::{ConnectionSnapshot, Delivery, Subscription};
+use crate::event::{Envelope, EventMask};
 use crate::registry::Slot;
 
 /// Serves a client until it leaves, is let go, or the node has ended.
@@ -149,10 +149,17 @@ impl Client {
         let [number] = arguments else {
             return Err("`disconnect` takes the id of one connection, as `node status` shows it".into());
         };
-        let id = number.as_u64().and_then(ConnectionId::of_number);
-        let id =
-            id.ok_or_else(|| format!("{number} is not the id of a connection; `node status` shows them"))?;
-        let endpoint = bus.endpoint_of(id).ok_or_else(|| format!("there is no connection {id} any more"))?;
+        let connections = bus.snapshot().connections;
+        let Some(wanted) = number.as_u64() else {
+            return Err(format!("{number} is not the id of a connection; `node status` shows them"));
+        };
+        let Some(ConnectionSnapshot { connection: id, endpoint, .. }) =
+            connections.into_iter().find(|connection| connection.connection.get() == wanted)
+        else {
+            return Err(format!(
+                "there is no connection {wanted} any more; `node status` shows those there are"
+            ));
+        };
         if object != "node" && object != &*endpoint {
             return Err(format!("connection {id} belongs to `{endpoint}`"));
         }

@@ -514,7 +514,7 @@ fn wrong_input_gets_one_clear_answer() {
         ("{\"id\":1,\"call\":\"call\",\"object\":\"node\",\"slot\":\"disconnect\"}", "takes the id"),
         (
             "{\"id\":1,\"call\":\"call\",\"object\":\"node\",\"slot\":\"disconnect\",\"args\":[0]}",
-            "not the id",
+            "no connection 0",
         ),
         ("{\"id\":1,\"call\":\"reload\"}", "nothing to reload"),
     ] {
