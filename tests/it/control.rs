@@ -462,6 +462,49 @@ fn a_file_can_name_the_path_and_the_command_line_wins() {
 }
 
 #[test]
+fn a_reload_is_answered_with_what_has_changed_or_with_every_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, control) = (folder.path().join("node.toml"), folder.path().join("control"));
+    let write = |most: &str, rest: &str| {
+        let text = format!(
+            "[node]\nmax_connections = {most}\n{rest}[listen.front]\nbind = \"127.0.0.1:0\"\n\
+             [relay.r]\nfrom = \"front\"\nmode = \"echo\"\n"
+        );
+        std::fs::write(&file, text).unwrap();
+    };
+    write("10", "");
+    let mut command = Command::new(binary());
+    command.arg("run").arg(&file).arg("--control").arg(&control).args(["--log-format", "json"]);
+    let node = NodeProcess::spawn(&mut command);
+    node.address();
+    let reload = || run(Command::new(binary()).arg("reload").env("SIGNAL_NODE_CONTROL", &control), &[]);
+    let said = |out: Output| (out.status.code(), text_of(&out.stdout), text_of(&out.stderr));
+
+    assert_eq!(said(reload()), (Some(0), "reloaded: nothing has changed\n".into(), String::new()));
+    write("20", "threads = 2\n");
+    let expected = "reloaded: changed node\nonly a restart changes threads\n";
+    assert_eq!(said(reload()), (Some(0), expected.into(), String::new()));
+    write("\"many\"", "treads = 2\n");
+    let (code, out, faults) = said(reload());
+    assert_eq!((code, out.as_str(), faults.lines().count()), (Some(1), "", 2), "{faults}");
+    for (line, at) in faults.lines().zip([":2:19: ", ":3:1: "]) {
+        assert!(line.starts_with(&format!("error: {}{at}", file.display())), "{line}");
+    }
+    let answer = Talk::to(&control).ask(&json!({ "id": 1, "call": "reload" }));
+    assert_eq!(answer["error"].as_str().unwrap().lines().count(), 2, "{answer}");
+    assert_eq!(Talk::to(&control).ask(&json!({ "call": "status" }))["ok"]["state"], "running");
+
+    // Many at once, as one.
+    write("30", "");
+    let all: Vec<_> = std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| said(reload()))).collect();
+        asking.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert!(all.iter().all(|(code, ..)| *code == Some(0)), "{all:?}");
+    assert_eq!(node.stop().0, 0);
+}
+
+#[test]
 fn of_many_who_find_a_stale_socket_at_once_exactly_one_gets_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control");

@@ -77,6 +77,28 @@ fn a_manager_hears_ready_when_all_listen_then_of_reload_and_stop() {
 }
 
 #[test]
+fn a_reload_that_is_refused_leaves_the_node_ready_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let (manager, notify) = manager(folder.path(), false);
+    let file = folder.path().join("node.toml");
+    std::fs::write(
+        &file,
+        "[listen.front]\nbind = \"127.0.0.1:0\"\n[relay.r]\nfrom = \"front\"\nmode = \"echo\"\n",
+    )
+    .unwrap();
+    let mut command = Command::new(binary());
+    command.arg("run").arg(&file).args(["--log-format", "json"]).env("NOTIFY_SOCKET", notify);
+    let node = NodeProcess::spawn(&mut command);
+    let ready = told(&manager);
+    std::fs::write(&file, "nonsense").unwrap();
+    node.signal(Signal::HUP);
+    assert_eq!(told(&manager)[0], "RELOADING=1");
+    assert_eq!(told(&manager), ready);
+    connect(node.address());
+    assert_eq!(node.stop().0, 0);
+}
+
+#[test]
 fn a_node_that_cannot_listen_everywhere_is_never_ready() {
     let folder = tempfile::tempdir().unwrap();
     let (manager, notify) = manager(folder.path(), false);
