@@ -224,24 +224,27 @@ fn bind_tcp(address: SocketAddr, options: &ListenOptions) -> io::Result<Listener
 }
 
 fn listen(socket: &SockRef<'_>, options: &ListenOptions) -> io::Result<()> {
-    // The kernel lowers it to net.core.somaxconn.
-    let backlog = options.backlog.unwrap_or(u32::MAX).min(i32::MAX as u32);
-    socket.listen(backlog as i32)
+    socket.listen(backlog(options))
+}
+
+/// What is asked for; the kernel lowers it to net.core.somaxconn.
+fn backlog(options: &ListenOptions) -> i32 {
+    options.backlog.unwrap_or(u32::MAX).min(i32::MAX as u32) as i32
 }
 
 fn bind_unix(path: &Path, options: &ListenOptions) -> io::Result<Listener> {
-    let (socket, path) = open(path, None)?;
-    listen(&SockRef::from(&socket), options)?;
+    let (socket, path) = open(path, None, backlog(options))?;
     let listener = UnixListener::from_std(socket.into())?;
     Ok(Listener::Unix { listener, path })
 }
 
-/// A socket bound to `path`, in the place of one that nobody listens on any more.
-pub(super) fn open(path: &Path, mode: Option<u32>) -> io::Result<(Socket, UnixPath)> {
+/// A socket that listens at `path`, in the place of one that nobody listens on any more.
+pub(super) fn open(path: &Path, mode: Option<u32>, backlog: i32) -> io::Result<(Socket, UnixPath)> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     let address = SockAddr::unix(path)?;
-    // Or two who find the same stale socket would each remove it, and one of them the other's new one.
+    // Until it listens: or two who find the same stale socket would each remove it, and one of them the
+    // other's new one, which looks as stale until then.
     let _turn = lock_folder(path);
     match socket.bind(&address) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
@@ -255,6 +258,7 @@ pub(super) fn open(path: &Path, mode: Option<u32>) -> io::Result<(Socket, UnixPa
         // Nobody can connect before it listens.
         fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
     }
+    socket.listen(backlog)?;
     Ok((socket, guard))
 }
 
@@ -360,9 +364,9 @@ fn is_socket(data: &fs::Metadata) -> bool {
     data.file_type().is_socket()
 }
 
-/// Binding takes less than a millisecond; a fifth of a second for those before us.
+/// Binding takes less than a millisecond; a tenth of a second for those before us.
 const LOCK_TRIES: usize = 20;
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 const EAFNOSUPPORT: i32 = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
 const EADDRNOTAVAIL: i32 = rustix::io::Errno::ADDRNOTAVAIL.raw_os_error();
 
@@ -412,5 +416,26 @@ mod tests {
         drop(replaced);
         assert!(bind("l", &address, &ListenOptions::default()).await.is_err());
         assert_eq!(fs::read(&path).unwrap(), b"data");
+    }
+
+    #[test]
+    fn of_many_who_find_a_stale_socket_at_once_exactly_one_gets_it() {
+        const MANY: usize = 8;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        for _ in 0..50 {
+            drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+            let start = std::sync::Barrier::new(MANY);
+            let attempt = || {
+                start.wait();
+                open(&path, None, MANY as i32)
+            };
+            let attempts: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..MANY).map(|_| scope.spawn(attempt)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert_eq!(attempts.iter().filter(|attempt| attempt.is_ok()).count(), 1);
+            knock(&path).unwrap();
+        }
     }
 }

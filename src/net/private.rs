@@ -12,10 +12,7 @@ use crate::address::Address;
 /// # Errors
 /// [`BindError`], which names who listens there already.
 pub(crate) fn bind_private(endpoint: &str, path: &Path) -> Result<(UnixListener, UnixPath), BindError> {
-    let bound = open(path, Some(0o600)).and_then(|(socket, path)| {
-        socket.listen(BACKLOG)?;
-        Ok((socket.into(), path))
-    });
+    let bound = open(path, Some(0o600), BACKLOG).map(|(socket, path)| (socket.into(), path));
     bound.map_err(|source| {
         let address = Address::Unix(path.to_owned());
         let shown = address.to_string();

@@ -505,40 +505,25 @@ fn a_reload_is_answered_with_what_has_changed_or_with_every_fault() {
 }
 
 #[test]
-fn of_many_who_find_a_stale_socket_at_once_exactly_one_gets_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("control");
-    for _ in 0..5 {
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let start = || {
-            NodeProcess::start([
-                "--listen",
-                "127.0.0.1:0",
-                "--connect",
-                "echo:",
-                "--control",
-                path.to_str().unwrap(),
-            ])
-        };
-        let nodes: Vec<_> = (0..4).map(|_| start()).collect();
-        let decided = |node: &NodeProcess| {
-            let lines = node.lines();
-            lines.iter().any(|line| line.contains("\"listening\"") || line.contains("cannot listen"))
-        };
-        wait_until("all have tried", PATIENCE, || nodes.iter().all(decided));
-        let mut winners: Vec<_> = nodes
-            .into_iter()
-            .filter(|node| !node.lines().iter().any(|line| line.contains("cannot listen")))
-            .collect();
-        assert_eq!(winners.len(), 1);
-        let winner = winners.remove(0);
-        assert_eq!(Talk::to(&path).ask(&json!({ "call": "status" }))["ok"]["pid"], winner.pid());
-        // Killed, it leaves its socket for the next round.
-        winner.signal(Signal::KILL);
-        winner.wait();
-        assert!(path.exists());
-        std::fs::remove_file(&path).unwrap();
-    }
+fn what_a_killed_node_has_left_is_replaced() {
+    let first = Controlled::start(&["--connect", "echo:"]);
+    let path = first.path();
+    let Controlled { node, folder: _folder } = first;
+    node.signal(Signal::KILL);
+    node.wait();
+    assert!(path.exists());
+    let second = NodeProcess::start([
+        "--listen",
+        "127.0.0.1:0",
+        "--connect",
+        "echo:",
+        "--control",
+        path.to_str().unwrap(),
+    ]);
+    second.address();
+    assert_eq!(Talk::to(&path).ask(&json!({ "call": "status" }))["ok"]["pid"], second.pid());
+    assert_eq!(second.stop().0, 0);
+    assert!(!path.exists());
 }
 
 #[test]
