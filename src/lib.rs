@@ -16,13 +16,17 @@ mod net;
 mod node;
 pub mod registry;
 mod relay;
+#[cfg(feature = "cli")]
+mod service;
 
 pub use self::address::{Address, AddressError, Host};
 pub use self::bus::{EventBus, Subscription};
 pub use self::config::Config;
 pub use self::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventMask, Reason};
 pub use self::flow::{Tap, TapChunk, TapDirection, TapReader};
-pub use self::net::{AccessList, BindError, CidrError, DialError, DialOptions, Keepalive, ListenOptions};
+pub use self::net::{
+    AccessList, BindError, CidrError, DialError, DialOptions, Keepalive, ListenOptions, inherit_sockets,
+};
 pub use self::node::{Changes, Node, NodeError, Outcome, Stopper};
 pub use self::registry::Registry;
 pub use self::relay::{RelayMode, RelayOptions};

@@ -6,8 +6,8 @@ use std::marker::PhantomData;
 use toml::de::DeValue;
 
 use super::kinds::{
-    AddressText, Count, Kind, Limit, Names, Networks, Number, OneOf, Problem, Size, Source, Switch, Text,
-    Time, Word,
+    AddressText, Count, Kind, Limit, Names, Networks, Number, OneOf, Problem, Size, SocketPath, Source,
+    Switch, Text, Time, Word,
 };
 use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig};
 use crate::address::Address;
@@ -114,6 +114,7 @@ pub(crate) fn node() -> Vec<Key<Config>> {
         key(a::<Size>(), "budget", |c| &mut c.node.budget, Restart, "memory for bytes that wait for a destination"),
         key(a::<Size>(), "max_read", |c| &mut c.node.max_read, Restart, "the largest read: more for bulk, less for a neighbour's sake"),
         key(a::<Number<usize>>(), "threads", |c| &mut c.program.threads, Restart, "threads that move bytes"),
+        key(a::<SocketPath>(), "control", |c| &mut c.program.control, Restart, "a Unix socket by which others can ask and steer the node, or off"),
         key(a::<Switch>(), "hexdump", |c| &mut c.program.hexdump, Restart, "show every byte on stderr"),
         key(a::<Text>(), "log", |c| &mut c.program.log, Restart, "what is logged, as a filter"),
         key(a::<OneOf<LogFormat>>(), "log_format", |c| &mut c.program.log_format, Restart, "how stderr is written"),

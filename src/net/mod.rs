@@ -6,8 +6,11 @@ mod conn;
 mod dial;
 mod echo;
 mod holder;
+mod inherited;
 mod listener;
 mod options;
+#[cfg(feature = "cli")]
+mod private;
 mod resolve;
 mod stdio;
 mod transport;
@@ -17,9 +20,15 @@ pub use self::access::{AccessList, CidrError};
 pub(crate) use self::conn::{Conn, reason_of, reason_of_drop};
 pub use self::dial::DialError;
 pub(crate) use self::dial::{Target, dial};
+pub use self::inherited::inherit_sockets;
+pub(crate) use self::inherited::unused_sockets;
 pub use self::listener::BindError;
+#[cfg(feature = "cli")]
+pub(crate) use self::listener::UnixPath;
 pub(crate) use self::listener::{Accepted, Listener, bind, check_source};
 pub use self::options::{DialOptions, Keepalive, ListenOptions};
+#[cfg(feature = "cli")]
+pub(crate) use self::private::bind_private;
 pub(crate) use self::resolve::{addresses, is_own};
 #[cfg(test)]
 pub(crate) use self::transport::Stream;

@@ -9,6 +9,7 @@
 mod support;
 
 mod command_line;
+mod control;
 mod ends;
 mod events;
 mod files;
@@ -24,3 +25,4 @@ mod readme;
 mod reload;
 mod stdio;
 mod stream;
+mod supervisor;
