@@ -40,10 +40,12 @@ pub(crate) struct Key<T> {
     pub(crate) about: &'static str,
     read: Box<Read<T>>,
     write: Box<dyn Fn(&T) -> String>,
+    keep: Box<Keep<T>>,
     expected: fn() -> String,
     schema: fn() -> String,
 }
 
+type Keep<T> = dyn Fn(&T, &mut T);
 type Read<T> = dyn Fn(&mut T, &DeValue<'_>) -> Result<(), Vec<Problem>>;
 
 impl<T> Key<T> {
@@ -55,6 +57,11 @@ impl<T> Key<T> {
     /// Its value as TOML.
     pub(crate) fn write(&self, object: &T) -> String {
         (self.write)(object)
+    }
+
+    /// Gives it the value it had in `old`.
+    pub(crate) fn keep(&self, old: &T, new: &mut T) {
+        (self.keep)(old, new);
     }
 
     /// What it is expected to be, in words.
@@ -70,7 +77,7 @@ impl<T> Key<T> {
 }
 
 /// A key of kind `K` in the field that `field` yields.
-fn key<T: Clone + 'static, K: Kind + 'static>(
+fn key<T: Clone + 'static, K: Kind<Value: Clone> + 'static>(
     _: PhantomData<K>,
     name: &'static str,
     field: fn(&mut T) -> &mut K::Value,
@@ -82,6 +89,7 @@ fn key<T: Clone + 'static, K: Kind + 'static>(
         Ok(())
     };
     let write = move |object: &T| K::write(field(&mut object.clone()));
+    let keep = move |old: &T, new: &mut T| field(new).clone_from(field(&mut old.clone()));
     Key {
         name,
         is_required: false,
@@ -89,6 +97,7 @@ fn key<T: Clone + 'static, K: Kind + 'static>(
         about,
         read: Box::new(read),
         write: Box::new(write),
+        keep: Box::new(keep),
         expected: K::expected,
         schema: K::schema,
     }
