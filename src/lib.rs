@@ -14,6 +14,7 @@ pub mod guide;
 mod net;
 mod node;
 mod relay;
+pub mod testing;
 
 pub use self::address::{Address, AddressError, Host};
 pub use self::bus::{EventBus, Subscription};
@@ -23,4 +24,4 @@ pub use self::flow::{Tap, TapChunk, TapDirection, TapReader};
 pub use self::net::{AccessList, BindError, CidrError, DialError, DialOptions, Keepalive, ListenOptions};
 pub use self::node::{Node, NodeError, Outcome, Stopper};
 pub use self::relay::RelayOptions;
-pub use self::signal::{Connection, Signal};
+pub use self::signal::{Connection, Signal, SignalRef};

@@ -13,6 +13,7 @@ const ROAD: &[&[&str]] = &[
     &["budget"],
     &["event"],
     &["signal"],
+    &["testing"],
     &["bus"],
     &["framing"],
     &["net"],

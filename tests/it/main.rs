@@ -20,5 +20,6 @@ mod operation;
 mod pair;
 mod programs;
 mod readme;
+mod signals;
 mod stdio;
 mod stream;
