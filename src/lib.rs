@@ -19,9 +19,12 @@ pub mod testing;
 pub use self::address::{Address, AddressError, Host};
 pub use self::bus::{EventBus, Subscription};
 pub use self::config::Config;
-pub use self::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventMask, Reason};
+pub use self::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventMask, Reason, State};
 pub use self::flow::{Tap, TapChunk, TapDirection, TapReader};
-pub use self::net::{AccessList, BindError, CidrError, DialError, DialOptions, Keepalive, ListenOptions};
+pub use self::net::{
+    AccessList, BindError, CidrError, DialError, DialOptions, Keepalive, ListenOptions, Reconnect,
+    ServerOptions, SocketError, SocketErrorKind, SocketOptions, TcpServer, TcpSocket, server, socket,
+};
 pub use self::node::{Node, NodeError, Outcome, Stopper};
 pub use self::relay::RelayOptions;
 pub use self::signal::{Connection, Signal, SignalRef};

@@ -1,14 +1,18 @@
 //! Sockets: options, streams, listeners, dials, and [`Conn`], which counts
-//! and announces. Nothing here decides where bytes go.
+//! and announces; and for users of the library [`TcpServer`] and
+//! [`TcpSocket`]. Nothing here decides where bytes go.
 
 mod access;
 mod conn;
 mod dial;
 mod echo;
+mod error;
 mod holder;
 mod listener;
 mod options;
 mod resolve;
+pub mod server;
+pub mod socket;
 mod stdio;
 mod transport;
 
@@ -16,9 +20,12 @@ pub use self::access::{AccessList, CidrError};
 pub(crate) use self::conn::{Conn, reason_of, reason_of_drop};
 pub use self::dial::DialError;
 pub(crate) use self::dial::{Target, dial};
+pub use self::error::{SocketError, SocketErrorKind};
 pub use self::listener::BindError;
-pub(crate) use self::listener::{Accepted, Listener, bind, check_source};
+pub(crate) use self::listener::{Accepted, Listener, bind, check_source, is_of_the_client};
 pub use self::options::{DialOptions, Keepalive, ListenOptions};
 pub(crate) use self::resolve::{addresses, is_own};
+pub use self::server::{ServerOptions, TcpServer};
+pub use self::socket::{Reconnect, SocketOptions, TcpSocket};
 #[cfg(test)]
 pub(crate) use self::transport::Stream;

@@ -14,7 +14,7 @@ use tokio::time::{sleep, sleep_until};
 use super::session::Session;
 use super::{Ended, Relay, Stop};
 use crate::event::{Endpoint, Event, EventKind, Reason};
-use crate::net::{Accepted, Conn, Listener};
+use crate::net::{Accepted, Conn, Listener, is_of_the_client};
 
 /// Serves a listener until the node stops, or, in a relay with standard input
 /// and output, until the first conversation is over.
@@ -155,21 +155,6 @@ impl Relay {
             Endpoint::Unix(_) | Endpoint::Stdio | Endpoint::Echo => true,
         }
     }
-}
-
-/// Tells errors that accept(2) reports for one connection from those of the listener.
-fn is_of_the_client(error: &io::Error) -> bool {
-    use io::ErrorKind as Kind;
-    matches!(
-        error.kind(),
-        Kind::ConnectionAborted
-            | Kind::ConnectionReset
-            | Kind::NotConnected
-            | Kind::NetworkDown
-            | Kind::NetworkUnreachable
-            | Kind::HostUnreachable
-            | Kind::Interrupted
-    )
 }
 
 /// Long enough to cost nothing, short enough that nobody notices when descriptors are free again.
