@@ -42,7 +42,7 @@ pub enum SocketErrorKind {
     Busy,
     /// There is no connection, or no longer one that takes this.
     NotConnected,
-    /// The write buffer has no room for it.
+    /// The write buffer has no room for it, or the read buffer none for more.
     Full,
     /// Given up at our own request.
     Aborted,

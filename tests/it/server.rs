@@ -296,7 +296,7 @@ async fn a_unix_socket_is_served_by_the_same_code() {
     let mut reader = accepted.clone();
     value(reader.read_to_end(&mut bytes)).await.unwrap();
     assert_eq!(bytes, b"hello");
-    drop(server);
+    server.close().await;
     assert!(!folder.path().join("door").exists());
 }
 

@@ -101,18 +101,22 @@ impl TcpSocket {
     ///
     /// # Errors
     /// [`NotConnected`](SocketErrorKind::NotConnected) if no more can come, or
-    /// why the connection broke; [`TimedOut`](SocketErrorKind::TimedOut) after `limit`.
+    /// why the connection broke; [`Full`](SocketErrorKind::Full) if the read buffer is, so that
+    /// waiting would be in vain; [`TimedOut`](SocketErrorKind::TimedOut) after `limit`.
     ///
     /// Cancel safe.
     pub async fn wait_for_ready_read(&self, limit: Duration) -> Result<usize, SocketError> {
         let look = |inner: &mut Inner| {
+            inner.is_read_awaited = true;
             if inner.received > inner.looked && !inner.read.is_empty() {
                 inner.looked = inner.received;
                 return Some(Ok(inner.read.len()));
             }
-            inner.is_read_awaited = true;
             if inner.may_receive() {
-                return None;
+                let text =
+                    || format!("the read buffer of {} bytes is full; read some first", inner.read_limit);
+                let is_full = inner.read_room() == 0;
+                return is_full.then(|| Err(SocketError::new(SocketErrorKind::Full, text())));
             }
             inner.tell_end();
             let text = "the peer has finished; nothing more can be read";

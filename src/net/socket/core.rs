@@ -55,8 +55,6 @@ pub(super) struct Inner {
     pub(super) is_read_awaited: bool,
     /// Whoever reads knows that the peer has finished.
     pub(super) is_end_told: bool,
-    /// Somebody waits for the end and not for bytes.
-    pub(super) is_end_awaited: bool,
 
     pub(super) write: Buffer,
     pub(super) write_limit: usize,
@@ -124,7 +122,6 @@ impl Core {
             is_read_finished: false,
             is_read_awaited: false,
             is_end_told: false,
-            is_end_awaited: false,
             write: Buffer::default(),
             write_limit: options.write_buffer_size.max(1),
             sent: 0,
@@ -278,7 +275,6 @@ impl Inner {
         (self.sent, self.unsent) = (0, 0);
         self.is_read_finished = false;
         self.is_end_told = false;
-        self.is_end_awaited = false;
         self.finishing = false;
         self.is_write_finished = false;
         self.is_dialling = true;

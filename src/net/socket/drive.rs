@@ -102,11 +102,8 @@ impl Driver<'_> {
         if inner.is_end_told || inner.is_read_awaited {
             return inner.is_end_told;
         }
-        self.core.listening().is_some_and(|signals| {
-            signals.ready_read.is_connected()
-                || inner.read.is_empty()
-                    && (signals.read_finished.is_connected() || signals.disconnected.is_connected())
-        }) || inner.read.is_empty() && inner.is_end_awaited
+        inner.read.is_empty()
+            || self.core.listening().is_some_and(|signals| signals.ready_read.is_connected())
     }
 
     fn read(&mut self, cx: &mut Context<'_>, inner: &mut Inner, turn: &mut Turn) -> Result<(), End> {

@@ -48,9 +48,9 @@ use crate::signal::Context;
 /// deliver is given up.
 ///
 /// When the peer has finished (FIN), what was written is still delivered and
-/// the socket closes — as soon as whoever reads knows of it: at once where
-/// slots of [`ready_read`](Self::ready_read) read; when [`read`](Self::read)
-/// has returned 0 where reads are awaited. With
+/// the socket closes, as soon as whoever reads knows of it: where reads are
+/// awaited, when [`read`](Self::read) has returned 0; else at once, if nothing
+/// is left to be read or slots of [`ready_read`](Self::ready_read) read. With
 /// [`allow_half_open`](SocketOptions::allow_half_open) it stays open.
 ///
 /// The same type carries Unix sockets (`unix:/path`) and the built-in `echo:`.
@@ -268,11 +268,6 @@ impl TcpSocket {
     /// If it broke, or not all that was written was sent;
     /// [`TimedOut`](SocketErrorKind::TimedOut) after `limit`, which changes nothing.
     pub async fn wait_for_disconnected(&self, limit: Duration) -> Result<(), SocketError> {
-        {
-            let mut inner = self.core().lock();
-            inner.is_end_awaited = true;
-            inner.wake_task();
-        }
         self.wait_within(Some(limit), "disconnected", disconnected).await?
     }
 
