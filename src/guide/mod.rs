@@ -15,6 +15,9 @@ pub mod limits {}
 #[doc = include_str!("promises.md")]
 pub mod promises {}
 
+#[doc = include_str!("from-qt.md")]
+pub mod from_qt {}
+
 /// A page of the manual.
 #[derive(Clone, Copy, Debug)]
 pub struct Page {
@@ -52,5 +55,10 @@ pub const PAGES: &[Page] = &[
         topic: "promises",
         about: "what is promised of bytes and ends, and what is not",
         text: include_str!("promises.md"),
+    },
+    Page {
+        topic: "from-qt",
+        about: "the library for those who know Qt: C++ beside Rust, and what is different",
+        text: include_str!("from-qt.md"),
     },
 ];

@@ -1,15 +1,17 @@
 //! The slot table: what an emission walks and what connecting changes.
 //!
-//! Slots run under a read lock that nobody ever waits for: changes only *try*
-//! to get the write lock. What cannot be done while an emission is under way
-//! is left in `late` or marked dead, and done when that emission ends. So an
-//! emission costs two atomic operations whatever it calls, slots may do what
-//! they like, and no closure is dropped under a lock.
+//! The list of slots is never changed, only replaced: an emission holds the
+//! one it began with, so slots may connect, disconnect and emit as they like,
+//! and no slot runs under a lock. A disconnected slot is marked dead at once
+//! and left out of the next list; what it owns goes with the last list that
+//! has it.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use arc_swap::ArcSwap;
 
 use super::connection::{BlockGuard, Link};
 use super::{Owner, Signal, SlotPanicked};
@@ -18,11 +20,9 @@ pub(super) struct Table<T> {
     /// How many slots are live: all that an emission without slots looks at.
     connected: AtomicUsize,
     blocked: AtomicUsize,
-    /// Something waits to be done to `slots`.
-    dirty: AtomicBool,
-    slots: RwLock<Vec<Arc<Slot<T>>>>,
-    /// Slots connected while an emission was under way, in order.
-    late: Mutex<Vec<Arc<Slot<T>>>>,
+    slots: ArcSwap<Vec<Arc<Slot<T>>>>,
+    /// Held while the list is replaced.
+    replacing: Mutex<()>,
     panics: AtomicU64,
     panicked: Signal<SlotPanicked>,
     owner: Option<Weak<dyn Owner>>,
@@ -62,9 +62,8 @@ impl<T: 'static> Table<T> {
         Self {
             connected: AtomicUsize::new(0),
             blocked: AtomicUsize::new(0),
-            dirty: AtomicBool::new(false),
-            slots: RwLock::default(),
-            late: Mutex::default(),
+            slots: ArcSwap::default(),
+            replacing: Mutex::default(),
             panics: AtomicU64::new(0),
             panicked: Signal::new(),
             owner,
@@ -83,13 +82,10 @@ impl<T: 'static> Table<T> {
     pub(super) fn add(self: &Arc<Self>, call: Call<T>, place: &'static Location<'static>) -> Box<dyn Link> {
         let slot = Arc::new(Slot { live: AtomicBool::new(true), call, place });
         let link = TableLink { table: Arc::downgrade(self), slot: Arc::downgrade(&slot) };
-        {
-            let mut late = lock(&self.late);
-            late.push(slot);
-            self.dirty.store(true, Ordering::SeqCst);
+        self.replace(|slots| {
+            slots.push(slot);
             self.connected.fetch_add(1, Ordering::Release);
-        }
-        self.settle();
+        });
         if let Some(owner) = self.owner.as_ref().and_then(Weak::upgrade) {
             owner.slot_connected();
         }
@@ -108,44 +104,32 @@ impl<T: 'static> Table<T> {
         if self.blocked.load(Ordering::Acquire) > 0 {
             return panicked;
         }
-        if self.dirty.load(Ordering::Acquire) {
-            self.settle();
-        }
-        {
-            // Nobody waits to write, so a read inside a read cannot be stuck.
-            let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-            // Still there only while an emission around this one keeps them out of the list.
-            let late = if self.dirty.load(Ordering::Acquire) { lock(&self.late).clone() } else { Vec::new() };
-            self.run(&slots, value, &mut panicked);
-            self.run(&late, value, &mut panicked);
-        }
-        if self.dirty.load(Ordering::SeqCst) {
-            self.settle();
-        }
-        panicked
-    }
-
-    fn run(&self, slots: &[Arc<Slot<T>>], value: &T, panicked: &mut Vec<SlotPanicked>) {
-        let mut slots = slots.iter();
+        let slots = self.slots.load();
+        let (mut left, mut gone) = (slots.iter(), false);
         loop {
             let mut current: Option<&Slot<T>> = None;
             let ended = catch_unwind(AssertUnwindSafe(|| {
-                for slot in slots.by_ref() {
+                for slot in left.by_ref() {
                     // Of two emissions at once only one has a single-shot slot.
                     if !slot.live.load(Ordering::Acquire) || slot.call.once && !self.retire(slot) {
                         continue;
                     }
                     current = Some(slot);
-                    if !(slot.call.call)(value) {
-                        self.retire(slot);
-                    }
+                    let has_context = (slot.call.call)(value);
+                    gone |= slot.call.once || !has_context && self.retire(slot);
                 }
             }));
-            let Err(payload) = ended else { return };
+            let Err(payload) = ended else { break };
             self.panics.fetch_add(1, Ordering::Relaxed);
-            let slot = current.expect("only a slot can panic here").place;
-            panicked.push(SlotPanicked { slot, message: text_of(&*payload) });
+            let slot = current.expect("only a slot can panic here");
+            gone |= slot.call.once;
+            panicked.push(SlotPanicked { slot: slot.place, message: text_of(&*payload) });
         }
+        if gone {
+            self.sweep();
+        }
+        drop_whatever_it_does(slots);
+        panicked
     }
 
     /// Counts a panic elsewhere than in an emission, and announces it.
@@ -168,38 +152,31 @@ impl<T: 'static> Table<T> {
         let was_live = slot.live.swap(false, Ordering::AcqRel);
         if was_live {
             self.connected.fetch_sub(1, Ordering::Release);
-            self.dirty.store(true, Ordering::SeqCst);
         }
         was_live
     }
 
-    /// Does what waits to be done, unless an emission is under way, which
-    /// then does it when it ends. (Should both just miss each other, the next
-    /// emission does it.)
-    fn settle(&self) {
-        let mut slots = match self.slots.try_write() {
-            Ok(slots) => slots,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
+    /// Leaves out the dead slots.
+    fn sweep(&self) {
+        self.replace(|slots| slots.retain(|slot| slot.live.load(Ordering::Acquire)));
+    }
+
+    fn replace(&self, change: impl FnOnce(&mut Vec<Arc<Slot<T>>>)) {
+        let old = {
+            let _one_at_a_time = lock(&self.replacing);
+            let mut slots = Vec::clone(&self.slots.load());
+            change(&mut slots);
+            self.slots.swap(Arc::new(slots))
         };
-        // First, so that what comes meanwhile is not forgotten.
-        self.dirty.store(false, Ordering::SeqCst);
-        slots.append(&mut lock(&self.late));
-        let dead: Vec<_> = slots.extract_if(.., |slot| !slot.live.load(Ordering::Acquire)).collect();
-        drop(slots);
-        // What a slot owned may connect, emit or panic as it goes.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(dead)));
+        drop_whatever_it_does(old);
     }
 
     /// Disconnects every slot.
     pub(super) fn clear(&self) {
-        let late = lock(&self.late).clone();
-        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner).clone();
-        for slot in slots.iter().chain(&late) {
+        for slot in self.slots.load().iter() {
             self.retire(slot);
         }
-        self.settle();
-        let _ = catch_unwind(AssertUnwindSafe(|| drop((slots, late))));
+        self.sweep();
     }
 
     pub(super) fn block(self: &Arc<Self>) -> BlockGuard {
@@ -233,9 +210,8 @@ impl<T: 'static> Link for TableLink<T> {
     fn cut(&self) -> bool {
         let (Some(table), Some(slot)) = (self.table.upgrade(), self.slot.upgrade()) else { return false };
         let was_live = table.retire(&slot);
-        table.settle();
-        // The table may have let go of it, so this may be the last hold on what the slot owned.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(slot)));
+        table.sweep();
+        drop_whatever_it_does(slot);
         was_live
     }
 
@@ -243,6 +219,11 @@ impl<T: 'static> Link for TableLink<T> {
         self.table.strong_count() > 0
             && self.slot.upgrade().is_some_and(|slot| slot.live.load(Ordering::Acquire))
     }
+}
+
+/// What a slot owned may connect, emit or panic as it goes; nobody else shall suffer from that.
+fn drop_whatever_it_does<V>(value: V) {
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
 }
 
 fn text_of(payload: &(dyn Any + Send)) -> Arc<str> {

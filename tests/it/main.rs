@@ -8,7 +8,9 @@
 
 mod support;
 
+mod api;
 mod command_line;
+mod cost;
 mod ends;
 mod events;
 mod house;
@@ -19,6 +21,7 @@ mod networks;
 mod operation;
 mod pair;
 mod programs;
+mod qt;
 mod readme;
 mod server;
 mod signals;

@@ -337,7 +337,7 @@ async fn a_client_that_is_gone_before_it_is_accepted_harms_nobody() {
 
 #[test]
 fn running_out_of_descriptors_stops_nobody_for_good() {
-    in_own_process("server::out_of_descriptors");
+    in_own_process("server::out_of_descriptors", "");
 }
 
 #[test]

@@ -122,10 +122,12 @@ impl Trace {
     }
 }
 
-/// Runs a test of this binary, which is ignored otherwise, in a process of its own.
-pub(crate) fn in_own_process(test: &str) -> String {
+/// Runs a test of this binary, which is ignored otherwise, in a process of its
+/// own, with something to know in `TEST_INPUT`.
+pub(crate) fn in_own_process(test: &str, input: &str) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    let out = run(command.args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"]), &[]);
+    command.args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"]);
+    let out = run(command.env("TEST_INPUT", input), &[]);
     let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success() && text.contains("1 passed"), "{test} in its own process:\n{text}");
     text
