@@ -1,17 +1,21 @@
 //! The slot table: what an emission walks and what connecting changes.
 //!
 //! The list of slots is never changed, only replaced: an emission holds the
-//! one it began with, so slots may connect, disconnect and emit as they like,
-//! and no slot runs under a lock. A disconnected slot is marked dead at once
-//! and left out of the next list; what it owns goes with the last list that
-//! has it.
+//! one it began with, so slots may connect, disconnect and emit as they like.
+//! A disconnected slot is marked dead at once and left out of the next list;
+//! what it owns goes with the last list that has it.
+//!
+//! To get at the list costs an emission one atomic operation: a copy of it is
+//! kept behind a lock that is only ever *tried*. Whoever does not get it, an
+//! emission within an emission for example, takes the slower road to the list
+//! itself. So nobody waits for a slot.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use arc_swap::ArcSwap;
+use spin::mutex::SpinMutex;
 
 use super::connection::{BlockGuard, Link};
 use super::{Owner, Signal, SlotPanicked};
@@ -20,13 +24,16 @@ pub(super) struct Table<T> {
     /// How many slots are live: all that an emission without slots looks at.
     connected: AtomicUsize,
     blocked: AtomicUsize,
-    slots: ArcSwap<Vec<Arc<Slot<T>>>>,
-    /// Held while the list is replaced.
-    replacing: Mutex<()>,
+    slots: Mutex<List<T>>,
+    /// The list as it was when somebody last looked; only ever tried.
+    cached: SpinMutex<List<T>>,
+    is_stale: AtomicBool,
     panics: AtomicU64,
     panicked: Signal<SlotPanicked>,
     owner: Option<Weak<dyn Owner>>,
 }
+
+type List<T> = Arc<Vec<Arc<Slot<T>>>>;
 
 /// A connected slot.
 pub(super) struct Slot<T> {
@@ -62,8 +69,9 @@ impl<T: 'static> Table<T> {
         Self {
             connected: AtomicUsize::new(0),
             blocked: AtomicUsize::new(0),
-            slots: ArcSwap::default(),
-            replacing: Mutex::default(),
+            slots: Mutex::default(),
+            cached: SpinMutex::default(),
+            is_stale: AtomicBool::new(false),
             panics: AtomicU64::new(0),
             panicked: Signal::new(),
             owner,
@@ -104,7 +112,25 @@ impl<T: 'static> Table<T> {
         if self.blocked.load(Ordering::Acquire) > 0 {
             return panicked;
         }
-        let slots = self.slots.load();
+        if let Some(mut slots) = self.cached.try_lock() {
+            let before = self.refresh(&mut slots);
+            self.run(&slots, value, &mut panicked);
+            let after = self.refresh(&mut slots);
+            drop(slots);
+            if before.is_some() || after.is_some() {
+                drop_whatever_it_does((before, after));
+            }
+        } else {
+            let slots = Arc::clone(&lock(&self.slots));
+            self.run(&slots, value, &mut panicked);
+            drop_whatever_it_does(slots);
+        }
+        panicked
+    }
+
+    /// Calls the live ones of `slots`; those that shall not be called again are gone afterwards.
+    #[inline]
+    fn run(&self, slots: &[Arc<Slot<T>>], value: &T, panicked: &mut Vec<SlotPanicked>) {
         let (mut left, mut gone) = (slots.iter(), false);
         loop {
             let mut current: Option<&Slot<T>> = None;
@@ -128,8 +154,18 @@ impl<T: 'static> Table<T> {
         if gone {
             self.sweep();
         }
-        drop_whatever_it_does(slots);
-        panicked
+    }
+
+    /// Brings the copy up to date and returns the old one, to be dropped without the lock.
+    #[inline]
+    fn refresh(&self, cached: &mut List<T>) -> Option<List<T>> {
+        if !self.is_stale.load(Ordering::SeqCst) {
+            return None;
+        }
+        // First, so that what changes meanwhile is not missed.
+        self.is_stale.store(false, Ordering::SeqCst);
+        let slots = Arc::clone(&lock(&self.slots));
+        Some(std::mem::replace(cached, slots))
     }
 
     /// Counts a panic elsewhere than in an emission, and announces it.
@@ -163,20 +199,26 @@ impl<T: 'static> Table<T> {
 
     fn replace(&self, change: impl FnOnce(&mut Vec<Arc<Slot<T>>>)) {
         let old = {
-            let _one_at_a_time = lock(&self.replacing);
-            let mut slots = Vec::clone(&self.slots.load());
-            change(&mut slots);
-            self.slots.swap(Arc::new(slots))
+            let mut slots = lock(&self.slots);
+            let mut changed = Vec::clone(&slots);
+            change(&mut changed);
+            std::mem::replace(&mut *slots, Arc::new(changed))
         };
-        drop_whatever_it_does(old);
+        self.is_stale.store(true, Ordering::SeqCst);
+        // An emission under way does this when it ends. Should the two just miss each other the
+        // next one does, so that only what a dead slot owned stays a little longer.
+        let cached = self.cached.try_lock().and_then(|mut cached| self.refresh(&mut cached));
+        drop_whatever_it_does((old, cached));
     }
 
     /// Disconnects every slot.
     pub(super) fn clear(&self) {
-        for slot in self.slots.load().iter() {
+        let slots = Arc::clone(&lock(&self.slots));
+        for slot in slots.iter() {
             self.retire(slot);
         }
         self.sweep();
+        drop_whatever_it_does(slots);
     }
 
     pub(super) fn block(self: &Arc<Self>) -> BlockGuard {
