@@ -2,7 +2,9 @@
 //! contract. Payload never does. Adding an event means adding a variant here,
 //! its line in [`EventKind`], and the place that emits it.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::Path;
@@ -29,6 +31,28 @@ impl ConnectionId {
     /// The number, which is what logs show.
     pub const fn get(self) -> u64 {
         self.0.get()
+    }
+}
+
+/// A map by connection. The ids are our own and count upwards, so they need no hash that strangers cannot guess.
+pub(crate) type ConnectionMap<T> = HashMap<ConnectionId, T, BuildHasherDefault<CountedHasher>>;
+
+/// Spreads a counter over all bits by one multiplication.
+#[derive(Default)]
+pub(crate) struct CountedHasher(u64);
+
+impl Hasher for CountedHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("a ConnectionId hashes as one u64");
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        // An odd number near 2^64 / the golden ratio: consecutive ids fall far apart, high bits included.
+        self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
 }
 

@@ -11,8 +11,10 @@ pub mod cli;
 pub mod config;
 mod flow;
 pub mod guide;
+mod nearest;
 mod net;
 mod node;
+pub mod registry;
 mod relay;
 pub mod testing;
 
@@ -25,6 +27,7 @@ pub use self::net::{
     AccessList, BindError, CidrError, DialError, DialOptions, Keepalive, ListenOptions, Reconnect,
     ServerOptions, SocketError, SocketErrorKind, SocketOptions, TcpServer, TcpSocket, server, socket,
 };
-pub use self::node::{Node, NodeError, Outcome, Stopper};
-pub use self::relay::RelayOptions;
+pub use self::node::{Changes, Node, NodeError, Outcome, Stopper};
+pub use self::registry::Registry;
+pub use self::relay::{RelayMode, RelayOptions};
 pub use self::signal::{Connection, Signal, SignalRef};

@@ -9,6 +9,8 @@
 //!                                    └──► direct slots
 //! ```
 
+#[cfg(test)]
+mod cost;
 mod dispatcher;
 mod outbox;
 mod subscription;
@@ -306,6 +308,21 @@ mod tests {
         bus.close();
         dispatcher.join_next().await.unwrap().unwrap();
         reader.join().unwrap();
+    }
+
+    #[test]
+    fn an_event_that_nobody_listens_to_is_not_even_built() {
+        let bus = EventBus::new();
+        let other = bus.subscribe(EventMask::of(&[EventKind::Listening]));
+        bus.emit(EventKind::AcceptRejected, || unreachable!("nobody listens to it"));
+        let mut built = false;
+        bus.emit(EventKind::Listening, || {
+            built = true;
+            Event::Listening { endpoint: "t".into(), address: Endpoint::Echo }
+        });
+        drop(other);
+        assert!(built);
+        bus.emit(EventKind::Listening, || unreachable!("nobody listens to it any more"));
     }
 
     #[tokio::test]

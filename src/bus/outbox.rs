@@ -107,6 +107,11 @@ impl Outbox {
         levels
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().main.is_empty()
+    }
+
     pub(super) fn has_level(&self) -> bool {
         !self.lock().level.is_empty()
     }

@@ -1,7 +1,6 @@
 //! The connection table: what is true now. A connection enters it before its
 //! first event goes out and leaves it before its last.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -12,12 +11,12 @@ use tokio::time::Instant;
 use super::EventBus;
 use super::outbox::Level;
 use crate::address::Address;
-use crate::event::{ConnectionId, Endpoint, Event, EventKind, Reason, State};
+use crate::event::{ConnectionId, ConnectionMap, Endpoint, Event, EventKind, Reason, State};
 
 /// All listeners and connections of a node.
 #[derive(Default)]
 pub(super) struct Table {
-    connections: Mutex<HashMap<ConnectionId, Arc<Record>>>,
+    connections: Mutex<ConnectionMap<Arc<Record>>>,
     listeners: Mutex<Vec<ListenerSnapshot>>,
 }
 
@@ -96,7 +95,7 @@ impl Table {
         Snapshot { seq, listeners, connections }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ConnectionId, Arc<Record>>> {
+    fn lock(&self) -> MutexGuard<'_, ConnectionMap<Arc<Record>>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

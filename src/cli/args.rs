@@ -2,12 +2,16 @@
 //! translation into a [`Config`] with all faults at once.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
 use crate::address::Address;
-use crate::config::{Config, Place};
+use crate::config::{Config, Fault, LogFormat, Origins, Place, ProgramOptions, size};
+use crate::net::{BindError, DialOptions, ListenOptions};
+use crate::relay::RelayOptions;
 
 /// Joins two networks: each client that comes to --listen gets a connection
 /// of its own to --connect. One of them alone is joined with this terminal.
@@ -50,10 +54,27 @@ pub(super) struct Args {
     #[arg(long, value_name = "IP", help_heading = "Limits")]
     source: Option<String>,
 
+    /// The largest read: more for bulk, less for a neighbour's sake [default: 4MiB]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, help_heading = "Limits")]
+    max_read: Option<String>,
     /// Threads that move bytes; more than one pays where there are cores to spare [default: 1]
     #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Limits")]
     threads: Option<String>,
 
+    #[command(flatten)]
+    seeing: Seeing,
+
+    /// Print the config file that says the same, and do nothing
+    #[arg(long, help_heading = "Seeing")]
+    print_config: bool,
+
+    #[command(subcommand)]
+    command: Option<Verb>,
+}
+
+/// What is shown of a running node, whatever made it.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct Seeing {
     /// Show every byte on stderr: direction, time, offset, hex, text
     #[arg(short = 'x', long, help_heading = "Seeing")]
     hexdump: bool,
@@ -66,16 +87,40 @@ pub(super) struct Args {
     /// Log by this filter instead, as in signal_node=debug
     #[arg(long, value_name = "FILTER", env = "SIGNAL_NODE_LOG", help_heading = "Seeing")]
     log: Option<String>,
-    /// How stderr is written; json gives one object per event
-    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Seeing")]
-    log_format: LogFormat,
-
-    #[command(subcommand)]
-    command: Option<Verb>,
+    /// How stderr is written; json gives one object per event [default: text]
+    #[arg(long, value_name = "FORMAT", help_heading = "Seeing")]
+    log_format: Option<LogFormat>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Run a config: one or more TOML files
+    Run {
+        /// The files; they are merged
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        seeing: Seeing,
+    },
+    /// Check a config, and say in words what it does
+    Check {
+        /// The files; they are merged
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Print every value it stands for, as a config
+        #[arg(long)]
+        show: bool,
+        /// Try every address and target; nothing is sent
+        #[arg(long, conflicts_with = "show")]
+        live: bool,
+    },
+    /// Print a config to begin with
+    Example {
+        /// Which; without one they are listed
+        name: Option<String>,
+    },
+    /// Print the JSON Schema of config files, for editors
+    Schema,
     /// Print a page of the manual
     Help {
         /// Which page; without one they are listed
@@ -83,102 +128,118 @@ enum Verb {
     },
 }
 
-/// How stderr is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum LogFormat {
-    Text,
-    Json,
-}
-
 /// What the program was asked to do.
 #[derive(Debug)]
 pub(super) enum Command {
     Help(Option<String>),
+    Example(Option<String>),
+    Schema,
+    /// Print this on stdout.
+    Print(String),
+    Check {
+        config: Config,
+        files: Vec<PathBuf>,
+        live: bool,
+    },
     Run(Box<Run>),
 }
 
-/// A node to run, and how to report on it.
+/// A node to run.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) config: Config,
-    pub(super) threads: usize,
-    pub(super) hexdump: bool,
-    pub(super) log: Log,
+    pub(super) filter: EnvFilter,
+    pub(super) source: Source,
 }
 
-/// What is logged, and how.
+/// Where a config came from.
 #[derive(Debug)]
-pub(super) struct Log {
-    pub(super) filter: tracing_subscriber::EnvFilter,
-    pub(super) format: LogFormat,
+pub(super) enum Source {
+    CommandLine,
+    Files(Box<Files>),
 }
 
-impl Args {
-    /// What was meant, or everything that is wrong with it, a line each.
-    pub(super) fn meaning(self) -> Result<Command, Vec<String>> {
-        if let Some(Verb::Help { topic }) = self.command {
-            return Ok(Command::Help(topic));
-        }
-        if self.listen.is_empty() && self.connect.is_empty() {
-            let text = "nothing to do; try `node --listen 9000 --connect host:9001`, or `node --help`";
-            return Err(vec![text.into()]);
-        }
-        let mut meaning = Meaning::default();
-        let mut run = self.translate(&mut meaning);
-        // A lone --listen or --connect is joined with this terminal.
-        for (end, other) in [(&self.listen, &mut run.config.from), (&self.connect, &mut run.config.to)] {
-            if end.is_empty() {
-                other.push(Address::Stdio);
+/// Files, and what the command line says beside them.
+#[derive(Clone, Debug)]
+pub(super) struct Files {
+    pub(super) paths: Vec<PathBuf>,
+    pub(super) origins: Origins,
+    seeing: Seeing,
+}
+
+impl Source {
+    /// Faults as lines that name what was typed or where it is written.
+    pub(super) fn explain(&self, faults: &[Fault]) -> Vec<String> {
+        match self {
+            Self::CommandLine => {
+                let line = |fault: &Fault| format!("{}: {}", option(&fault.place), fault.text);
+                faults.iter().map(line).collect()
             }
+            Self::Files(files) => files.origins.explain(faults),
         }
-        for fault in run.config.check() {
-            // An option that could not be read is not judged by what is left of it.
-            if !meaning.faults.iter().any(|known| known.starts_with(&format!("{}:", fault.place.option()))) {
-                meaning.faults.push(fault.to_string());
-            }
-        }
-        if meaning.faults.is_empty() { Ok(Command::Run(Box::new(run))) } else { Err(meaning.faults) }
     }
 
-    fn translate(&self, meaning: &mut Meaning) -> Run {
-        let mut config = Config {
-            from: meaning.all(Place::From.option(), &self.listen),
-            to: meaning.all(Place::To.option(), &self.connect),
-            ..Config::default()
-        };
-        let relay = &mut config.relay;
-        for text in &self.allow {
-            meaning.note("--allow", relay.access.allow(text));
+    /// Where the address was written that could not be bound, if in a file.
+    pub(super) fn locate_bind(&self, error: &BindError) -> Option<String> {
+        match self {
+            Self::CommandLine => None,
+            Self::Files(files) => Some(files.locate_bind(error)),
         }
-        for text in &self.deny {
-            meaning.note("--deny", relay.access.deny(text));
+    }
+}
+
+impl Files {
+    /// Where the address was written that could not be bound.
+    pub(super) fn locate_bind(&self, error: &BindError) -> String {
+        self.origins.locate(&Place::new("listen", &error.endpoint, "bind"))
+    }
+
+    /// Reads the files again: what they say now, with what the command line says beside them.
+    pub(super) fn read(&self) -> Result<(Config, Self), Vec<String>> {
+        let run = run_files(&self.paths, &self.seeing)?;
+        match run.source {
+            Source::Files(files) => Ok((run.config, *files)),
+            Source::CommandLine => unreachable!("made from files above"),
         }
-        relay.max_connections = meaning.number(Place::MaxConnections.option(), &self.max_connections);
-        relay.listen.backlog = meaning.number(Place::Backlog.option(), &self.backlog);
-        if let Some(limit) = meaning.duration(Place::ConnectTimeout.option(), &self.connect_timeout) {
-            relay.dial.connect_timeout = limit;
+    }
+}
+
+fn run_files(paths: &[PathBuf], seeing: &Seeing) -> Result<Run, Vec<String>> {
+    let (mut config, origins) = Config::read(paths).map_err(|error| error.faults)?;
+    let written = config.program.log.clone();
+    seeing.apply(&mut config.program);
+    let filter = filter(&config.program.log).map_err(|text| {
+        if config.program.log == written {
+            let fault = Fault { place: Place::new("node", "", "log"), text };
+            origins.explain(&[fault])
+        } else {
+            vec![format!("{}: {text}", seeing.log_source())]
         }
-        if let Some(limit) = meaning.duration(Place::HalfClosedTimeout.option(), &self.half_closed_timeout) {
-            relay.half_closed_timeout = limit;
+    })?;
+    let files = Files { paths: paths.to_vec(), origins, seeing: seeing.clone() };
+    Ok(Run { config, filter, source: Source::Files(Box::new(files)) })
+}
+
+fn filter(text: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(text).map_err(|error| {
+        format!("`{}` is not a filter ({error}); write for example signal_node=debug", text.escape_debug())
+    })
+}
+
+impl Seeing {
+    /// Wins over what a file says.
+    fn apply(&self, program: &mut ProgramOptions) {
+        program.hexdump |= self.hexdump;
+        if let Some(format) = self.log_format {
+            program.log_format = format;
         }
-        if self.idle_timeout.as_deref() != Some("off") {
-            relay.idle_timeout = meaning.duration(Place::IdleTimeout.option(), &self.idle_timeout);
+        match (&self.log, self.verbose) {
+            (Some(filter), _) => program.log = filter.clone(),
+            _ if self.quiet => program.log = "signal_node=warn".into(),
+            (None, 0) => {}
+            (None, 1) => program.log = "signal_node=debug".into(),
+            (None, _) => program.log = "signal_node=trace".into(),
         }
-        if let Some(text) = &self.source {
-            let problem =
-                |_| format!("`{}` is not an IP address; write for example 192.0.2.1", text.escape_debug());
-            relay.dial.source = meaning.note(Place::Source.option(), text.parse().map_err(problem));
-        }
-        if let Some(grace) = meaning.duration(Place::ShutdownGrace.option(), &self.shutdown_grace) {
-            config.shutdown_grace = grace;
-        }
-        let threads = meaning.number("--threads", &self.threads).unwrap_or(1);
-        if !(1..=MOST_THREADS).contains(&threads) {
-            meaning.faults.push(format!(
-                "--threads: {threads} is not possible; write a number from 1 to {MOST_THREADS}"
-            ));
-        }
-        Run { config, threads, hexdump: self.hexdump, log: self.log(meaning) }
     }
 
     /// Where the filter was written.
@@ -187,22 +248,139 @@ impl Args {
             .any(|arg| matches!(arg.to_str(), Some(arg) if arg == "--log" || arg.starts_with("--log=")));
         if typed { "--log" } else { "SIGNAL_NODE_LOG" }
     }
+}
 
-    fn log(&self, meaning: &mut Meaning) -> Log {
-        let default = match self.verbose {
-            _ if self.quiet => "signal_node=warn",
-            0 => "signal_node=info",
-            1 => "signal_node=debug",
-            _ => "signal_node=trace",
-        };
-        let text = self.log.as_deref().unwrap_or(default);
-        let filter = tracing_subscriber::EnvFilter::try_new(text).map_err(|error| {
-            format!(
-                "`{}` is not a filter ({error}); write for example signal_node=debug",
-                text.escape_debug()
-            )
-        });
-        Log { filter: meaning.note(self.log_source(), filter).unwrap_or_default(), format: self.log_format }
+impl clap::ValueEnum for LogFormat {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(clap::builder::PossibleValue::new(self.name()))
+    }
+}
+
+impl Args {
+    /// What was meant, or everything that is wrong with it, a line each.
+    pub(super) fn meaning(self) -> Result<Command, Vec<String>> {
+        match self.command {
+            Some(Verb::Help { topic }) => return Ok(Command::Help(topic)),
+            Some(Verb::Example { name }) => return Ok(Command::Example(name)),
+            Some(Verb::Schema) => return Ok(Command::Schema),
+            Some(Verb::Run { files, seeing }) => {
+                return run_files(&files, &seeing).map(|run| Command::Run(Box::new(run)));
+            }
+            Some(Verb::Check { files, show, live }) => {
+                let config = run_files(&files, &Seeing::default())?.config;
+                return Ok(match show {
+                    true => Command::Print(config.to_toml()),
+                    false => Command::Check { config, files, live },
+                });
+            }
+            None => {}
+        }
+        if self.listen.is_empty() && self.connect.is_empty() {
+            let text = "nothing to do; try `node --listen 9000 --connect host:9001`, or `node --help`";
+            return Err(vec![text.into()]);
+        }
+        let mut meaning = Meaning::default();
+        let run = self.translate(&mut meaning);
+        let unread = meaning.faults.clone();
+        for fault in run.config.check() {
+            let option = option(&fault.place);
+            let line = format!("{option}: {}", fault.text);
+            // An option that could not be read is not judged by what is left of it, and
+            // one that holds for several objects is wrong once.
+            let is_unread = unread.iter().any(|known| known.starts_with(&format!("{option}: ")));
+            if !is_unread && !meaning.faults.contains(&line) {
+                meaning.faults.push(line);
+            }
+        }
+        match meaning.faults {
+            faults if !faults.is_empty() => Err(faults),
+            _ if self.print_config => Ok(Command::Print(run.config.to_short_toml())),
+            _ => Ok(Command::Run(Box::new(run))),
+        }
+    }
+
+    fn translate(&self, meaning: &mut Meaning) -> Run {
+        let mut config = self.relay(meaning);
+        config.node.max_connections = meaning.number("--max-connections", &self.max_connections);
+        if let Some(grace) = meaning.duration("--shutdown-grace", &self.shutdown_grace) {
+            config.node.shutdown_grace = grace;
+        }
+        if let Some(size) = meaning.size("--max-read", &self.max_read) {
+            config.node.max_read = size;
+        }
+        if let Some(threads) = meaning.number("--threads", &self.threads) {
+            config.program.threads = threads;
+        }
+        self.seeing.apply(&mut config.program);
+        let filter = meaning.note(self.seeing.log_source(), filter(&config.program.log)).unwrap_or_default();
+        Run { config, filter, source: Source::CommandLine }
+    }
+
+    /// The relay, its listeners and targets, with their options.
+    fn relay(&self, meaning: &mut Meaning) -> Config {
+        let mut from = meaning.all("--listen", &self.listen);
+        let mut to = meaning.all("--connect", &self.connect);
+        // A lone --listen or --connect is joined with this terminal.
+        for (end, other) in [(&self.listen, &mut from), (&self.connect, &mut to)] {
+            if end.is_empty() {
+                other.push(Address::Stdio);
+            }
+        }
+        let mut config = Config::relay(from, to);
+
+        let mut listen = ListenOptions::default();
+        for text in &self.allow {
+            meaning.note("--allow", listen.access.allow(text));
+        }
+        for text in &self.deny {
+            meaning.note("--deny", listen.access.deny(text));
+        }
+        listen.backlog = meaning.number("--backlog", &self.backlog);
+        config.listen.values_mut().for_each(|listener| listener.options = listen.clone());
+
+        let mut dial = DialOptions::default();
+        if let Some(limit) = meaning.duration("--connect-timeout", &self.connect_timeout) {
+            dial.connect_timeout = limit;
+        }
+        if let Some(text) = &self.source {
+            let problem =
+                |_| format!("`{}` is not an IP address; write for example 192.0.2.1", text.escape_debug());
+            dial.source = meaning.note("--source", text.parse().map_err(problem));
+        }
+        config.client.values_mut().for_each(|client| client.options = dial);
+
+        let mut relay = RelayOptions::default();
+        if let Some(limit) = meaning.duration("--half-closed-timeout", &self.half_closed_timeout) {
+            relay.half_closed_timeout = limit;
+        }
+        if self.idle_timeout.as_deref() != Some("off") {
+            relay.idle_timeout = meaning.duration("--idle-timeout", &self.idle_timeout);
+        }
+        config.relay.values_mut().for_each(|one| one.options = relay);
+        config
+    }
+}
+
+/// The option that sets this part of the config.
+pub(super) fn option(place: &Place) -> &'static str {
+    match (place.table, place.key) {
+        (_, "max_connections") => "--max-connections",
+        (_, "shutdown_grace") => "--shutdown-grace",
+        (_, "allow") => "--allow",
+        (_, "deny") => "--deny",
+        (_, "backlog") => "--backlog",
+        (_, "connect_timeout") => "--connect-timeout",
+        (_, "max_read") => "--max-read",
+        (_, "threads") => "--threads",
+        (_, "source") => "--source",
+        (_, "idle_timeout") => "--idle-timeout",
+        (_, "half_closed_timeout") => "--half-closed-timeout",
+        ("client", _) | ("relay", "to") => "--connect",
+        _ => "--listen",
     }
 }
 
@@ -230,6 +408,12 @@ impl Meaning {
         self.note(option, number.ok_or_else(problem))
     }
 
+    fn size(&mut self, option: &str, text: &Option<String>) -> Option<usize> {
+        let text = text.as_ref()?;
+        let problem = || format!("`{}` is not a size; write 64KiB or 1MiB", text.escape_debug());
+        self.note(option, size(text).ok_or_else(problem))
+    }
+
     fn duration(&mut self, option: &str, text: &Option<String>) -> Option<Duration> {
         let text = text.as_ref()?;
         let seconds =
@@ -240,8 +424,6 @@ impl Meaning {
     }
 }
 
-/// More would only be in each other's way.
-const MOST_THREADS: usize = 256;
 const EXAMPLES: &str = "\
 Examples:
   node --listen 9000 --connect host:9001   relay: one outbound connection per client
@@ -249,5 +431,7 @@ Examples:
   node --listen 9000                       talk to the first client from this terminal
   tar c . | node --connect host:9001       send a pipe, end when both sides have finished
   node -x --listen 9000 --connect host:80  watch every byte
+  node check relay.toml                    say what a config file does
+  node run relay.toml                      do it
 
 `node help` lists the pages of the manual.";

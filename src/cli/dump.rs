@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
-use super::args::LogFormat;
 use super::writer::LogQueue;
+use crate::config::LogFormat;
 use crate::event::ConnectionId;
 use crate::flow::{Tap, TapChunk, TapDirection, TapReader};
 

@@ -1,8 +1,11 @@
 //! clap's errors as one line each: where, what, what to try.
 
+use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 
+use super::args::Args;
 use crate::address::Address;
+use crate::nearest::did_you_mean;
 
 /// The line for an error that is not a request for help.
 pub(super) fn line(error: &Error) -> String {
@@ -22,12 +25,17 @@ pub(super) fn line(error: &Error) -> String {
             let suggested =
                 text(ContextKind::SuggestedArg).or_else(|| text(ContextKind::SuggestedSubcommand));
             let what = if word.starts_with('-') { "unknown option" } else { "unexpected word" };
+            let verbs = Args::command();
+            let verb = did_you_mean(&word, verbs.get_subcommands().map(clap::Command::get_name));
             match suggested {
                 None if word.parse::<Address>().is_ok() => {
                     format!("{word}: {what}; did you mean `--listen {word}`?")
                 }
                 Some(suggested) => format!("{word}: {what}; did you mean `{suggested}`?"),
-                None => format!("{word}: {what}; `node --help` lists what there is"),
+                None => {
+                    let hint = verb.unwrap_or_else(|| "; `node --help` lists what there is".into());
+                    format!("{word}: {what}{hint}")
+                }
             }
         }
         ErrorKind::InvalidValue => match error.get(ContextKind::ValidValue) {
@@ -52,6 +60,9 @@ pub(super) fn line(error: &Error) -> String {
                 return format!("{option}: is given twice; remove one");
             }
             format!("{option}: cannot stand beside {other}; remove one")
+        }
+        ErrorKind::MissingRequiredArgument => {
+            "a FILE is missing; write for example `node run relay.toml`, or see `node example`".into()
         }
         ErrorKind::InvalidUtf8 => "an argument is not UTF-8; write it in UTF-8".into(),
         _ => {

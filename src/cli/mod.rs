@@ -3,14 +3,18 @@
 
 mod args;
 mod dump;
+mod example;
+mod explain;
 mod faults;
+mod live;
+mod reload;
 mod report;
+mod schema;
 mod writer;
 
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
-use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,17 +25,20 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
 
-use self::args::{Args, Command, LogFormat, Run};
+use self::args::{Args, Command, Run, Source};
 use self::dump::Dump;
+use self::reload::reload_and_say;
 use self::report::{Conversation, Reporter};
 use self::writer::LogQueue;
 use crate::address::Address;
 use crate::bus::EventBus;
+use crate::config::{Config, LogFormat, RelayConfig};
 use crate::event::Reason;
 use crate::guide;
 use crate::node::{Node, NodeError, Outcome};
-use crate::relay::most_connections;
+use crate::relay::{RelayMode, most_connections};
 
 /// Runs the program `node`, and says how it ended: 0 done, 1 failed while
 /// running, 2 wrong command line or config.
@@ -45,6 +52,15 @@ pub fn main() -> ExitCode {
     match args.meaning() {
         Err(faults) => refuse(&faults, typed_json()),
         Ok(Command::Help(topic)) => help(topic.as_deref()),
+        Ok(Command::Example(None)) => print(&example::list()),
+        Ok(Command::Example(Some(name))) => match example::named(&name) {
+            Ok(text) => print(text),
+            Err(fault) => refuse(&[fault], false),
+        },
+        Ok(Command::Schema) => print(&schema::text()),
+        Ok(Command::Print(text)) => print(&text),
+        Ok(Command::Check { config, live: true, .. }) => try_all(&config),
+        Ok(Command::Check { config, files, .. }) => print(&explain::config(&config, &files)),
         Ok(Command::Run(run)) => start(*run),
     }
 }
@@ -71,6 +87,21 @@ fn help(topic: Option<&str>) -> ExitCode {
             let topics: Vec<_> = guide::PAGES.iter().map(|page| page.topic).collect();
             let topic = topic.escape_debug();
             refuse(&[format!("help: there is no page `{topic}`; the pages are {}", topics.join(", "))], false)
+        }
+    }
+}
+
+/// Tries what a config would open and dial.
+fn try_all(config: &Config) -> ExitCode {
+    match runtime(1).map(|runtime| runtime.block_on(live::try_all(config))) {
+        Ok((text, true)) => print(&text),
+        Ok((text, false)) => {
+            print(&text);
+            ExitCode::from(FAILED)
+        }
+        Err(error) => {
+            say_errors(&[format!("cannot start: {error}")], false);
+            ExitCode::from(FAILED)
         }
     }
 }
@@ -109,10 +140,10 @@ fn raise_descriptor_limit() {
 }
 
 fn start(run: Run) -> ExitCode {
-    let format = run.log.format;
+    let format = run.config.program.log_format;
     let begin = || -> io::Result<_> {
         let log = LogQueue::start(format)?;
-        Ok((log, runtime(run.threads)?))
+        Ok((log, runtime(run.config.program.threads)?))
     };
     let (log, runtime) = match begin() {
         Ok(parts) => parts,
@@ -137,7 +168,7 @@ fn runtime(threads: usize) -> io::Result<Runtime> {
 }
 
 async fn operate(mut run: Run, log: &LogQueue) -> u8 {
-    let format = run.log.format;
+    let format = run.config.program.log_format;
     // First of all, so that a signal that comes early is obeyed and not fatal.
     let signals = match Signals::new() {
         Ok(signals) => signals,
@@ -146,12 +177,12 @@ async fn operate(mut run: Run, log: &LogQueue) -> u8 {
             return FAILED;
         }
     };
-    let filter = std::mem::take(&mut run.log.filter);
+    let filter = std::mem::take(&mut run.filter);
     subscribe(log, filter, format);
-    let dump = if run.hexdump {
+    let dump = if run.config.program.hexdump {
         match Dump::start(log.clone(), format) {
             Ok((dump, tap)) => {
-                run.config.relay.tap = Some(tap);
+                run.config.tap = Some(tap);
                 Some(dump)
             }
             Err(error) => {
@@ -167,15 +198,13 @@ async fn operate(mut run: Run, log: &LogQueue) -> u8 {
     let mut reporting = JoinSet::new();
     reporting.spawn(Reporter::new(&bus, log.clone(), format, conversation).run());
     let plan = plan(&run);
-    // Whoever types has nothing to wait for.
     let typed = conversation == Conversation::Typed;
-    let grace = if typed { Duration::ZERO } else { run.config.shutdown_grace };
     let code = match Node::bind_with(run.config, bus).await {
         Ok(node) => {
             info!("{plan}");
-            serve(node, signals, grace).await
+            serve(node, run.source, signals, typed).await
         }
-        Err(error) => explain(&error, format),
+        Err(error) => did_not_start(&error, &run.source, format),
     };
     // The bus has ended with the node, so this only writes what is left.
     let _ = timeout(LAST_WORDS, reporting.join_next()).await;
@@ -185,7 +214,7 @@ async fn operate(mut run: Run, log: &LogQueue) -> u8 {
     code
 }
 
-fn subscribe(log: &LogQueue, filter: tracing_subscriber::EnvFilter, format: LogFormat) {
+fn subscribe(log: &LogQueue, filter: EnvFilter, format: LogFormat) {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     let colour = io::stderr().is_terminal() && !set("NO_COLOR") && !dumb;
@@ -201,7 +230,8 @@ fn subscribe(log: &LogQueue, filter: tracing_subscriber::EnvFilter, format: LogF
 
 /// Whether there is one conversation, and whether a person types it.
 fn conversation(run: &Run) -> Conversation {
-    match run.config.from.contains(&Address::Stdio) || run.config.to.contains(&Address::Stdio) {
+    let config = &run.config;
+    match config.relay.values().any(|relay| config.is_conversation(relay)) {
         false => Conversation::None,
         true if io::stdin().is_terminal() => Conversation::Typed,
         true => Conversation::Piped,
@@ -210,44 +240,62 @@ fn conversation(run: &Run) -> Conversation {
 
 /// What will happen, in words.
 fn plan(run: &Run) -> String {
-    let list = |addresses: &[Address]| {
-        addresses.iter().map(Address::as_target).collect::<Vec<_>>().join(", else to ")
-    };
     let config = &run.config;
-    if config.from.contains(&Address::Stdio) {
-        format!("joining standard input and output to {}", list(&config.to))
-    } else if config.to.contains(&Address::Stdio) {
-        "joining the first client to standard input and output; others wait".into()
-    } else {
-        let most = config.relay.max_connections.unwrap_or_else(most_connections);
-        format!("relaying each client, up to {most}, over a connection of its own, to {}", list(&config.to))
-    }
+    let most = config.node.max_connections.unwrap_or_else(most_connections);
+    let plan = |relay: &RelayConfig| {
+        let to: Vec<_> = config.to(relay).map(|(_, client)| client.to.as_target()).collect();
+        let to = to.join(", else to ");
+        if config.from(relay).any(|(_, listener)| listener.bind == Address::Stdio) {
+            format!("joining standard input and output to {to}")
+        } else if config.is_conversation(relay) {
+            "joining the first client to standard input and output; others wait".into()
+        } else if relay.mode == RelayMode::Echo {
+            format!("sending back to each client, up to {most}, what it sends")
+        } else {
+            format!("relaying each client, up to {most}, over a connection of its own, to {to}")
+        }
+    };
+    config.relay.values().map(plan).collect::<Vec<_>>().join("; ")
 }
 
 /// Runs the node until it is done or was told to stop.
-async fn serve(node: Node, mut signals: Signals, grace: Duration) -> u8 {
-    let bus = node.bus().clone();
-    let stopper = node.stopper();
-    let mut joined = pin!(node.join());
+async fn serve(mut node: Node, mut source: Source, mut signals: Signals, typed: bool) -> u8 {
     let mut stopping = false;
-    let outcome = loop {
-        let signal = tokio::select! {
-            biased;
-            outcome = &mut joined => break outcome,
-            signal = signals.next() => signal,
+    let mut reload = false;
+    loop {
+        let signal = if reload && !stopping {
+            tokio::select! {
+                biased;
+                signal = signals.next() => signal,
+                () = reload_and_say(&mut node, &mut source) => {
+                    reload = false;
+                    continue;
+                }
+            }
+        } else {
+            tokio::select! {
+                biased;
+                () = node.served() => break,
+                signal = signals.next() => signal,
+            }
         };
         match signal {
-            Caught::Reload => info!("nothing to reload: this node runs by its command line"),
-            Caught::Stop if stopping => stopper.now(),
+            // One that is under way begins anew, with what the files say now.
+            Caught::Reload => reload = true,
+            Caught::Stop if stopping => node.stopper().now(),
             Caught::Stop => {
                 stopping = true;
-                let connections = bus.snapshot().connections.iter().filter(|c| c.partner.is_none()).count();
+                // Whoever types has nothing to wait for.
+                let grace = if typed { Duration::ZERO } else { node.config().node.shutdown_grace };
+                let connections =
+                    node.bus().snapshot().connections.iter().filter(|c| c.partner.is_none()).count();
                 let grace_time = humantime::format_duration(grace).to_string();
                 info!(connections, grace = grace_time, "stopping; a second signal stops at once");
-                stopper.drain(grace);
+                node.stopper().drain(grace);
             }
         }
-    };
+    }
+    let outcome = node.join().await;
     outcome.log();
     match outcome {
         Outcome { conversation: None | Some(Reason::Closed), cut: 0 } => 0,
@@ -295,18 +343,23 @@ impl Signals {
 
 /// Says why a node did not start: faults of the config a line each, anything
 /// else with its cause and what to try.
-fn explain(error: &NodeError, format: LogFormat) -> u8 {
+fn did_not_start(error: &NodeError, source: &Source, format: LogFormat) -> u8 {
     let as_json = format == LogFormat::Json;
     if let NodeError::Config(faults) = error {
-        say_errors(&faults.iter().map(ToString::to_string).collect::<Vec<_>>(), as_json);
+        say_errors(&source.explain(faults), as_json);
         return WRONG;
     }
     let hint = match error {
         NodeError::Bind(error) => error.hint.clone(),
         NodeError::Source { .. } => Some("an address of this machine (`ip address` lists them)".into()),
-        NodeError::Config(_) => None,
+        NodeError::Config(_) | NodeError::Stopping => None,
     };
     let mut text = error.to_string();
+    if let NodeError::Bind(error) = error
+        && let Some(position) = source.locate_bind(error)
+    {
+        let _ = write!(text, " ({position})");
+    }
     let mut cause = error.source();
     while let Some(error) = cause {
         let _ = write!(text, "\n  caused by: {error}");

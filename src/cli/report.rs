@@ -11,9 +11,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_stream::StreamExt;
 use tracing::{Level, debug, enabled, info, trace, warn};
 
-use super::args::LogFormat;
 use super::writer::LogQueue;
 use crate::bus::{Delivery, EventBus, Subscription};
+use crate::config::LogFormat;
 use crate::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventMask, Reason};
 
 /// Whether the node is one conversation with standard input and output.

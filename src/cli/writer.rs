@@ -7,9 +7,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use tracing_subscriber::fmt::MakeWriter;
+use crate::config::LogFormat;
 
-use super::args::LogFormat;
+use tracing_subscriber::fmt::MakeWriter;
 
 /// A handle to the queue.
 #[derive(Clone)]

@@ -130,7 +130,7 @@ impl Flow {
         around: &Surroundings<'_>,
         turn: usize,
     ) -> Poll<Result<usize, Broken>> {
-        let wanted = self.reach.min(turn);
+        let wanted = self.reach.min(turn).min(around.turns.max_read());
         // Charged for what is kept, which nearly always is nothing: until then the thread holds the bytes.
         let size = wanted.min(around.budget.left().max(PROMISE));
         let outcome = scratch::with(size, |scratch| {
@@ -168,7 +168,7 @@ impl Flow {
         if taken < count {
             self.reach = (self.reach / 2).max(FIRST_READ);
         } else if count == size {
-            self.reach = (self.reach * 2).min(scratch::SIZE);
+            self.reach = (self.reach * 2).min(around.turns.max_read().max(FIRST_READ));
         }
         Poll::Ready(Ok(count))
     }
@@ -278,7 +278,7 @@ mod tests {
         let (mut source, mut sender) = connection(&bus).await;
         let (mut destination, mut receiver) = connection(&bus).await;
         let budget = Budget::new(1 << 20);
-        let turns = Turns::default();
+        let turns = Turns::new(1 << 20);
         let around = Surroundings { budget: &budget, turns: &turns, tap: None, tapped: source.id() };
         let mut flow = Flow::new();
         let mut offered = 0;
@@ -307,12 +307,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_stalled_flow_keeps_no_more_than_its_largest_read() {
+        let bus = EventBus::new();
+        let (mut source, sender) = connection(&bus).await;
+        let (mut destination, _receiver) = connection(&bus).await;
+        let (budget, turns) = (Budget::new(1 << 20), Turns::new(4_096));
+        let around = Surroundings { budget: &budget, turns: &turns, tap: None, tapped: source.id() };
+        let mut flow = Flow::new();
+        while sender.try_write(&[7; 1 << 16]).is_ok() {
+            settle(&mut flow, &mut source, &mut destination, &around).await;
+        }
+        assert!((1..=4_096).contains(&flow.unsent()), "{}", flow.unsent());
+    }
+
+    #[tokio::test]
     async fn without_credit_a_flow_still_has_its_promise() {
         let bus = EventBus::new();
         let (mut source, mut sender) = connection(&bus).await;
         let (mut destination, mut receiver) = connection(&bus).await;
         let budget = Budget::new(0);
-        let turns = Turns::default();
+        let turns = Turns::new(1 << 20);
         let around = Surroundings { budget: &budget, turns: &turns, tap: None, tapped: source.id() };
         let mut flow = Flow::new();
         sender.write_all(&[1; 50_000]).await.unwrap();
@@ -327,7 +341,7 @@ mod tests {
         let (mut source, mut sender) = connection(&bus).await;
         let (mut destination, receiver) = connection(&bus).await;
         let budget = Budget::new(1 << 20);
-        let turns = Turns::default();
+        let turns = Turns::new(1 << 20);
         let around = Surroundings { budget: &budget, turns: &turns, tap: None, tapped: source.id() };
         let mut flow = Flow::new();
         receiver.set_zero_linger().unwrap();

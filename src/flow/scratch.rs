@@ -20,5 +20,5 @@ pub(super) fn with<R>(size: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
     })
 }
 
-/// The largest read. A receive queue on loopback holds about as much.
-pub(super) const SIZE: usize = 4 << 20;
+/// As large as a read can be asked to be. A receive queue on loopback holds about 4 MiB.
+pub(crate) const SIZE: usize = 16 << 20;

@@ -5,11 +5,11 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use super::scratch;
-
-/// What the flows of a relay know of each other.
-#[derive(Debug, Default)]
+/// What the flows of a node know of each other.
+#[derive(Debug)]
 pub(crate) struct Turns {
+    /// The largest read, in bytes.
+    max_read: usize,
     /// Flows that had more to move than their last turn allowed.
     bulk: AtomicU32,
     /// Turns of bulk flows since the last message of another.
@@ -17,10 +17,19 @@ pub(crate) struct Turns {
 }
 
 impl Turns {
-    /// Bytes a flow may read in a turn that begins now.
+    pub(crate) const fn new(max_read: usize) -> Self {
+        Self { max_read, bulk: AtomicU32::new(0), calm: AtomicU32::new(0) }
+    }
+
+    /// The largest read, in bytes.
+    pub(super) const fn max_read(&self) -> usize {
+        self.max_read
+    }
+
+    /// Bytes a flow may read in a turn that begins now; no limit among bulk flows alone.
     pub(super) fn bytes(&self) -> usize {
         if self.calm.load(Relaxed) >= CALM {
-            return scratch::SIZE;
+            return usize::MAX;
         }
         let flows = self.bulk.load(Relaxed).max(1) as usize;
         (SHARED / flows).max(LEAST)
@@ -64,7 +73,7 @@ mod tests {
 
     #[test]
     fn turns_shrink_for_a_neighbour_and_grow_when_it_is_silent() {
-        let turns = Turns::default();
+        let turns = Turns::new(4 << 20);
         for _ in 0..8 {
             turns.count(true);
         }
@@ -72,7 +81,7 @@ mod tests {
         for _ in 0..CALM {
             turns.bulk_turn();
         }
-        assert_eq!(turns.bytes(), scratch::SIZE);
+        assert_eq!(turns.bytes(), usize::MAX);
         turns.message();
         assert_eq!(turns.bytes(), SHARED / 8);
         (0..7).for_each(|_| turns.count(false));

@@ -3,6 +3,9 @@
 #[doc = include_str!("command-line.md")]
 pub mod command_line {}
 
+#[doc = include_str!("config.md")]
+pub mod config {}
+
 #[doc = include_str!("addresses.md")]
 pub mod addresses {}
 
@@ -11,6 +14,9 @@ pub mod events {}
 
 #[doc = include_str!("limits.md")]
 pub mod limits {}
+
+#[doc = include_str!("speed.md")]
+pub mod speed {}
 
 #[doc = include_str!("promises.md")]
 pub mod promises {}
@@ -37,6 +43,11 @@ pub const PAGES: &[Page] = &[
         text: include_str!("command-line.md"),
     },
     Page {
+        topic: "config",
+        about: "config files: every key, variables, several files, reload",
+        text: include_str!("config.md"),
+    },
+    Page {
         topic: "addresses",
         about: "how addresses are written and what is dialled",
         text: include_str!("addresses.md"),
@@ -50,6 +61,11 @@ pub const PAGES: &[Page] = &[
         topic: "limits",
         about: "backlog, pending and live; every limit and default",
         text: include_str!("limits.md"),
+    },
+    Page {
+        topic: "speed",
+        about: "what decides it, what can be turned, what watching costs",
+        text: include_str!("speed.md"),
     },
     Page {
         topic: "promises",

@@ -45,13 +45,29 @@ impl AccessList {
         !within(&self.deny) && (self.allow.is_empty() || within(&self.allow))
     }
 
+    /// The networks that are allowed; none means all.
+    pub(crate) fn allows(&self) -> &[IpNet] {
+        &self.allow
+    }
+
+    /// The networks that are allowed, to be changed; each as [`network`] yields it.
+    pub(crate) fn allow_mut(&mut self) -> &mut Vec<IpNet> {
+        &mut self.allow
+    }
+
+    /// The networks that are denied, to be changed.
+    pub(crate) fn deny_mut(&mut self) -> &mut Vec<IpNet> {
+        &mut self.deny
+    }
+
     /// Tells whether everyone may connect.
     pub fn is_empty(&self) -> bool {
         self.allow.is_empty() && self.deny.is_empty()
     }
 }
 
-fn network(text: &str) -> Result<IpNet, CidrError> {
+/// The network that `text` means, or the single address.
+pub(crate) fn network(text: &str) -> Result<IpNet, CidrError> {
     let network = match IpAddr::from_str(text) {
         Ok(ip) => IpNet::from(ip),
         Err(_) => IpNet::from_str(text).map_err(|_| CidrError(text.escape_debug().to_string()))?,

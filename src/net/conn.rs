@@ -19,6 +19,8 @@ use crate::event::{ConnectionId, Endpoint, Reason};
 pub(crate) struct Conn {
     stream: Option<Stream>,
     record: Arc<Record>,
+    /// Small writes go out at once (TCP_NODELAY). An accepted socket inherits that.
+    is_prompt: bool,
 }
 
 impl Conn {
@@ -30,7 +32,7 @@ impl Conn {
         peer: Endpoint,
         local: Endpoint,
     ) -> Self {
-        Self { stream: Some(stream), record: Record::accepted(bus, endpoint, peer, local) }
+        Self { stream: Some(stream), record: Record::accepted(bus, endpoint, peer, local), is_prompt: true }
     }
 
     /// Standard input and output, as a client of ours.
@@ -40,7 +42,7 @@ impl Conn {
 
     /// Takes over a dialled stream, whose record was announced by the dial.
     pub(super) fn dialled(stream: Stream, record: Arc<Record>) -> Self {
-        Self { stream: Some(stream), record }
+        Self { stream: Some(stream), record, is_prompt: false }
     }
 
     /// Reads into `buffer`; 0 says that the peer has finished.
@@ -54,6 +56,12 @@ impl Conn {
 
     /// Writes from `bytes` and says how many were taken.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        // Nothing is under way before a first write, so the kernel does not hold it back if it
+        // fits a segment; and many connections have no second one.
+        if !self.is_prompt && (self.record.sent() > 0 || bytes.len() > LEAST_SEGMENT) {
+            self.stream().send_at_once();
+            self.is_prompt = true;
+        }
         let count = ready!(self.stream_mut().poll_write(cx, bytes))?;
         self.record.add_sent(count);
         Poll::Ready(Ok(count))
@@ -164,5 +172,41 @@ pub(crate) fn reason_of(error: &io::Error) -> Reason {
             Reason::TimedOut
         }
         _ => Reason::Failed,
+    }
+}
+
+/// What fits one segment on any path: the least MSS there is (RFC 9293 §3.7.1).
+const LEAST_SEGMENT: usize = 536;
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    async fn write(conn: &mut Conn, size: usize) -> bool {
+        poll_fn(|cx| conn.poll_write(cx, &vec![0; size])).await.unwrap();
+        match conn.stream() {
+            Stream::Tcp(stream) => stream.nodelay().unwrap(),
+            _ => unreachable!("made from a TcpStream below"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dialled_connection_never_waits_with_a_small_write() {
+        let bus = EventBus::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for (first, is_prompt) in [(64, false), (2_000, true)] {
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let record = Record::dialling(&bus, &"t".into(), None);
+            record.connected(Endpoint::Echo, Endpoint::Echo);
+            let mut conn = Conn::dialled(Stream::Tcp(stream), record);
+            // The tail of a large one would wait for an acknowledgement.
+            assert_eq!(write(&mut conn, first).await, is_prompt);
+            assert!(write(&mut conn, 1).await);
+            conn.finish(Reason::Closed, None, 0);
+        }
     }
 }

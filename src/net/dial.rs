@@ -195,7 +195,6 @@ async fn connect_tcp(
 ) -> Result<(TcpStream, SocketAddr, SocketAddr), Failure> {
     let connecting = async {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_nodelay(true)?;
         dialling.prepare(&socket)?;
         if let Some(source) = options.source {
             let source_port = dialling.source_port();

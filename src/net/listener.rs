@@ -89,6 +89,21 @@ impl Listener {
         }
     }
 
+    /// Sets what can be set while it listens; later connections have it.
+    ///
+    /// # Errors
+    /// The kernel's, which has no reason to refuse what it took before.
+    pub(crate) fn set(&self, options: &ListenOptions) -> io::Result<()> {
+        let socket = match self {
+            Self::Tcp { listener, .. } => SockRef::from(listener),
+            Self::Unix { listener, .. } => SockRef::from(listener),
+        };
+        if let Self::Tcp { .. } = self {
+            keep_alive(&socket, &options.keepalive)?;
+        }
+        listen(&socket, options)
+    }
+
     /// Its address, if it is a TCP listener.
     pub(crate) fn socket_address(&self) -> Option<SocketAddr> {
         match self {

@@ -16,6 +16,7 @@ pub mod socket;
 mod stdio;
 mod transport;
 
+pub(crate) use self::access::network;
 pub use self::access::{AccessList, CidrError};
 pub(crate) use self::conn::{Conn, reason_of, reason_of_drop};
 pub use self::dial::DialError;

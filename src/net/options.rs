@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
+use super::access::AccessList;
+
 /// How a silent peer is found out: after `idle` without traffic, `probes`
 /// probes `interval` apart. It is given up after `idle + probes × interval`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +27,14 @@ impl Default for Keepalive {
     }
 }
 
-/// Options of listeners; accepted sockets inherit them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Options of listeners.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListenOptions {
+    /// Who may connect.
+    pub access: AccessList,
+    /// Clients of this listener at once, those whose target is still being
+    /// dialled included; more wait in the backlog. `None`: as many as the node allows.
+    pub max_connections: Option<usize>,
     /// Handshaken connections the kernel may hold until they are accepted.
     /// `None` asks for as many as the kernel allows (`net.core.somaxconn`).
     pub backlog: Option<u32>,

@@ -91,6 +91,14 @@ impl Stream {
         }
     }
 
+    /// Has the kernel hold back no small write until earlier ones are acknowledged.
+    pub(super) fn send_at_once(&self) {
+        if let Self::Tcp(stream) = self {
+            // Fails only on a socket that is gone already.
+            let _ = stream.set_nodelay(true);
+        }
+    }
+
     /// Has the kernel look after a silent peer, where that is done by probes.
     pub(super) fn keep_alive(&self, keepalive: &Keepalive) {
         if let Self::Tcp(stream) = self {

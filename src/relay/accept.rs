@@ -7,52 +7,94 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, sleep_until};
 
 use super::session::Session;
 use super::{Ended, Relay, Stop};
 use crate::event::{Endpoint, Event, EventKind, Reason};
-use crate::net::{Accepted, Conn, Listener, is_of_the_client};
+use crate::net::{Accepted, Conn, ListenOptions, Listener, is_of_the_client};
+use crate::registry::{Door, ListenerState, Place, Places};
 
-/// Serves a listener until the node stops, or, in a relay with standard input
-/// and output, until the first conversation is over.
+/// What a listener's task does with its clients. A reload replaces it, and
+/// later clients are treated by the new one.
+pub(crate) struct Entrance {
+    /// The listener's name.
+    pub(crate) endpoint: Arc<str>,
+    pub(crate) options: ListenOptions,
+    pub(crate) relay: Arc<Relay>,
+}
+
+/// The places of a client: its listener's and its node's.
+pub(super) type Admission = (Place, Place);
+
+/// Serves a listener until it is closed or the node stops, or, in a relay with
+/// standard input and output, until the first conversation is over.
 pub(crate) async fn serve(
-    relay: Arc<Relay>,
-    endpoint: Arc<str>,
     listener: Listener,
+    door: Arc<Door>,
+    mut entrance: watch::Receiver<Arc<Entrance>>,
     mut stop: watch::Receiver<Stop>,
 ) -> Ended {
+    let mut state = door.watch();
     let mut sessions = JoinSet::new();
     let mut conversation = None;
+    let mut now = Arc::clone(&entrance.borrow_and_update());
     while conversation.is_none() {
-        tokio::select! {
-            biased;
-            _ = stop.wait_for(|stop| *stop != Stop::No) => break,
-            Some(ended) = sessions.join_next() => conversation = end_of(ended).filter(|_| relay.once),
-            (client, place) = relay.admit(&endpoint, &listener) => {
-                sessions.spawn(Session::new(&relay, client, place));
+        let does = *state.borrow_and_update();
+        if does == ListenerState::Closed || *stop.borrow_and_update() != Stop::No {
+            break;
+        }
+        if entrance.has_changed().unwrap_or(false) {
+            let before = std::mem::replace(&mut now, Arc::clone(&entrance.borrow_and_update()));
+            if before.options != now.options
+                && let Err(error) = listener.set(&now.options)
+            {
+                tracing::warn!(endpoint = %now.endpoint, %error, "a listener keeps its old backlog or keepalive");
             }
         }
+        // The news is looked at above before each client; waiting for it costs more than a look, so
+        // a client that is there already comes first here.
+        tokio::select! {
+            biased;
+            (client, places) = now.admit(&listener, door.places()), if does == ListenerState::Listening => {
+                sessions.spawn(Session::new(&now.relay, client, places));
+            }
+            _ = stop.wait_for(|stop| *stop != Stop::No) => break,
+            Ok(()) = state.changed() => {}
+            // Taken over above.
+            Ok(()) = entrance.changed() => entrance.mark_changed(),
+            Some(ended) = sessions.join_next() => conversation = end_of(ended).filter(|_| now.relay.once),
+        }
+        while let Some(ended) = sessions.try_join_next() {
+            conversation = end_of(ended).filter(|_| now.relay.once).or(conversation);
+        }
     }
-    relay.bus.not_listening(&listener.local());
+    now.relay.shared.bus.not_listening(&listener.local());
     drop(listener);
-    drain(&relay, sessions, conversation, stop).await
+    // Also when the node, and not its door, has ended it.
+    door.turn(ListenerState::Closed);
+    drain(now.relay.once, sessions, conversation, stop).await
 }
 
 /// Serves standard input and output, as the one client of its relay.
-pub(crate) async fn serve_stdio(relay: Arc<Relay>, endpoint: Arc<str>, stop: watch::Receiver<Stop>) -> Ended {
-    let place = Arc::clone(&relay.places).acquire_owned().await.expect("the places are never closed");
-    let client = Conn::stdio(&relay.bus, &endpoint);
+pub(crate) async fn serve_stdio(
+    entrance: Arc<Entrance>,
+    door: Arc<Door>,
+    stop: watch::Receiver<Stop>,
+) -> Ended {
+    let relay = &entrance.relay;
+    let places = door.places().take().zip(relay.shared.places.take());
+    let client = Conn::stdio(&relay.shared.bus, &entrance.endpoint);
     let mut sessions = JoinSet::new();
-    sessions.spawn(Session::new(&relay, client, place));
-    drain(&relay, sessions, None, stop).await
+    sessions.spawn(Session::new(relay, client, places.expect("nobody else can be there yet")));
+    drain(relay.once, sessions, None, stop).await
 }
 
 /// Waits for the sessions to end, and cuts those that are left when their time is up.
 async fn drain(
-    relay: &Relay,
+    once: bool,
     mut sessions: JoinSet<Reason>,
     mut conversation: Option<Reason>,
     mut stop: watch::Receiver<Stop>,
@@ -63,12 +105,12 @@ async fn drain(
             biased;
             () = passed(at) => break,
             changed = stop.changed() => if changed.is_err() { break },
-            Some(ended) = sessions.join_next() => conversation = end_of(ended).filter(|_| relay.once).or(conversation),
+            Some(ended) = sessions.join_next() => conversation = end_of(ended).filter(|_| once).or(conversation),
         }
     }
     let cut = sessions.len();
     sessions.shutdown().await;
-    let was_cut = (relay.once && cut > 0).then_some(Reason::Shutdown);
+    let was_cut = (once && cut > 0).then_some(Reason::Shutdown);
     Ended { cut, conversation: conversation.or(was_cut) }
 }
 
@@ -91,27 +133,28 @@ fn end_of(ended: Result<Reason, JoinError>) -> Option<Reason> {
     }
 }
 
-impl Relay {
-    /// Waits for a client who may connect, and for a place for it. Cancel safe.
-    async fn admit(&self, endpoint: &Arc<str>, listener: &Listener) -> (Conn, OwnedSemaphorePermit) {
+impl Entrance {
+    /// Waits for a client who may connect, and for places for it. Cancel safe.
+    async fn admit(&self, listener: &Listener, places: &Arc<Places>) -> (Conn, Admission) {
+        let bus = &self.relay.shared.bus;
         loop {
-            self.bus.room().await;
-            match self.accept(endpoint, listener).await {
-                Ok(((stream, peer, local), place)) if self.permits(&peer) => {
-                    return (Conn::accepted(&self.bus, endpoint, stream, peer, local), place);
+            bus.room().await;
+            match self.accept(listener, places).await {
+                Ok(((stream, peer, local), admission)) if self.permits(&peer) => {
+                    return (Conn::accepted(bus, &self.endpoint, stream, peer, local), admission);
                 }
                 Ok(((stream, peer, _), _)) => {
                     stream.reset_on_drop();
                     drop(stream);
-                    let endpoint = Arc::clone(endpoint);
-                    self.bus.emit(EventKind::AcceptRejected, || Event::AcceptRejected { endpoint, peer });
+                    let endpoint = Arc::clone(&self.endpoint);
+                    bus.emit(EventKind::AcceptRejected, || Event::AcceptRejected { endpoint, peer });
                 }
                 // One client left before it was accepted, or its network did.
                 Err(error) if is_of_the_client(&error) => {}
                 Err(error) => {
-                    let endpoint = Arc::clone(endpoint);
+                    let endpoint = Arc::clone(&self.endpoint);
                     let error = error.to_string();
-                    self.bus.emit(EventKind::AcceptError, || Event::AcceptError { endpoint, error });
+                    bus.emit(EventKind::AcceptError, || Event::AcceptError { endpoint, error });
                     // The backlog keeps the clients; trying again at once would only burn a core.
                     sleep(ACCEPT_PAUSE).await;
                 }
@@ -121,32 +164,33 @@ impl Relay {
 
     /// Accepts only while there is a place, and holds none while nobody comes:
     /// the places are those of all listeners.
-    async fn accept(
-        &self,
-        endpoint: &Arc<str>,
-        listener: &Listener,
-    ) -> io::Result<(Accepted, OwnedSemaphorePermit)> {
-        let mut place = None;
+    async fn accept(&self, listener: &Listener, own: &Arc<Places>) -> io::Result<(Accepted, Admission)> {
+        let mut said = false;
         loop {
-            let accepted = poll_fn(|cx| {
-                let free = place.take().or_else(|| Arc::clone(&self.places).try_acquire_owned().ok());
-                match free {
-                    None => Poll::Ready(None),
-                    Some(free) => {
-                        listener.poll_accept(cx).map(|client| Some(client.map(|client| (client, free))))
-                    }
+            let accepted = poll_fn(|cx| match self.places(own) {
+                Err(full) => Poll::Ready(Err(full)),
+                Ok(places) => {
+                    listener.poll_accept(cx).map(|client| Ok(client.map(|client| (client, places))))
                 }
             });
-            if let Some(accepted) = accepted.await {
-                return accepted;
+            let full = match accepted.await {
+                Ok(accepted) => return accepted,
+                Err(full) => full,
+            };
+            if !self.relay.once && !std::mem::replace(&mut said, true) {
+                let (endpoint, connections) = (Arc::clone(&self.endpoint), full.most());
+                let event = || Event::AcceptPaused { endpoint, connections };
+                self.relay.shared.bus.emit(EventKind::AcceptPaused, event);
             }
-            if !self.once {
-                let (endpoint, connections) = (Arc::clone(endpoint), self.most);
-                self.bus.emit(EventKind::AcceptPaused, || Event::AcceptPaused { endpoint, connections });
-            }
-            let free = Arc::clone(&self.places).acquire_owned().await;
-            place = Some(free.expect("the places are never closed"));
+            full.room().await;
         }
+    }
+
+    /// A place of the listener and one of the node, or those of which there is none.
+    fn places<'a>(&'a self, own: &'a Arc<Places>) -> Result<Admission, &'a Places> {
+        let place = own.take().ok_or(&**own)?;
+        let all = &self.relay.shared.places;
+        Ok((place, all.take().ok_or(&**all)?))
     }
 
     fn permits(&self, peer: &Endpoint) -> bool {

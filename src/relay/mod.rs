@@ -1,5 +1,5 @@
-//! Relays: ready-made topologies. This one is `pair`: each client gets an
-//! outbound connection of its own, and bytes and ends are carried through.
+//! Relays: ready-made topologies. Each client of a listener gets an outbound
+//! connection of its own, and bytes and ends are carried through.
 
 mod abort;
 mod accept;
@@ -11,67 +11,84 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-pub(crate) use self::accept::{serve, serve_stdio};
+pub(crate) use self::accept::{Entrance, serve, serve_stdio};
+pub(crate) use self::sweep::Limits;
 use self::sweep::Sweep;
 use crate::budget::Budget;
 use crate::bus::EventBus;
 use crate::event::Reason;
 use crate::flow::{Tap, Turns};
-use crate::net::{AccessList, DialOptions, ListenOptions, Target};
+use crate::net::{DialOptions, Target};
+use crate::registry::Places;
+
+/// How a relay joins connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RelayMode {
+    /// Each client gets a connection of its own to the first target that answers.
+    #[default]
+    Pair,
+    /// Each client gets back what it sends; there is no target.
+    Echo,
+}
 
 /// What a relay does beside moving bytes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RelayOptions {
-    /// Who may connect.
-    pub access: AccessList,
-    /// Clients at once, those whose target is still being dialled included;
-    /// more wait in the backlog. `None`: as many as the descriptors allow.
-    pub max_connections: Option<usize>,
     /// Ends a pair in which nothing has moved for so long. `None`: never.
     pub idle_timeout: Option<Duration>,
     /// Ends a pair in which one side has finished and nothing has moved for so long.
     pub half_closed_timeout: Duration,
-    /// Options of the listeners.
-    pub listen: ListenOptions,
-    /// Options of the outbound connections.
-    pub dial: DialOptions,
-    /// Gets a copy of every byte.
-    pub tap: Option<Tap>,
 }
 
 impl Default for RelayOptions {
-    /// Everyone, as many as fit, no idle timeout, one hour half-closed.
+    /// No idle timeout, one hour half-closed.
     fn default() -> Self {
-        Self {
-            access: AccessList::default(),
-            max_connections: None,
-            idle_timeout: None,
-            half_closed_timeout: Duration::from_secs(3_600),
-            listen: ListenOptions::default(),
-            dial: DialOptions::default(),
-            tap: None,
+        Self { idle_timeout: None, half_closed_timeout: Duration::from_secs(3_600) }
+    }
+}
+
+impl RelayMode {
+    /// Every mode there is.
+    pub const ALL: [Self; 2] = [Self::Pair, Self::Echo];
+
+    /// How it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pair => "pair",
+            Self::Echo => "echo",
         }
     }
 }
 
-/// A running relay, shared by its listeners and sessions.
-pub(crate) struct Relay {
+/// What all relays of a node share.
+pub(crate) struct Shared {
     bus: EventBus,
-    targets: Vec<Target>,
-    /// Our own listeners, which are never dialled.
-    own: Vec<SocketAddr>,
-    options: RelayOptions,
-    budget: Arc<Budget>,
+    budget: Budget,
     turns: Turns,
-    /// One permit per client that may be accepted.
-    places: Arc<Semaphore>,
-    most: usize,
+    /// One place per client of the node.
+    places: Arc<Places>,
     sweep: Sweep,
+    tap: Option<Tap>,
+}
+
+/// Where the clients of some listeners go. It never changes; a reload makes
+/// another one, to which later clients go.
+pub(crate) struct Relay {
+    shared: Arc<Shared>,
+    outlets: Vec<Outlet>,
+    limits: Arc<Limits>,
     /// Ends with its first conversation, because it speaks to standard input and output.
     once: bool,
+}
+
+/// A target, and how it is dialled.
+pub(crate) struct Outlet {
+    pub(crate) target: Target,
+    pub(crate) options: DialOptions,
+    /// Listeners of our own, to which it must not lead.
+    pub(crate) own: Vec<SocketAddr>,
 }
 
 /// What the node tells its relays.
@@ -92,35 +109,43 @@ pub(crate) struct Ended {
     pub(crate) conversation: Option<Reason>,
 }
 
-impl Relay {
+impl Shared {
     pub(crate) fn new(
         bus: EventBus,
-        budget: Arc<Budget>,
-        targets: Vec<Target>,
-        own: Vec<SocketAddr>,
-        options: RelayOptions,
-        once: bool,
+        budget: usize,
+        max_read: usize,
+        places: usize,
+        tap: Option<Tap>,
     ) -> Self {
-        let most = if once { 1 } else { options.max_connections.unwrap_or_else(most_connections) };
-        let most = most.min(Semaphore::MAX_PERMITS);
-        let places = Arc::new(Semaphore::new(most));
         Self {
             bus,
-            targets,
-            own,
-            options,
-            budget,
-            turns: Turns::default(),
-            places,
-            most,
+            budget: Budget::new(budget),
+            turns: Turns::new(max_read),
+            places: Arc::new(Places::new(places)),
             sweep: Sweep::default(),
-            once,
+            tap,
         }
+    }
+
+    /// Changes how many clients the node has places for.
+    pub(crate) fn set_places(&self, most: usize) {
+        self.places.set_most(most);
+    }
+
+    /// The limits of pairs that live have changed.
+    pub(crate) fn limits_changed(&self, limits: &Limits) {
+        self.sweep.attend(limits);
     }
 
     /// Looks after the limits that have no timer of their own. Never ends.
     pub(crate) async fn run_sweep(&self) {
-        self.sweep.run(self.options.idle_timeout, self.options.half_closed_timeout).await;
+        self.sweep.run().await;
+    }
+}
+
+impl Relay {
+    pub(crate) fn new(shared: Arc<Shared>, outlets: Vec<Outlet>, limits: Arc<Limits>, once: bool) -> Self {
+        Self { shared, outlets, limits, once }
     }
 }
 

@@ -15,6 +15,8 @@ use crate::net::{Conn, reason_of, reason_of_drop};
 pub(super) struct Pair {
     relay: Arc<Relay>,
     watch: Arc<Watch>,
+    /// Which of the relay's outlets it is joined to.
+    outlet: u16,
     client: Conn,
     upstream: Conn,
     to_target: Half,
@@ -56,13 +58,15 @@ pub(super) struct Fault {
 }
 
 impl Pair {
-    pub(super) fn new(relay: Arc<Relay>, client: Conn, upstream: Conn) -> Self {
+    pub(super) fn new(relay: Arc<Relay>, client: Conn, upstream: Conn, outlet: usize) -> Self {
         let watch = Arc::new(Watch::new(client.record(), upstream.record()));
-        relay.sweep.add(Arc::clone(&watch));
+        relay.shared.sweep.add(Arc::clone(&watch), &relay.limits);
+        let outlet = u16::try_from(outlet).expect("a relay has at most 65,536 targets");
         let half = || Half { flow: Flow::new(), stage: Stage::Flowing };
         Self {
             relay,
             watch,
+            outlet,
             client,
             upstream,
             to_target: half(),
@@ -80,7 +84,7 @@ impl Pair {
         }
         if self.watch.take_settled() {
             // Not at once: most connections are over before it could matter, and it takes four system calls.
-            self.upstream.keep_alive(&self.relay.options.dial.keepalive);
+            self.upstream.keep_alive(&self.relay.outlets[usize::from(self.outlet)].options.keepalive);
         }
         // In turns, so that neither direction is always served second.
         self.client_first = !self.client_first;
@@ -96,10 +100,13 @@ impl Pair {
         if finished == 2 {
             return Poll::Ready(End::Closed);
         }
+        let mut is_news = self.watch.stuck(self.to_target.flow.unsent() + self.to_client.flow.unsent() > 0);
         if finished == 1 {
-            self.watch.half_closed();
+            is_news |= self.watch.half_closed();
         }
-        self.watch.stuck(self.to_target.flow.unsent() + self.to_client.flow.unsent() > 0);
+        if is_news {
+            self.relay.shared.sweep.attend(&self.relay.limits);
+        }
         match self.watch.take_look().then(|| self.take_error()).flatten() {
             Some(fault) => Poll::Ready(End::Broken(fault)),
             None => Poll::Pending,
@@ -145,9 +152,9 @@ impl Pair {
     pub(super) fn parts(&mut self, of_client: bool) -> (&mut Half, &mut Conn, &mut Conn, Surroundings<'_>) {
         let direction = if of_client { TapDirection::ToTarget } else { TapDirection::ToClient };
         let around = Surroundings {
-            budget: &self.relay.budget,
-            turns: &self.relay.turns,
-            tap: self.relay.options.tap.as_ref().map(|tap| (tap, direction)),
+            budget: &self.relay.shared.budget,
+            turns: &self.relay.shared.turns,
+            tap: self.relay.shared.tap.as_ref().map(|tap| (tap, direction)),
             tapped: self.client.id(),
         };
         if of_client {
@@ -196,7 +203,7 @@ impl Pair {
         if std::mem::replace(&mut self.over, true) {
             return;
         }
-        self.relay.sweep.remove(self.client.id());
+        self.relay.shared.sweep.remove(self.client.id());
         for of_client in [true, false] {
             let (half, source, _, around) = self.parts(of_client);
             half.flow.end_tap(source, &around);

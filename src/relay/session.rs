@@ -6,21 +6,24 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::sync::OwnedSemaphorePermit;
-
-use super::Relay;
 use super::abort::abort;
+use super::accept::Admission;
 use super::pair::{End, Pair};
+use super::{Outlet, Relay};
 use crate::event::Reason;
 use crate::net::{Conn, dial};
 
 /// Serves one client and yields why it ended.
 pub(super) struct Session {
     stage: Stage,
-    /// Freed for the next client when this one is over; kept for good where there is only one.
-    _place: Option<OwnedSemaphorePermit>,
+    /// Freed for the next client when this one is over.
+    _places: Admission,
 }
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly every session flows, and a box for it would cost memory"
+)]
 enum Stage {
     Dialling(Pin<Box<dyn Future<Output = Option<Pair>> + Send>>),
     Flowing(Pair),
@@ -29,15 +32,12 @@ enum Stage {
 }
 
 impl Session {
-    pub(super) fn new(relay: &Arc<Relay>, client: Conn, place: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(relay: &Arc<Relay>, client: Conn, places: Admission) -> Self {
         let stage = Stage::Dialling(Box::pin(connect(Arc::clone(relay), client)));
-        let place = if relay.once {
-            place.forget();
-            None
-        } else {
-            Some(place)
-        };
-        Self { stage, _place: place }
+        if relay.once {
+            places.0.be_the_last();
+        }
+        Self { stage, _places: places }
     }
 }
 
@@ -79,10 +79,10 @@ impl Future for Session {
 /// Dials the targets in order. Nothing is read from the client meanwhile; if
 /// none answers it is reset, so that it cannot take silence for an empty answer.
 async fn connect(relay: Arc<Relay>, mut client: Conn) -> Option<Pair> {
-    for target in &relay.targets {
-        let dialled = dial(target, &relay.options.dial, &relay.own, &relay.bus, Some(client.id())).await;
-        if let Ok(upstream) = dialled {
-            return Some(Pair::new(Arc::clone(&relay), client, upstream));
+    for (nth, outlet) in relay.outlets.iter().enumerate() {
+        let Outlet { target, options, own } = outlet;
+        if let Ok(upstream) = dial(target, options, own, &relay.shared.bus, Some(client.id())).await {
+            return Some(Pair::new(Arc::clone(&relay), client, upstream, nth));
         }
     }
     client.reset(Reason::NoTarget, None, 0);

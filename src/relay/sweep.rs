@@ -1,22 +1,57 @@
 //! One clock for all pairs: idle limits, half-closed limits, and a look at
 //! those that are stuck. Pairs store nothing for it while bytes flow; the
-//! sweep compares their totals with those it saw before.
+//! sweep compares their totals with those it saw before. While no pair needs
+//! it there is no timer, so that a thread that waits for bytes waits for
+//! nothing else: a timer costs 3 % of the time of a lone message.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
+use super::RelayOptions;
 use crate::bus::Record;
-use crate::event::{ConnectionId, Reason};
+use crate::event::{ConnectionId, ConnectionMap, Reason};
 
 /// The pairs under watch.
-#[derive(Default)]
 pub(super) struct Sweep {
-    entries: Mutex<HashMap<ConnectionId, Entry>>,
+    entries: Mutex<ConnectionMap<Entry>>,
+    /// Milliseconds until the next look, or [`NEVER`].
+    period: AtomicU64,
+    sooner: Notify,
+}
+
+/// The time limits of a relay's pairs, in milliseconds. A reload changes them
+/// for those that live.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    idle: AtomicU64,
+    half_closed: AtomicU64,
+}
+
+impl Limits {
+    pub(crate) fn new(options: &RelayOptions) -> Self {
+        let limits = Self { idle: AtomicU64::new(0), half_closed: AtomicU64::new(0) };
+        limits.set(options);
+        limits
+    }
+
+    /// Holds for every pair from the next look on.
+    pub(crate) fn set(&self, options: &RelayOptions) {
+        let millis = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        self.idle.store(options.idle_timeout.map_or(u64::MAX, millis), Relaxed);
+        self.half_closed.store(millis(options.half_closed_timeout), Relaxed);
+    }
+
+    /// The limit that passes next, in milliseconds, and why it is one.
+    fn of(&self, half_closed: bool) -> (u64, u8) {
+        let idle = self.idle.load(Relaxed);
+        let half_closed = if half_closed { self.half_closed.load(Relaxed) } else { u64::MAX };
+        if idle <= half_closed { (idle, IDLE) } else { (half_closed, HALF_CLOSED) }
+    }
 }
 
 /// What a pair and the sweep say to each other.
@@ -36,8 +71,10 @@ pub(super) struct Watch {
 
 struct Entry {
     watch: Arc<Watch>,
+    limits: Arc<Limits>,
     total: u64,
     quiet_since: Instant,
+    half_closed: bool,
     is_new: bool,
 }
 
@@ -62,14 +99,20 @@ impl Watch {
         }
     }
 
-    /// One side has finished.
-    pub(super) fn half_closed(&self) {
-        self.half_closed.store(true, Relaxed);
+    /// One side has finished. Tells whether that is new, and the sweep to be told.
+    pub(super) fn half_closed(&self) -> bool {
+        !self.half_closed.swap(true, Relaxed)
     }
 
-    /// Bytes wait for a destination, so their source is not being read.
-    pub(super) fn stuck(&self, stuck: bool) {
-        self.stuck.store(stuck, Relaxed);
+    /// Bytes wait for a destination, so their source is not being read. Tells
+    /// whether that is new, and the sweep to be told.
+    pub(super) fn stuck(&self, stuck: bool) -> bool {
+        // A load costs less than a store, and nearly always nothing has changed.
+        let changes = self.stuck.load(Relaxed) != stuck;
+        if changes {
+            self.stuck.store(stuck, Relaxed);
+        }
+        changes && stuck
     }
 
     /// Asks whether the sockets are to be looked at for errors, once.
@@ -104,59 +147,121 @@ impl Watch {
 }
 
 impl Sweep {
-    pub(super) fn add(&self, watch: Arc<Watch>) {
-        let entry = Entry { total: watch.total(), quiet_since: Instant::now(), is_new: true, watch };
+    pub(super) fn add(&self, watch: Arc<Watch>, limits: &Arc<Limits>) {
+        let entry = Entry {
+            total: watch.total(),
+            limits: Arc::clone(limits),
+            quiet_since: Instant::now(),
+            half_closed: false,
+            is_new: true,
+            watch,
+        };
+        let period = entry.period().unwrap_or(NEVER);
         self.lock().insert(entry.watch.client.id(), entry);
+        self.within(period);
+    }
+
+    /// A pair with these limits has come to need looks, or the limits have changed.
+    pub(super) fn attend(&self, limits: &Limits) {
+        let (limit, _) = limits.of(true);
+        self.within(period(limit));
+    }
+
+    /// Has the next look come within so many milliseconds.
+    fn within(&self, period: u64) {
+        if period < self.period.load(Relaxed) && period < self.period.fetch_min(period, Relaxed) {
+            self.sooner.notify_one();
+        }
     }
 
     pub(super) fn remove(&self, client: ConnectionId) {
         self.lock().remove(&client);
     }
 
-    pub(super) async fn run(&self, idle: Option<Duration>, half_closed: Duration) {
-        let period = idle.unwrap_or(PERIOD).min(half_closed) / 4;
-        let mut ticks = interval(period.clamp(Duration::from_millis(10), PERIOD));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Looks at all pairs, as often as any of them needs it.
+    pub(super) async fn run(&self) {
+        let mut last = Instant::now();
         loop {
-            let now = ticks.tick().await;
-            for entry in self.lock().values_mut() {
-                entry.look(now, idle, half_closed);
+            let period = self.period.load(Relaxed);
+            if period == NEVER {
+                self.sooner.notified().await;
+                last = Instant::now();
+                continue;
             }
+            tokio::select! {
+                biased;
+                () = self.sooner.notified() => continue,
+                () = sleep_until(last + Duration::from_millis(period)) => {}
+            }
+            last = Instant::now();
+            // Before the look: what changes during it asks for another one.
+            self.period.store(NEVER, Relaxed);
+            let mut next = NEVER;
+            for entry in self.lock().values_mut() {
+                entry.look(last);
+                next = next.min(entry.period().unwrap_or(NEVER));
+            }
+            self.period.fetch_min(next, Relaxed);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ConnectionId, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, ConnectionMap<Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Default for Sweep {
+    fn default() -> Self {
+        Self { entries: Mutex::default(), period: AtomicU64::new(NEVER), sooner: Notify::new() }
+    }
+}
+
 impl Entry {
-    fn look(&mut self, now: Instant, idle: Option<Duration>, half_closed: Duration) {
+    fn look(&mut self, now: Instant) {
         if std::mem::take(&mut self.is_new) {
             self.watch.settled.store(true, Relaxed);
             self.watch.wake();
         }
-        let total = self.watch.total();
-        if total != self.total {
-            self.total = total;
+        let (total, half_closed) = (self.watch.total(), self.watch.half_closed.load(Relaxed));
+        if (total, half_closed) != (self.total, self.half_closed) {
+            (self.total, self.half_closed) = (total, half_closed);
             self.quiet_since = now;
-            return;
         }
-        let quiet = now.duration_since(self.quiet_since);
-        if idle.is_some_and(|idle| quiet >= idle) {
-            self.watch.cut.store(IDLE, Relaxed);
-        } else if quiet >= half_closed && self.watch.half_closed.load(Relaxed) {
-            self.watch.cut.store(HALF_CLOSED, Relaxed);
-        } else if self.watch.stuck.load(Relaxed) || self.watch.half_closed.load(Relaxed) {
+        let quiet = now.duration_since(self.quiet_since).as_millis();
+        let (limit, why) = self.limits.of(half_closed);
+        if quiet >= u128::from(limit) {
+            self.watch.cut.store(why, Relaxed);
+        } else if half_closed || self.watch.stuck.load(Relaxed) {
             self.watch.look.store(true, Relaxed);
         } else {
             return;
         }
         self.watch.wake();
     }
+
+    /// Milliseconds within which it has to be looked at; `None` for as long as nothing changes.
+    fn period(&self) -> Option<u64> {
+        let needs_a_look =
+            self.is_new || self.watch.half_closed.load(Relaxed) || self.watch.stuck.load(Relaxed);
+        let (limit, _) = self.limits.of(self.watch.half_closed.load(Relaxed));
+        match limit {
+            u64::MAX => needs_a_look.then_some(PERIOD),
+            limit => Some(period(limit)),
+        }
+    }
 }
 
-const PERIOD: Duration = Duration::from_secs(1);
+/// How often to look for a limit to be kept.
+fn period(limit: u64) -> u64 {
+    (limit / 4).clamp(SHORTEST, PERIOD)
+}
+
+/// Between two looks, in milliseconds.
+const PERIOD: u64 = 1_000;
+/// While nobody needs one.
+const NEVER: u64 = u64::MAX;
+/// The same where a limit is short.
+const SHORTEST: u64 = 10;
 const GO_ON: u8 = 0;
 const IDLE: u8 = 1;
 const HALF_CLOSED: u8 = 2;

@@ -74,7 +74,7 @@ impl Drop for Peer {
     }
 }
 
-/// All peers by name, in the order of the table.
+/// All peers by name, in the order of the table. `node@FILE` is another build of the node, to compare the two.
 pub(crate) const ALL: &[&str] = &[
     "direct",
     "node",
@@ -104,12 +104,12 @@ pub(crate) fn start(name: &str, ground: &Ground) -> Result<Peer, String> {
     let own = || std::env::current_exe().expect("this program has a path");
     let role = |role: &str| vec!["--role".into(), role.into(), listen.clone(), backend.clone()];
     let (program, arguments) = match name {
-        "node" => {
+        _ if name == "node" || name.starts_with("node@") => {
             let arguments =
                 ["-q", "--threads", &ground.threads.to_string(), "--listen", &listen, "--connect", &backend]
                     .map(str::to_owned)
                     .to_vec();
-            (PathBuf::from(env!("CARGO_BIN_EXE_node")), arguments)
+            (PathBuf::from(name.strip_prefix("node@").unwrap_or(env!("CARGO_BIN_EXE_node"))), arguments)
         }
         "node-0" | "node-1" | "node-4" | "node-unread" | "naive" | "splice" => (own(), role(name)),
         "node-json" => return node_json(address, ground),

@@ -98,7 +98,7 @@ async fn node(listen: SocketAddr, backend: SocketAddr, subscribers: usize, read:
         }
     }
     let address = |address: SocketAddr| address.to_string().parse().expect("an address");
-    let config = Config { from: vec![address(listen)], to: vec![address(backend)], ..Config::default() };
+    let config = Config::relay([address(listen)], [address(backend)]);
     let node = Node::bind_with(config, bus).await.expect("the node starts");
     let _ = node.join().await;
 }

@@ -16,11 +16,7 @@ use tokio::net::TcpStream;
 use tokio_stream::StreamExt;
 
 async fn echo_node(bus: &EventBus) -> Node {
-    let config = Config {
-        from: vec!["127.0.0.1:0".parse().unwrap()],
-        to: vec!["echo:".parse().unwrap()],
-        ..Config::default()
-    };
+    let config = Config::relay(["127.0.0.1:0".parse().unwrap()], ["echo:".parse().unwrap()]);
     Node::bind_with(config, bus.clone()).await.unwrap()
 }
 

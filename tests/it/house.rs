@@ -9,6 +9,7 @@ use crate::support::root;
 
 /// The rooms in order; those in one place do not know each other.
 const ROAD: &[&[&str]] = &[
+    &["nearest"],
     &["address"],
     &["budget"],
     &["event"],

@@ -204,7 +204,7 @@ async fn node_in_process(config: Config, mask: EventMask) -> (Node, signal_node:
 }
 
 fn config(to: &str) -> Config {
-    Config { from: vec!["127.0.0.1:0".parse().unwrap()], to: vec![to.parse().unwrap()], ..Config::default() }
+    Config::relay(["127.0.0.1:0".parse().unwrap()], [to.parse().unwrap()])
 }
 
 async fn next_end(events: &mut signal_node::Subscription) -> (Reason, Duration) {
@@ -220,7 +220,7 @@ async fn next_end(events: &mut signal_node::Subscription) -> (Reason, Duration) 
 #[tokio::test(start_paused = true)]
 async fn a_pair_in_which_nothing_moves_is_ended_after_the_idle_timeout() {
     let mut config = config("echo:");
-    config.relay.idle_timeout = Some(Duration::from_secs(60));
+    config.relay.get_mut("relay").unwrap().options.idle_timeout = Some(Duration::from_secs(60));
     let (node, mut events) = node_in_process(config, EventMask::of(&[EventKind::Disconnected])).await;
     let mut client = tokio::net::TcpStream::connect(node.addresses()[0]).await.unwrap();
     let (reason, duration) = next_end(&mut events).await;
@@ -325,7 +325,7 @@ async fn a_node_that_does_not_start_ends_its_subscriptions() {
     let bus = EventBus::new();
     let mut events = bus.subscribe(EventMask::ALL);
     let mut config = config("echo:");
-    config.from = vec![address.to_string().parse().unwrap()];
+    config.listen.get_mut("listen1").unwrap().bind = address.to_string().parse().unwrap();
     assert!(Node::bind_with(config, bus).await.is_err());
     assert!(events.next().await.is_none());
 }

@@ -13,24 +13,25 @@ use crate::support::{
 
 #[test]
 fn bytes_cross_both_ways_at_once() {
-    both_ways("1");
+    both_ways(&[]);
 }
 
 #[test]
 fn bytes_cross_both_ways_at_once_on_four_threads() {
-    both_ways("4");
+    both_ways(&["--threads", "4"]);
 }
 
-fn both_ways(threads: &str) {
+#[test]
+fn bytes_cross_both_ways_by_the_smallest_and_the_largest_reads() {
+    both_ways(&["--max-read", "4KiB"]);
+    both_ways(&["--max-read", "16MiB"]);
+}
+
+fn both_ways(options: &[&str]) {
     let (upstream, target) = listener();
-    let node = NodeProcess::start([
-        "--listen",
-        "127.0.0.1:0",
-        "--connect",
-        &target.to_string(),
-        "--threads",
-        threads,
-    ]);
+    let target = target.to_string();
+    let arguments = [&["--listen", "127.0.0.1:0", "--connect", &target], options].concat();
+    let node = NodeProcess::start(arguments);
     let (client, server) = (connect(node.address()), accept_one(&upstream));
     let size = 64 << 20;
     thread::scope(|scope| {

@@ -1,0 +1,82 @@
+//! `node check`: a config in words, as somebody reads it who is about to run it.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use crate::address::Address;
+use crate::config::{ClientConfig, Config, ListenConfig, RelayConfig};
+use crate::relay::{RelayMode, most_connections};
+
+/// What listens where, what goes to what, and the limits.
+pub(super) fn config(config: &Config, files: &[PathBuf]) -> String {
+    let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+    let verb = if names.len() == 1 { "is" } else { "are" };
+    let mut out = format!("{} {verb} right.\n", names.join(", "));
+    for (id, one) in &config.relay {
+        relay(&mut out, config, id, one);
+    }
+    let most = config.node.max_connections.unwrap_or_else(most_connections);
+    let _ = writeln!(
+        out,
+        "\nThe node: up to {most} clients at once, {} to drain when it is told to stop, {} thread{}.",
+        humantime::format_duration(config.node.shutdown_grace),
+        config.program.threads,
+        if config.program.threads == 1 { "" } else { "s" },
+    );
+    out
+}
+
+fn relay(out: &mut String, config: &Config, id: &str, relay: &RelayConfig) {
+    let what = match relay.mode {
+        RelayMode::Pair if config.is_conversation(relay) => "one conversation with this terminal",
+        RelayMode::Pair => "each client gets a connection of its own",
+        RelayMode::Echo => "each client gets back what it sends",
+    };
+    let _ = writeln!(out, "\nrelay.{id}: {what}");
+    for (id, one) in config.from(relay) {
+        let _ = writeln!(out, "  from {}", listener(id, one));
+    }
+    for (nth, (id, one)) in config.to(relay).enumerate() {
+        let _ = writeln!(out, "  {} {}", if nth == 0 { "to" } else { "else to" }, client(id, one));
+    }
+    let idle = relay
+        .options
+        .idle_timeout
+        .map_or_else(|| "off".into(), |limit| humantime::format_duration(limit).to_string());
+    let half_closed = humantime::format_duration(relay.options.half_closed_timeout);
+    let _ = writeln!(out, "  idle timeout {idle}; half-closed {half_closed}");
+}
+
+fn listener(id: &str, listener: &ListenConfig) -> String {
+    let mut text = match &listener.bind {
+        Address::Stdio => format!("{id}, which is standard input and output"),
+        bind if bind.is_wildcard() => format!("{id}, which listens on {bind}, all interfaces"),
+        bind => format!("{id}, which listens on {bind}"),
+    };
+    let mut access = listener.options.access.clone();
+    let list =
+        |networks: &[ipnet::IpNet]| networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if !access.allow_mut().is_empty() {
+        let _ = write!(text, "; only {} may connect", list(access.allow_mut()));
+    }
+    if !access.deny_mut().is_empty() {
+        let _ = write!(text, "; {} may not connect", list(access.deny_mut()));
+    }
+    if let Some(most) = listener.options.max_connections {
+        let _ = write!(text, "; up to {most} at once");
+    }
+    text
+}
+
+fn client(id: &str, client: &ClientConfig) -> String {
+    let mut text = match &client.to {
+        Address::Stdio => return format!("{id}, which is standard input and output"),
+        Address::Echo => return format!("{id}, which sends everything back"),
+        to => format!("{id}, which is dialled at {}", to.as_target()),
+    };
+    if let Some(source) = client.options.source {
+        let _ = write!(text, " from {source}");
+    }
+    let _ = write!(text, ", within {}", humantime::format_duration(client.options.connect_timeout));
+    text
+}

@@ -1,0 +1,427 @@
+//! Finds what cannot be in a [`Config`], all of it at once, without opening
+//! anything or asking the network.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::keys::keepalive_faults;
+use super::{Config, Fault, ListenConfig, Place, RelayConfig};
+use crate::address::{Address, Host};
+use crate::flow::MOST_READ;
+use crate::nearest::{did_you_mean, quoted};
+use crate::relay::{RelayMode, most_connections};
+
+impl Config {
+    /// Finds everything that is wrong, without opening anything.
+    pub fn check(&self) -> Vec<Fault> {
+        let faults = self.check_parts();
+        // A part is often unused because of another fault.
+        if faults.is_empty() { self.unused() } else { faults }
+    }
+
+    /// Finds what is wrong with each part, and between them.
+    pub(super) fn check_parts(&self) -> Vec<Fault> {
+        let mut faults = Faults(Vec::new());
+        self.check_names(&mut faults);
+        self.check_node(&mut faults);
+        self.check_listeners(&mut faults);
+        self.check_clients(&mut faults);
+        for (id, relay) in &self.relay {
+            self.check_relay(id, relay, &mut faults);
+        }
+        self.check_ends(&mut faults);
+        faults.0.extend(self.circles(&self.literal_leads()));
+        faults.0
+    }
+
+    /// Objects that do nothing, since no relay names them.
+    pub(super) fn unused(&self) -> Vec<Fault> {
+        let mut faults = Faults(Vec::new());
+        for id in self.listen.keys().filter(|id| !self.relay.values().any(|relay| relay.from.contains(id))) {
+            let text = "no relay begins here; name it in the `from` of one, or remove it";
+            faults.add(Place::new("listen", id, ""), text);
+        }
+        for id in self.client.keys().filter(|id| !self.relay.values().any(|relay| relay.to.contains(id))) {
+            let text = "no relay leads here; name it in the `to` of one, or remove it";
+            faults.add(Place::new("client", id, ""), text);
+        }
+        faults.0
+    }
+
+    fn check_names(&self, faults: &mut Faults) {
+        let tables = [
+            ("listen", self.listen.keys().collect::<Vec<_>>()),
+            ("client", self.client.keys().collect()),
+            ("relay", self.relay.keys().collect()),
+        ];
+        for (nth, (table, ids)) in tables.iter().enumerate() {
+            for id in ids {
+                let place = Place::new(table, id, "");
+                if let Some((other, _)) = tables[..nth].iter().find(|(_, others)| others.contains(id)) {
+                    faults.add(place, format!("there is {other}.{id} already; give one another name"));
+                } else if TAKEN.contains(&id.as_str()) {
+                    faults.add(place, format!("`{id}` is taken by the node itself; choose another name"));
+                } else if !is_name(id) {
+                    let id = id.escape_debug();
+                    faults.add(
+                        place,
+                        format!("`{id}` is not a name; write small letters, digits and _, a letter first"),
+                    );
+                }
+            }
+        }
+        if self.relay.is_empty() {
+            let text = "there is nothing to do; add a relay, as in `node example relay`";
+            faults.add(Place::new("relay", "", ""), text);
+        }
+    }
+
+    fn check_node(&self, faults: &mut Faults) {
+        let node = |key| Place::new("node", "", key);
+        let most = most_connections();
+        if let Some(wanted) = self.node.max_connections {
+            check_most(wanted, most, node("max_connections"), faults);
+        }
+        let mut binds = self.relay.values().flat_map(|relay| self.from(relay)).peekable();
+        let is_stdio = |(_, listener): (&str, &ListenConfig)| listener.bind == Address::Stdio;
+        if self.node.max_connections.is_some() && binds.peek().is_some() && binds.all(is_stdio) {
+            faults.add(node("max_connections"), NO_LISTENER);
+        }
+        if self.node.shutdown_grace > LONGEST {
+            faults.add(node("shutdown_grace"), TOO_LONG);
+        }
+        if self.node.budget < LEAST_BUDGET {
+            faults.add(node("budget"), "is too little to work with; write at least \"1MiB\"");
+        }
+        if !(LEAST_READ..=MOST_READ).contains(&self.node.max_read) {
+            let read = self.node.max_read;
+            faults.add(node("max_read"), format!("{read} bytes are not possible; write 4KiB to 16MiB"));
+        }
+        if !(1..=MOST_THREADS).contains(&self.program.threads) {
+            let threads = self.program.threads;
+            faults.add(
+                node("threads"),
+                format!("{threads} is not possible; write a number from 1 to {MOST_THREADS}"),
+            );
+        }
+    }
+
+    fn check_listeners(&self, faults: &mut Faults) {
+        for (id, listener) in &self.listen {
+            let at = |key| Place::new("listen", id, key);
+            let options = &listener.options;
+            if let Err(error) = listener.bind.check_listen() {
+                faults.add(at("bind"), error.to_string());
+            }
+            let mut earlier = self.listen.iter().take_while(|(other, _)| *other != id);
+            if let Some((other, _)) = earlier.find(|(_, other)| clash(&other.bind, &listener.bind)) {
+                let bind = &listener.bind;
+                faults.add(at("bind"), format!("{bind} is taken by `{other}` already; listen on it once"));
+            }
+            if let Some(wanted) = options.max_connections {
+                check_most(wanted, most_connections(), at("max_connections"), faults);
+            }
+            for (key, text) in keepalive_faults(&options.keepalive) {
+                faults.add(at(key), text);
+            }
+            if options.backlog == Some(0) {
+                faults.add(at("backlog"), "0 would queue nobody; write at least 1");
+            }
+            let access = if options.access.allows().is_empty() { "deny" } else { "allow" };
+            if listener.bind == Address::Stdio {
+                let given = [
+                    (!options.access.is_empty(), access),
+                    (options.max_connections.is_some(), "max_connections"),
+                    (options.backlog.is_some(), "backlog"),
+                ];
+                for (_, key) in given.into_iter().filter(|(is_given, _)| *is_given) {
+                    faults.add(at(key), NO_LISTENER);
+                }
+            } else if matches!(listener.bind, Address::Unix(_)) && !options.access.is_empty() {
+                faults
+                    .add(at(access), "clients of unix: have no network; use the socket's folder permissions");
+            }
+            let users: Vec<_> = self.relay.iter().filter(|(_, relay)| relay.from.contains(id)).collect();
+            match users[..] {
+                [] | [_] => {}
+                [(first, _), (second, _), ..] => faults.add(
+                    Place::new("relay", second, "from"),
+                    format!("`{id}` leads to relay.{first} already; its clients can go only one way"),
+                ),
+            }
+        }
+    }
+
+    fn check_clients(&self, faults: &mut Faults) {
+        for (id, client) in &self.client {
+            let at = |key| Place::new("client", id, key);
+            if let Err(error) = client.to.check_connect() {
+                faults.add(at("to"), error.to_string());
+            }
+            check_limit(Some(client.options.connect_timeout), at("connect_timeout"), false, faults);
+            for (key, text) in keepalive_faults(&client.options.keepalive) {
+                faults.add(at(key), text);
+            }
+            if let Some(source) = client.options.source {
+                check_source(source, &client.to, at("source"), faults);
+            }
+        }
+    }
+
+    fn check_relay(&self, id: &str, relay: &RelayConfig, faults: &mut Faults) {
+        let at = |key| Place::new("relay", id, key);
+        let listeners: Vec<_> = self.listen.keys().map(String::as_str).collect();
+        let clients: Vec<_> = self.client.keys().map(String::as_str).collect();
+        let ends = [("from", &relay.from, &listeners, &clients), ("to", &relay.to, &clients, &listeners)];
+        for (key, names, right, wrong) in ends {
+            for (nth, name) in names.iter().enumerate() {
+                let place = at(key).element(nth);
+                if names[..nth].contains(name) {
+                    faults.add(place, format!("`{name}` is listed twice; remove one"));
+                } else if !right.contains(&name.as_str()) {
+                    faults.add(place, unknown(key, name, right, wrong));
+                }
+            }
+        }
+        let listens = "there is nothing to listen on; name a listener";
+        let connects = "there is nothing to connect to; name a client, or write mode = \"echo\"";
+        if relay.from.is_empty() {
+            faults.add(at("from"), listens);
+        }
+        match relay.mode {
+            RelayMode::Pair if relay.to.is_empty() => faults.add(at("to"), connects),
+            RelayMode::Echo if !relay.to.is_empty() => {
+                faults.add(at("to"), "mode echo has no target; remove it, or write mode = \"pair\"");
+            }
+            RelayMode::Pair | RelayMode::Echo => {}
+        }
+        if relay.to.len() > MOST_TARGETS {
+            faults.add(
+                at("to"),
+                format!("more than {MOST_TARGETS} targets would never all be tried; name fewer"),
+            );
+        }
+        check_limit(relay.options.idle_timeout, at("idle_timeout"), true, faults);
+        check_limit(Some(relay.options.half_closed_timeout), at("half_closed_timeout"), false, faults);
+    }
+
+    /// Standard input and output are one conversation, and a socket file one end.
+    fn check_ends(&self, faults: &mut Faults) {
+        let mut conversations = Vec::new();
+        for (id, relay) in &self.relay {
+            let from: Vec<_> = self.from(relay).map(|(_, listener)| &listener.bind).collect();
+            let to: Vec<_> = self.to(relay).map(|(_, client)| &client.to).collect();
+            for (key, list) in [("from", &from), ("to", &to)] {
+                if list.len() > 1 && list.contains(&&Address::Stdio) {
+                    let text = "stdio: stands alone; remove the other addresses";
+                    faults.add(Place::new("relay", id, key), text);
+                }
+            }
+            if from.contains(&&Address::Stdio) && to.contains(&&Address::Stdio) {
+                let text = "stdio: cannot be both ends; name an address for one";
+                faults.add(Place::new("relay", id, "to"), text);
+            } else if self.is_conversation(relay) {
+                conversations.push(id);
+            }
+            if relay.mode == RelayMode::Echo && from.contains(&&Address::Stdio) {
+                let text = "stdio: would only talk to itself; name an address to listen on";
+                faults.add(Place::new("relay", id, "from"), text);
+            }
+        }
+        if let [first, second, ..] = conversations[..] {
+            let text =
+                format!("stdio: is one end of relay.{first} already, and there is only one; remove one");
+            faults.add(Place::new("relay", second, ""), text);
+        }
+    }
+}
+
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn add(&mut self, place: Place, text: impl Into<String>) {
+        self.0.push(Fault { place, text: text.into() });
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.len() <= LONGEST_NAME
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+/// What is wrong with a name in a relay that leads nowhere.
+fn unknown(key: &str, name: &str, right: &[&str], wrong: &[&str]) -> String {
+    let (is, other) = if key == "from" { ("listener", "client") } else { ("client", "listener") };
+    let shown = name.escape_debug();
+    if wrong.contains(&name) {
+        return format!("`{shown}` is a {other}, and `{key}` needs a {is}; name one");
+    }
+    let hint = did_you_mean(name, right.iter().copied()).unwrap_or_else(|| {
+        let table = if key == "from" { "listen" } else { "client" };
+        match right {
+            [] => format!("; add [{table}.{shown}]"),
+            _ => format!("; there are {}", quoted(right.iter().copied())),
+        }
+    });
+    format!("no {is} is called `{shown}`{hint}")
+}
+
+/// Tells whether two listeners would be bound to the same.
+fn clash(a: &Address, b: &Address) -> bool {
+    match (a, b) {
+        (Address::Tcp { port: 0, .. }, _) | (_, Address::Tcp { port: 0, .. }) => false,
+        (Address::Tcp { host: a, port }, Address::Tcp { host: b, port: other }) => {
+            port == other && (a == b || covers(a, b) || covers(b, a))
+        }
+        _ => a == b,
+    }
+}
+
+/// Tells whether all addresses of `other` are among those of a wildcard.
+fn covers(host: &Host, other: &Host) -> bool {
+    match host {
+        Host::Any => true,
+        Host::Ip(IpAddr::V6(ip)) => ip.is_unspecified(),
+        Host::Ip(IpAddr::V4(ip)) => ip.is_unspecified() && matches!(other, Host::Ip(IpAddr::V4(_))),
+        Host::Scoped(..) | Host::Name(_) => false,
+    }
+}
+
+fn check_most(wanted: usize, most: usize, place: Place, faults: &mut Faults) {
+    if wanted == 0 {
+        faults.add(place, "0 would accept nobody; write at least 1");
+    } else if wanted > most {
+        faults.add(
+            place,
+            format!(
+                "{wanted} pairs need more descriptors than this process may open; \
+                 try {most}, or raise the limit (ulimit -Hn)"
+            ),
+        );
+    }
+}
+
+fn check_limit(limit: Option<Duration>, place: Place, may_be_off: bool, faults: &mut Faults) {
+    let Some(limit) = limit else { return };
+    if limit < Duration::from_millis(1) {
+        let off = if may_be_off { "write `off` for no limit" } else { "leave it out for the default" };
+        faults.add(place, format!("must be at least 1ms; {off}"));
+    } else if limit > LONGEST {
+        faults.add(place, TOO_LONG);
+    }
+}
+
+fn check_source(source: IpAddr, to: &Address, place: Place, faults: &mut Faults) {
+    if source.is_unspecified() || source.is_multicast() {
+        let text = format!("{source} is not the address of one interface; write one of this machine");
+        faults.add(place.clone(), text);
+    }
+    if let Address::Tcp { host: Host::Ip(ip), .. } = to
+        && ip.is_ipv4() != source.is_ipv4()
+    {
+        faults.add(place, format!("{to} cannot be reached from {source}; use addresses of one family"));
+    }
+}
+
+/// Names that wires and calls use for the node's own parts.
+const TAKEN: [&str; 3] = ["node", "log", "script"];
+const NO_LISTENER: &str = "there is no listener that it could hold for; listen on an address, or remove it";
+const TOO_LONG: &str = "is longer than a year; leave it out for the default";
+/// Timers beyond this are mistakes.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+/// Below this a relay would do little but system calls.
+const LEAST_READ: usize = 4 << 10;
+/// A few reads at once.
+const LEAST_BUDGET: usize = 1 << 20;
+/// More would only be in each other's way.
+const MOST_THREADS: usize = 256;
+const LONGEST_NAME: usize = 64;
+/// Each has its own time limit, one after the other.
+const MOST_TARGETS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(from: &[&str], to: &[&str]) -> Config {
+        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
+        Config::relay(parse(from), parse(to))
+    }
+
+    fn faults(config: &Config) -> Vec<String> {
+        config.check().into_iter().map(|fault| fault.place.to_string()).collect()
+    }
+
+    #[test]
+    fn what_is_right_has_no_faults() {
+        for (from, to) in [
+            (&["9000"][..], &["host:9001"][..]),
+            (&["9000", "127.0.0.1:9002", "0", "0"], &["a:1", "b:1"]),
+            (&["9000"], &["echo:"]),
+            (&["9000"], &["stdio:"]),
+            (&["stdio:"], &["unix:/a"]),
+        ] {
+            assert_eq!(config(from, to).check(), []);
+        }
+    }
+
+    #[test]
+    fn all_faults_are_found_at_once() {
+        let mut config = config(&["9000", "9000", "echo:"], &["host:0"]);
+        config.node.max_connections = Some(0);
+        config.client.get_mut("connect1").unwrap().options.connect_timeout = Duration::ZERO;
+        config.listen.get_mut("listen1").unwrap().options.backlog = Some(0);
+        config.listen.insert("Odd name".into(), config.listen["listen1"].clone());
+        config.client.insert("listen1".into(), config.client["connect1"].clone());
+        config.relay.get_mut("relay").unwrap().to.push("conect1".into());
+        let expected = [
+            "listen.Odd name",
+            "client.listen1",
+            "node.max_connections",
+            "listen.listen1.bind",
+            "listen.listen1.backlog",
+            "listen.listen2.bind",
+            "listen.listen3.bind",
+            "client.connect1.to",
+            "client.connect1.connect_timeout",
+            "client.listen1.to",
+            "client.listen1.connect_timeout",
+            "relay.relay.to",
+        ];
+        let mut found = faults(&config);
+        found.retain(|place| place != "listen.Odd name.backlog");
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_wildcard_takes_the_port_of_every_address() {
+        for (first, second, clashes) in [
+            ("9000", "127.0.0.1:9000", true),
+            ("[::]:9000", "0.0.0.0:9000", true),
+            ("0.0.0.0:9000", "127.0.0.1:9000", true),
+            ("0.0.0.0:9000", "[::1]:9000", false),
+            ("127.0.0.1:9000", "127.0.0.2:9000", false),
+            ("9000", "9001", false),
+            ("0", "0", false),
+        ] {
+            let found = !config(&[first, second], &["echo:"]).check().is_empty();
+            assert_eq!(found, clashes, "{first} and {second}");
+        }
+    }
+
+    #[test]
+    fn ends_that_cannot_meet_are_refused() {
+        assert_eq!(faults(&config(&["stdio:"], &["stdio:"])), ["relay.relay.to"]);
+        assert_eq!(faults(&config(&["stdio:", "9000"], &["a:1"])), ["relay.relay.from"]);
+        let mut source = config(&["9000"], &["127.0.0.1:1"]);
+        source.client.get_mut("connect1").unwrap().options.source = Some("::1".parse().unwrap());
+        assert_eq!(faults(&source), ["client.connect1.source"]);
+        let mut allow = config(&["unix:/a"], &["a:1"]);
+        allow.listen.get_mut("listen1").unwrap().options.access.allow("10.0.0.0/8").unwrap();
+        assert_eq!(faults(&allow), ["listen.listen1.allow"]);
+        let mut many = config(&["9000"], &["a:1"]);
+        many.node.max_connections = Some(usize::MAX);
+        assert_eq!(faults(&many), ["node.max_connections"]);
+    }
+}

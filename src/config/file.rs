@@ -1,0 +1,426 @@
+//! From files to a [`Config`]: reads each once, and finds every fault with its
+//! place. Nothing else is opened.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::fs;
+use std::io::Read;
+use std::ops::Range;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::expand::expand;
+use super::keys::{self, Key};
+use super::kinds::unknown_key;
+use super::origin::{Origins, Spot};
+use super::{ClientConfig, Config, ListenConfig, Place, RelayConfig};
+use crate::address::Address;
+use crate::nearest::did_you_mean;
+
+/// Files that are no config: everything that is wrong with them, a line each,
+/// as `file:line:column: where: what; what to try`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileError {
+    /// The lines.
+    pub faults: Vec<String>,
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.faults.join("\n"))
+    }
+}
+
+impl std::error::Error for FileError {}
+
+impl Config {
+    /// Reads a config from TOML files, which are merged, and checks it.
+    /// Variables are those of this process.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it. Nothing was opened but the files.
+    pub fn read<P: AsRef<Path>>(files: &[P]) -> Result<(Self, Origins), FileError> {
+        let mut texts = Vec::new();
+        let mut faults = Vec::new();
+        for path in files {
+            let name = path.as_ref().display().to_string();
+            match read(path.as_ref()) {
+                Ok(text) => texts.push((name, text)),
+                Err(problem) => faults.push(format!("{}: {problem}", name.escape_debug())),
+            }
+        }
+        if faults.is_empty() { Self::parse(texts) } else { Err(FileError { faults }) }
+    }
+
+    /// The same from texts that were read before, each with its name.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn parse(texts: Vec<(String, String)>) -> Result<(Self, Origins), FileError> {
+        let mut reading = Reading::default();
+        for (name, text) in texts {
+            reading.origins.add(&name, text);
+        }
+        reading.run();
+        let Reading { config, origins, mut faults, .. } = reading;
+        if faults.is_empty() {
+            return Ok((config, origins));
+        }
+        faults.sort();
+        faults.dedup();
+        let faults = faults.iter().map(|(spot, text)| origins.line(*spot, text)).collect();
+        Err(FileError { faults })
+    }
+}
+
+/// Reads a file whole, or says why not. Never waits for a pipe.
+fn read(path: &Path) -> Result<String, String> {
+    let explain = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            "there is no such file; `node example` prints some to begin with".to_owned()
+        }
+        std::io::ErrorKind::PermissionDenied => "may not be read; change its permissions".into(),
+        _ => format!("cannot be read: {error}; name another file"),
+    };
+    let kind = fs::metadata(path).map_err(explain)?.file_type();
+    if kind.is_dir() {
+        return Err("is a folder; name the files in it".into());
+    }
+    if !kind.is_file() {
+        return Err("is no regular file; write the config to one".into());
+    }
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).map_err(explain)?;
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(explain)?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err("is larger than 4 MiB; no config is".into());
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let line = error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
+        format!("line {line}: byte {valid} of the file is not UTF-8; write it in UTF-8")
+    })
+}
+
+#[derive(Default)]
+struct Reading {
+    config: Config,
+    origins: Origins,
+    vars: BTreeMap<String, String>,
+    faults: Vec<(Spot, String)>,
+    /// Strings that had a variable in them.
+    expanded: HashSet<Spot>,
+    /// Objects, and `node`, of which something could not be read.
+    unread: HashSet<(&'static str, String)>,
+}
+
+impl Reading {
+    fn run(&mut self) {
+        let origins = std::mem::take(&mut self.origins);
+        let count = origins.len();
+        let texts: Vec<_> = (0..count).map(|file| origins.text(file).to_owned()).collect();
+        self.origins = origins;
+        let mut tables = Vec::new();
+        for (file, text) in texts.iter().enumerate() {
+            let (table, errors) = DeTable::parse_recoverable(text);
+            self.syntax(file, text, &errors);
+            tables.push(table.into_inner());
+        }
+        // After a fault of syntax nobody knows what the rest would have meant.
+        if !self.faults.is_empty() {
+            return;
+        }
+        for (file, table) in tables.iter_mut().enumerate() {
+            self.vars(file, table);
+        }
+        for (file, table) in tables.iter_mut().enumerate() {
+            self.expand_table(file, "", table);
+        }
+        for (file, table) in tables.iter().enumerate() {
+            self.tables(file, table);
+        }
+        let mut faults = self.config.check_parts();
+        if self.faults.is_empty() && faults.is_empty() {
+            faults = self.config.unused();
+        }
+        for fault in faults {
+            // Nothing to do is a consequence of anything that could not be read.
+            if fault.place.id.is_empty() && fault.place.table == "relay" && !self.faults.is_empty() {
+                continue;
+            }
+            // What is left of an object that could not be read is not judged, but names are.
+            let object = (fault.place.table, fault.place.id.clone());
+            if fault.place.element.is_some() || !self.unread.contains(&object) {
+                self.faults.push((self.origins.spot(&fault.place), fault.to_string()));
+            }
+        }
+    }
+
+    fn fault(&mut self, file: usize, span: &Range<usize>, text: impl Into<String>) {
+        self.faults.push((Spot::new(file, span), text.into()));
+    }
+
+    /// Faults of syntax, one a line: what follows on the same line is a consequence.
+    fn syntax(&mut self, file: usize, text: &str, errors: &[toml::de::Error]) {
+        let mut spans: Vec<_> =
+            errors.iter().map(|error| (error.span().unwrap_or_default(), error.message())).collect();
+        spans.sort_by_key(|(span, _)| span.start);
+        let mut last_line = None;
+        let mut repeated = 0..0;
+        for (span, message) in spans {
+            let line = text.get(..span.start).map(|before| before.matches('\n').count());
+            if line.is_some() && last_line.replace(line) == Some(line) {
+                continue;
+            }
+            if message.contains("duplicate key") {
+                // In a table that is there twice every key is.
+                if repeated.contains(&span.start) {
+                    continue;
+                }
+                repeated = repeated_table(text, &span).unwrap_or(repeated);
+            }
+            let explained = explain_syntax(message, text, &span);
+            self.fault(file, &span, explained);
+        }
+    }
+
+    /// `[vars]`, which may use the environment and nothing else.
+    fn vars(&mut self, file: usize, root: &mut DeTable<'_>) {
+        let Some(key) = root.keys().find(|key| key.get_ref() == "vars").map(|key| key.span()) else { return };
+        let Some(vars) = root.remove("vars") else { return };
+        let DeValue::Table(table) = vars.get_ref() else {
+            return self.fault(file, &key, "vars: is a table of its own; write [vars]");
+        };
+        for (name, value) in table {
+            let place = format!("vars.{}", name.get_ref().escape_debug());
+            let Some(text) = value.get_ref().as_str() else {
+                let text = format!("{place}: found no text; write it in quotes");
+                self.fault(file, &value.span(), text);
+                continue;
+            };
+            match expand(text, &environment, &BTreeMap::new()) {
+                Ok(text) if !self.vars.contains_key(name.get_ref().as_ref()) => {
+                    self.vars.insert(name.get_ref().clone().into_owned(), text);
+                }
+                Ok(_) => {
+                    self.fault(file, &name.span(), format!("{place}: another file sets it too; remove one"))
+                }
+                Err(problem) => self.fault(file, &value.span(), format!("{place}: {problem}")),
+            }
+        }
+    }
+
+    fn expand_table(&mut self, file: usize, path: &str, table: &mut DeTable<'_>) {
+        let names: Vec<_> = table.keys().map(|key| key.get_ref().clone().into_owned()).collect();
+        for (name, (_, value)) in names.iter().zip(table.iter_mut()) {
+            let dot = if path.is_empty() { "" } else { "." };
+            self.expand_value(file, &format!("{path}{dot}{}", name.escape_debug()), value);
+        }
+    }
+
+    fn expand_value(&mut self, file: usize, path: &str, value: &mut Spanned<DeValue<'_>>) {
+        let span = value.span();
+        match value.get_mut() {
+            DeValue::String(text) if text.contains("${") => match expand(text, &environment, &self.vars) {
+                Ok(expanded) => {
+                    *text = expanded.into();
+                    self.expanded.insert(Spot::new(file, &span));
+                }
+                Err(problem) => {
+                    self.fault(file, &span, format!("{path}: {problem}"));
+                    // It has been judged.
+                    *text = "".into();
+                }
+            },
+            DeValue::Array(list) => {
+                list.iter_mut().for_each(|element| self.expand_value(file, path, element));
+            }
+            DeValue::Table(table) => self.expand_table(file, path, table),
+            _ => {}
+        }
+    }
+
+    fn tables(&mut self, file: usize, root: &DeTable<'_>) {
+        for (name, value) in root {
+            let span = name.span();
+            let shown = name.get_ref().escape_debug().to_string();
+            let table = TABLES.iter().find(|table| **table == name.get_ref().as_ref());
+            let Some(table) = table else {
+                let hint = match shown.as_str() {
+                    "connect" => "; did you mean `client`?".into(),
+                    _ => did_you_mean(&shown, TABLES.into_iter()).unwrap_or_else(|| {
+                        "; the tables are [node], [vars], [listen.ID], [client.ID] and [relay.ID]".into()
+                    }),
+                };
+                self.fault(file, &span, format!("{shown}: there is no such table{hint}"));
+                continue;
+            };
+            let DeValue::Table(inside) = value.get_ref() else {
+                let header = if *table == "node" { "[node]".into() } else { format!("[{table}.ID]") };
+                self.fault(file, &span, format!("{shown}: is a table; write {header} and its keys below"));
+                continue;
+            };
+            let spot = Spot::new(file, &span);
+            if *table == "node" {
+                // Files may share it, as long as each key is in one of them.
+                let _ = self.origins.enter(Place::new("node", "", ""), spot);
+                let mut config = std::mem::take(&mut self.config);
+                self.keys(file, &Place::new("node", "", ""), inside, &keys::node(), &mut config);
+                self.config = config;
+            } else {
+                let _ = self.origins.enter(Place::new(table, "", ""), spot);
+                for (id, object) in inside {
+                    self.object(file, table, id, object);
+                }
+            }
+        }
+    }
+
+    fn object(
+        &mut self,
+        file: usize,
+        table: &'static str,
+        id: &Spanned<std::borrow::Cow<'_, str>>,
+        object: &Spanned<DeValue<'_>>,
+    ) {
+        let span = id.span();
+        let id = id.get_ref().as_ref();
+        let place = Place::new(table, id, "");
+        let DeValue::Table(inside) = object.get_ref() else {
+            let text = format!("{place}: stands in no object; write [{table}.NAME] and its keys below");
+            return self.fault(file, &span, text);
+        };
+        if let Err(earlier) = self.origins.enter(place.clone(), Spot::new(file, &span)) {
+            let earlier = self.origins.position(earlier);
+            let text = format!("{place}: is in {earlier} already; give one another name");
+            return self.fault(file, &span, text);
+        }
+        match table {
+            "listen" => {
+                let mut listener = ListenConfig::new(NOWHERE);
+                self.keys(file, &place, inside, &keys::listen(), &mut listener);
+                self.config.listen.insert(id.to_owned(), listener);
+            }
+            "client" => {
+                let mut client = ClientConfig::new(NOWHERE);
+                self.keys(file, &place, inside, &keys::client(), &mut client);
+                self.config.client.insert(id.to_owned(), client);
+            }
+            _ => {
+                let mut relay = RelayConfig::default();
+                self.keys(file, &place, inside, &keys::relay(), &mut relay);
+                self.config.relay.insert(id.to_owned(), relay);
+            }
+        }
+    }
+
+    /// Reads the keys of one table into `object`.
+    fn keys<T>(&mut self, file: usize, place: &Place, table: &DeTable<'_>, keys: &[Key<T>], object: &mut T) {
+        let before = self.faults.len();
+        for (name, value) in table {
+            let shown = name.get_ref().escape_debug().to_string();
+            let Some(key) = keys.iter().find(|key| key.name == name.get_ref().as_ref()) else {
+                let known: Vec<_> = keys.iter().map(|key| key.name).collect();
+                let text = format!("{place}.{shown}: {}", unknown_key(&shown, &known));
+                self.fault(file, &name.span(), text);
+                continue;
+            };
+            let place = Place { key: key.name, ..place.clone() };
+            if let Err(earlier) = self.origins.enter(place.clone(), Spot::new(file, &value.span())) {
+                let earlier = self.origins.position(earlier);
+                self.fault(file, &name.span(), format!("{place}: is set in {earlier} already; remove one"));
+                continue;
+            }
+            let elements = value.get_ref().as_array().into_iter().flat_map(|list| list.iter());
+            for (nth, element) in elements.enumerate() {
+                let _ = self.origins.enter(place.clone().element(nth), Spot::new(file, &element.span()));
+            }
+            let span = value.span();
+            let is_inside = |spot: &Spot| spot.file == file && span.contains(&spot.offset);
+            // A variable that is not set was said already.
+            if self.faults.iter().any(|(spot, _)| is_inside(spot)) {
+                self.unread.insert((place.table, place.id.clone()));
+                continue;
+            }
+            let mut result = key.read(object, value.get_ref());
+            if let (Err(_), DeValue::String(text)) = (&result, value.get_ref())
+                && self.expanded.contains(&Spot::new(file, &span))
+                && let Ok(bare) = DeValue::parse(text)
+            {
+                // A variable can only be written in quotes, a number or a switch only without.
+                result = key.read(object, bare.get_ref()).or(result);
+            }
+            for problem in result.err().into_iter().flatten() {
+                let spot = match problem.element {
+                    Some(nth) => self.origins.spot(&place.clone().element(nth)),
+                    None => self.origins.spot(&place),
+                };
+                self.faults.push((spot, format!("{place}: {}", problem.text)));
+            }
+        }
+        let is_missing = |key: &&Key<T>| key.is_required && !table.contains_key(key.name);
+        for key in keys.iter().filter(is_missing) {
+            let text = format!("{place}: `{}` is missing; write {}", key.name, key.expected());
+            self.faults.push((self.origins.spot(place), text));
+        }
+        if self.faults.len() > before {
+            self.unread.insert((place.table, place.id.clone()));
+        }
+    }
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// The parser's words, made into what was found and what to try.
+fn explain_syntax(message: &str, text: &str, span: &Range<usize>) -> String {
+    let written = text.get(span.clone()).unwrap_or_default();
+    let shown = written.lines().next().unwrap_or_default().escape_debug();
+    if message.contains("duplicate key") {
+        let first =
+            first_line(text, span).map_or_else(|| "twice".into(), |line| format!("in line {line} already"));
+        format!("`{shown}` is {first}; remove one, or give it another name")
+    } else if message.contains("must be quoted") || message.contains("invalid float") {
+        "a value is no number, list or true or false; write text in quotes, as in bind = \"127.0.0.1:9000\""
+            .into()
+    } else if message.contains("cannot extend value") {
+        format!("`{shown}` is a value already and cannot be a table too; remove one")
+    } else {
+        format!("{message}; correct it as TOML")
+    }
+}
+
+/// Where the key or the table header was written first, counted from 1.
+fn first_line(text: &str, span: &Range<usize>) -> Option<usize> {
+    let written = text.get(span.clone())?;
+    let line = |offset: usize| text[..offset].matches('\n').count();
+    let lines: Vec<_> = text.lines().map(str::trim).collect();
+    let own = line(span.start);
+    let begin = match lines.get(own)?.starts_with('[') {
+        true => 0,
+        false => lines[..own].iter().rposition(|line| line.starts_with('[')).map_or(0, |header| header + 1),
+    };
+    let same = |other: &str| match lines[own].starts_with('[') {
+        true => other.split('#').next() == lines[own].split('#').next(),
+        false => other.split('=').next().is_some_and(|key| key.trim() == written),
+    };
+    lines[begin..own].iter().position(|line| same(line)).map(|nth| begin + nth + 1)
+}
+
+/// What belongs to a table whose header is there twice.
+fn repeated_table(text: &str, span: &Range<usize>) -> Option<Range<usize>> {
+    let line_start = text.get(..span.start)?.rfind('\n').map_or(0, |newline| newline + 1);
+    if !text[line_start..].trim_start().starts_with('[') {
+        return None;
+    }
+    let end = text.get(span.end..)?.find("\n[").map_or(text.len(), |next| span.end + next);
+    Some(span.start..end)
+}
+
+const TABLES: [&str; 4] = ["node", "listen", "client", "relay"];
+/// Stands for an address that is missing or could not be read; its object is not judged.
+const NOWHERE: Address = Address::Echo;
+const MOST_BYTES: u64 = 4 << 20;

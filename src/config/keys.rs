@@ -1,0 +1,218 @@
+//! Every key there is, a line each: reading, `--show`, the schema, the
+//! reference file and what a reload does with it all follow from that line.
+
+use std::marker::PhantomData;
+
+use toml::de::DeValue;
+
+use super::kinds::{
+    AddressText, Count, Kind, Limit, Names, Networks, Number, OneOf, Problem, Size, Source, Switch, Text,
+    Time, Word,
+};
+use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig};
+use crate::address::Address;
+use crate::net::{DialOptions, Keepalive, ListenOptions};
+use crate::relay::RelayMode;
+
+/// When a changed key takes effect at a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// At once, for every connection.
+    Live,
+    /// For connections that are made later.
+    NewConnections,
+    /// The listener is bound anew; its connections stay.
+    Rebind,
+    /// Not before the next start; a reload says so.
+    Restart,
+}
+
+/// A key of a table whose values are a `T`.
+pub(crate) struct Key<T> {
+    /// How it is written.
+    pub(crate) name: &'static str,
+    /// Whether there is no default.
+    pub(crate) is_required: bool,
+    /// When a change takes effect.
+    pub(crate) reload: Reload,
+    /// What it does, in a few words.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "printed by the program alone"))]
+    pub(crate) about: &'static str,
+    read: Box<Read<T>>,
+    write: Box<dyn Fn(&T) -> String>,
+    expected: fn() -> String,
+    schema: fn() -> String,
+}
+
+type Read<T> = dyn Fn(&mut T, &DeValue<'_>) -> Result<(), Vec<Problem>>;
+
+impl<T> Key<T> {
+    /// Sets it to what a file says.
+    pub(super) fn read(&self, object: &mut T, value: &DeValue<'_>) -> Result<(), Vec<Problem>> {
+        (self.read)(object, value)
+    }
+
+    /// Its value as TOML.
+    pub(crate) fn write(&self, object: &T) -> String {
+        (self.write)(object)
+    }
+
+    /// What it is expected to be, in words.
+    pub(crate) fn expected(&self) -> String {
+        (self.expected)()
+    }
+
+    /// Its JSON Schema.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "printed by the program alone"))]
+    pub(crate) fn schema(&self) -> String {
+        (self.schema)()
+    }
+}
+
+/// A key of kind `K` in the field that `field` yields.
+fn key<T: Clone + 'static, K: Kind + 'static>(
+    _: PhantomData<K>,
+    name: &'static str,
+    field: fn(&mut T) -> &mut K::Value,
+    reload: Reload,
+    about: &'static str,
+) -> Key<T> {
+    let read = move |object: &mut T, value: &DeValue<'_>| {
+        *field(object) = K::read(value)?;
+        Ok(())
+    };
+    let write = move |object: &T| K::write(field(&mut object.clone()));
+    Key {
+        name,
+        is_required: false,
+        reload,
+        about,
+        read: Box::new(read),
+        write: Box::new(write),
+        expected: K::expected,
+        schema: K::schema,
+    }
+}
+
+fn required<T>(key: Key<T>) -> Key<T> {
+    Key { is_required: true, ..key }
+}
+
+/// The kind of a key, as a value.
+const fn a<K>() -> PhantomData<K> {
+    PhantomData
+}
+
+use Reload::{Live, NewConnections, Rebind, Restart};
+
+/// The keys of `[node]`.
+#[rustfmt::skip]
+pub(crate) fn node() -> Vec<Key<Config>> {
+    vec![
+        key(a::<Count<usize>>(), "max_connections", |c: &mut Config| &mut c.node.max_connections, Live, "clients of all listeners at once; auto: what the descriptor limit allows"),
+        key(a::<Time>(), "shutdown_grace", |c| &mut c.node.shutdown_grace, Live, "time for connections to end once the node is told to stop"),
+        key(a::<Size>(), "budget", |c| &mut c.node.budget, Restart, "memory for bytes that wait for a destination"),
+        key(a::<Size>(), "max_read", |c| &mut c.node.max_read, Restart, "the largest read: more for bulk, less for a neighbour's sake"),
+        key(a::<Number<usize>>(), "threads", |c| &mut c.program.threads, Restart, "threads that move bytes"),
+        key(a::<Switch>(), "hexdump", |c| &mut c.program.hexdump, Restart, "show every byte on stderr"),
+        key(a::<Text>(), "log", |c| &mut c.program.log, Restart, "what is logged, as a filter"),
+        key(a::<OneOf<LogFormat>>(), "log_format", |c| &mut c.program.log_format, Restart, "how stderr is written"),
+    ]
+}
+
+/// The keys of `[listen.ID]`.
+#[rustfmt::skip]
+pub(crate) fn listen() -> Vec<Key<ListenConfig>> {
+    vec![
+        required(key(a::<AddressText>(), "bind", |l: &mut ListenConfig| &mut l.bind, Rebind, "where to listen")),
+        key(a::<Networks<true>>(), "allow", |l| l.options.access.allow_mut(), NewConnections, "who may connect"),
+        key(a::<Networks<false>>(), "deny", |l| l.options.access.deny_mut(), NewConnections, "who may not; wins over allow"),
+        key(a::<Count<usize>>(), "max_connections", |l| &mut l.options.max_connections, Live, "clients of this listener at once; auto: as many as the node's"),
+        key(a::<Count<u32>>(), "backlog", |l| &mut l.options.backlog, Live, "clients the kernel may hold that were not accepted yet; auto: net.core.somaxconn"),
+        key(a::<Time>(), "keepalive_idle", |l| &mut l.options.keepalive.idle, NewConnections, "silence before a client is probed"),
+        key(a::<Time>(), "keepalive_interval", |l| &mut l.options.keepalive.interval, NewConnections, "time between probes"),
+        key(a::<Number<u32>>(), "keepalive_probes", |l| &mut l.options.keepalive.probes, NewConnections, "unanswered probes that end the connection"),
+    ]
+}
+
+/// The keys of `[client.ID]`.
+#[rustfmt::skip]
+pub(crate) fn client() -> Vec<Key<ClientConfig>> {
+    vec![
+        required(key(a::<AddressText>(), "to", |c: &mut ClientConfig| &mut c.to, NewConnections, "what is dialled, once for each client of a relay")),
+        key(a::<Time>(), "connect_timeout", |c| &mut c.options.connect_timeout, NewConnections, "time to reach it, all its addresses together"),
+        key(a::<Source>(), "source", |c| &mut c.options.source, NewConnections, "the local address to connect from; auto: the kernel's choice"),
+        key(a::<Time>(), "keepalive_idle", |c| &mut c.options.keepalive.idle, NewConnections, "silence before the target is probed"),
+        key(a::<Time>(), "keepalive_interval", |c| &mut c.options.keepalive.interval, NewConnections, "time between probes"),
+        key(a::<Number<u32>>(), "keepalive_probes", |c| &mut c.options.keepalive.probes, NewConnections, "unanswered probes that end the connection"),
+    ]
+}
+
+/// The keys of `[relay.ID]`.
+#[rustfmt::skip]
+pub(crate) fn relay() -> Vec<Key<RelayConfig>> {
+    vec![
+        required(key(a::<Names>(), "from", |r: &mut RelayConfig| &mut r.from, NewConnections, "the listeners whose clients it takes")),
+        key(a::<Names>(), "to", |r| &mut r.to, NewConnections, "the clients it leads to: the first is dialled, the next when that fails"),
+        key(a::<OneOf<RelayMode>>(), "mode", |r| &mut r.mode, NewConnections, "pair: a connection of its own for each client; echo: all comes back, and there is no to"),
+        key(a::<Limit>(), "idle_timeout", |r| &mut r.options.idle_timeout, Live, "ends a pair in which nothing moves for so long"),
+        key(a::<Time>(), "half_closed_timeout", |r| &mut r.options.half_closed_timeout, Live, "the same once one side has finished"),
+    ]
+}
+
+impl Reload {
+    /// How the manual says it.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::NewConnections => "new connections",
+            Self::Rebind => "rebind",
+            Self::Restart => "restart",
+        }
+    }
+}
+
+impl Word for RelayMode {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn word(self) -> &'static str {
+        self.name()
+    }
+}
+
+impl Word for LogFormat {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn word(self) -> &'static str {
+        self.name()
+    }
+}
+
+impl ListenConfig {
+    /// A listener at `bind` with the default of every option.
+    pub fn new(bind: Address) -> Self {
+        Self { bind, options: ListenOptions::default() }
+    }
+}
+
+impl ClientConfig {
+    /// A client of `to` with the default of every option.
+    pub fn new(to: Address) -> Self {
+        Self { to, options: DialOptions::default() }
+    }
+}
+
+/// What [`Keepalive`] the kernel can be asked for.
+pub(super) fn keepalive_faults(keepalive: &Keepalive) -> Vec<(&'static str, &'static str)> {
+    let mut faults = Vec::new();
+    let times = [("keepalive_idle", keepalive.idle), ("keepalive_interval", keepalive.interval)];
+    for (key, time) in times {
+        if !(1..=32_767).contains(&time.as_secs()) || time.subsec_nanos() > 0 {
+            faults.push((key, "the kernel counts in whole seconds up to 32767; write one such as \"10s\""));
+        }
+    }
+    if !(1..=127).contains(&keepalive.probes) {
+        faults.push(("keepalive_probes", "the kernel counts from 1 to 127; write a number of these"));
+    }
+    faults
+}

@@ -1,0 +1,102 @@
+//! Following another config: what is checked and bound before anything
+//! changes, and what then has changed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::wiring;
+use super::{Node, NodeError};
+use crate::config::{Config, Fault, Place, Reload, keys};
+use crate::relay::Stop;
+
+/// What a reload has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Objects that are new, as `listen.a`.
+    pub added: Vec<String>,
+    /// Objects that are gone.
+    pub removed: Vec<String>,
+    /// Objects, or `node`, that are not as they were.
+    pub changed: Vec<String>,
+    /// Keys that are different and do not take effect before the next start.
+    pub restart: Vec<&'static str>,
+}
+
+impl Node {
+    /// Follows another config from now on: checks it, binds what is new, and
+    /// only then changes anything. Listeners whose address stays keep their
+    /// sockets; connections that are not concerned notice nothing.
+    ///
+    /// Cancel safe: dropped before its end, nothing has changed.
+    ///
+    /// # Errors
+    /// [`NodeError`], and nothing has changed.
+    pub async fn reload(&mut self, mut config: Config) -> Result<Changes, NodeError> {
+        if *self.stop.borrow() != Stop::No {
+            return Err(NodeError::Stopping);
+        }
+        let leads = wiring::check(&config).await?;
+        let conversation = |config: &Config| {
+            let talks = config.relay.iter().find(|(_, relay)| config.is_conversation(relay));
+            talks.map(|(id, _)| Place::new("relay", id, ""))
+        };
+        let place = conversation(&config).xor(conversation(&self.config));
+        if let Some(place) = place {
+            let text = "standard input and output come and go with the process; start the node anew";
+            return Err(NodeError::Config(vec![Fault { place, text: text.into() }]));
+        }
+        let matches = self.wiring.match_listeners(&config).await;
+        let bound = self.wiring.bind_new(&config, &matches).await?;
+
+        // From here on nothing waits and nothing fails.
+        let restart = needs_restart(&self.config, &config);
+        config.program = self.config.program.clone();
+        config.node.budget = self.config.node.budget;
+        config.tap = self.config.tap.take();
+        let changes = Changes { restart, ..changes(&self.config, &config) };
+        self.config = config;
+        self.wiring.close_unmatched(&matches, &self.config);
+        self.open(bound, &leads);
+        Ok(changes)
+    }
+}
+
+/// Keys of `[node]` that cannot follow.
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let keys = keys::node();
+    let differ = keys.iter().filter(|key| key.reload == Reload::Restart && key.write(old) != key.write(new));
+    differ.map(|key| key.name).collect()
+}
+
+fn changes(old: &Config, new: &Config) -> Changes {
+    let mut changes = Changes::default();
+    if old.node != new.node {
+        changes.changed.push("node".into());
+    }
+    changes.compare("listen", &old.listen, &new.listen);
+    changes.compare("client", &old.client, &new.client);
+    changes.compare("relay", &old.relay, &new.relay);
+    changes
+}
+
+impl Changes {
+    fn compare<T: PartialEq>(&mut self, table: &str, old: &BTreeMap<String, T>, new: &BTreeMap<String, T>) {
+        let name = |id: &String| format!("{table}.{id}");
+        self.added.extend(new.keys().filter(|id| !old.contains_key(*id)).map(name));
+        self.removed.extend(old.keys().filter(|id| !new.contains_key(*id)).map(name));
+        let differ = new.iter().filter(|(id, one)| old.get(*id).is_some_and(|old| old != *one));
+        self.changed.extend(differ.map(|(id, _)| name(id)));
+    }
+}
+
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lists = [("added", &self.added), ("removed", &self.removed), ("changed", &self.changed)];
+        let lists: Vec<_> = lists
+            .into_iter()
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(what, names)| format!("{what} {}", names.join(", ")))
+            .collect();
+        if lists.is_empty() { f.write_str("nothing has changed") } else { f.write_str(&lists.join("; ")) }
+    }
+}

@@ -1,0 +1,340 @@
+//! From a [`Config`] to what runs: binds listeners, makes relays, and gives
+//! each listener's task what it is to do. Following another config leaves
+//! alone what is the same in both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::NodeError;
+use crate::address::{Address, Host};
+use crate::bus::EventBus;
+use crate::config::{Config, Leads, ListenConfig, RelayConfig};
+use crate::event::Endpoint;
+use crate::net::{Listener, Target, addresses, bind, check_source, is_own};
+use crate::registry::{Door, ListenerState, Object, Places};
+use crate::relay::{
+    Ended, Entrance, Limits, Outlet, Relay, RelayMode, Shared, Stop, most_connections, serve, serve_stdio,
+};
+
+/// What runs.
+pub(super) struct Wiring {
+    bus: EventBus,
+    shared: Arc<Shared>,
+    /// By the names of their relays, so that what lives follows a change.
+    limits: BTreeMap<String, Arc<Limits>>,
+    open: Vec<Open>,
+}
+
+/// A listener whose tasks run.
+struct Open {
+    id: String,
+    bind: Address,
+    bound: Vec<SocketAddr>,
+    door: Arc<Door>,
+    entrance: watch::Sender<Arc<Entrance>>,
+}
+
+/// For listeners of a config that are open, their places in [`Wiring`]'s list.
+pub(super) type Matches = BTreeMap<String, usize>;
+
+/// How a listener is recognised.
+#[derive(Clone, Copy)]
+enum By {
+    Name,
+    Address,
+    Socket,
+}
+
+/// A listener of the config that was bound and does not accept yet.
+pub(super) struct Bound {
+    id: String,
+    listeners: Vec<Listener>,
+}
+
+/// Finds everything that is wrong, now with the resolver's help, and yields
+/// which clients lead to listeners of the node.
+pub(super) async fn check(config: &Config) -> Result<Leads, NodeError> {
+    let faults = config.check();
+    if !faults.is_empty() {
+        return Err(NodeError::Config(faults));
+    }
+    let leads = leads(config).await;
+    let circles = config.circles(&leads);
+    if !circles.is_empty() {
+        return Err(NodeError::Config(circles));
+    }
+    let sources: BTreeSet<_> = config.client.values().filter_map(|client| client.options.source).collect();
+    for address in sources {
+        check_source(address).map_err(|source| NodeError::Source { address, source })?;
+    }
+    Ok(leads)
+}
+
+/// Asks what the names of the targets stand for now. One that does not
+/// resolve is looked up again for every dial.
+async fn leads(config: &Config) -> Leads {
+    let mut leads = Leads::new();
+    for (client, target) in &config.client {
+        let Address::Tcp { host, port } = &target.to else { continue };
+        let mut found = None;
+        for (listener, listening) in &config.listen {
+            if !matches!(&listening.bind, Address::Tcp { port: bound, .. } if bound == port) {
+                continue;
+            }
+            if found.is_none() {
+                found = addresses(host, *port).await.ok();
+            }
+            let own = bound_to(&listening.bind).await;
+            if found.iter().flatten().any(|found| is_own(*found, &own)) {
+                leads.insert((client.clone(), listener.clone()));
+            }
+        }
+    }
+    leads
+}
+
+/// The socket addresses a listener would be bound to.
+async fn bound_to(address: &Address) -> Vec<SocketAddr> {
+    match address {
+        Address::Tcp { host: Host::Any, port } => vec![SocketAddr::from(([0u16; 8], *port))],
+        Address::Tcp { host, port } => addresses(host, *port).await.unwrap_or_default(),
+        Address::Unix(_) | Address::Stdio | Address::Echo => Vec::new(),
+    }
+}
+
+/// The listeners in the order of the relays that begin there.
+fn in_order(config: &Config) -> impl Iterator<Item = (&str, &ListenConfig)> {
+    config.relay.values().flat_map(|relay| config.from(relay))
+}
+
+impl Wiring {
+    pub(super) fn new(config: &Config, bus: &EventBus) -> Self {
+        let places = config.node.max_connections.unwrap_or_else(most_connections);
+        let shared =
+            Shared::new(bus.clone(), config.node.budget, config.node.max_read, places, config.tap.clone());
+        Self { bus: bus.clone(), shared: Arc::new(shared), limits: BTreeMap::new(), open: Vec::new() }
+    }
+
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Which listeners of `config` are open already: by name and address, else
+    /// by address, as it is written or as it is bound.
+    pub(super) async fn match_listeners(&self, config: &Config) -> Matches {
+        let mut matches = Matches::new();
+        for by in [By::Name, By::Address, By::Socket] {
+            for (id, listener) in in_order(config) {
+                if matches.contains_key(id) {
+                    continue;
+                }
+                let sockets = match by {
+                    By::Socket => bound_to(&listener.bind).await,
+                    By::Name | By::Address => Vec::new(),
+                };
+                let same = |open: &Open| match by {
+                    By::Name => open.id == id && open.bind == listener.bind,
+                    By::Address => open.bind == listener.bind,
+                    By::Socket => !sockets.is_empty() && open.bound == sockets,
+                };
+                let is_free = |nth: &usize| matches.values().all(|taken| taken != nth);
+                let is_open = |open: &Open| open.door.state() != ListenerState::Closed;
+                let mut known = self.open.iter().enumerate().filter(|(_, open)| is_open(open) && same(open));
+                if let Some((nth, _)) = known.find(|(nth, _)| is_free(nth)) {
+                    matches.insert(id.to_owned(), nth);
+                }
+            }
+        }
+        matches
+    }
+
+    /// Binds the listeners of the config that are not open; if one fails nothing stays.
+    pub(super) async fn bind_new(&self, config: &Config, matches: &Matches) -> Result<Vec<Bound>, NodeError> {
+        let mut all = Vec::new();
+        for (id, listener) in in_order(config).filter(|(id, _)| !matches.contains_key(*id)) {
+            let listeners = bind(id, &listener.bind, &listener.options).await.map_err(|mut error| {
+                if let Some(holder) = self.holder(&listener.bind) {
+                    error.hint = Some(format!(
+                        "to take it from `{holder}` of this node in one reload, and to listen on it in the next"
+                    ));
+                }
+                error
+            })?;
+            all.push(Bound { id: id.to_owned(), listeners });
+        }
+        Ok(all)
+    }
+
+    /// The listener that holds the port of this address.
+    fn holder(&self, address: &Address) -> Option<&str> {
+        let Address::Tcp { port, .. } = address else { return None };
+        let holds = |open: &&Open| open.bound.iter().any(|bound| bound.port() == *port);
+        self.open.iter().find(holds).map(|open| open.id.as_str())
+    }
+
+    /// Closes what the new config does not have, and gives the rest its names.
+    pub(super) fn close_unmatched(&mut self, matches: &Matches, config: &Config) {
+        let mut ids: BTreeMap<_, _> = matches.iter().map(|(id, nth)| (*nth, id)).collect();
+        let mut nth = 0;
+        let bus = &self.bus;
+        self.open.retain_mut(|open| {
+            let id = ids.remove(&nth);
+            nth += 1;
+            let Some(id) = id else {
+                open.door.turn(ListenerState::Closed);
+                return false;
+            };
+            open.bind = config.listen[id].bind.clone();
+            if open.id != *id {
+                open.id.clone_from(id);
+                for address in open.door.addresses() {
+                    bus.not_listening(address);
+                    bus.listening(id.as_str().into(), address.clone());
+                }
+            }
+            true
+        });
+    }
+
+    /// The TCP addresses that are listened on.
+    pub(super) fn addresses(&self, config: &Config) -> Vec<SocketAddr> {
+        let of = |id: &str| self.open.iter().find(|open| open.id == id).map(|open| open.bound.clone());
+        in_order(config).filter_map(|(id, _)| of(id)).flatten().collect()
+    }
+
+    /// Opens what was bound for `config`, and has everything that is open
+    /// already treat its later clients as `config` says.
+    pub(super) fn follow(
+        &mut self,
+        config: &Config,
+        bound: Vec<Bound>,
+        leads: &Leads,
+        stop: &watch::Sender<Stop>,
+        serving: &mut JoinSet<Ended>,
+    ) -> BTreeMap<Arc<str>, Object> {
+        self.shared.set_places(config.node.max_connections.unwrap_or_else(most_connections));
+        let mut own: BTreeMap<String, Vec<SocketAddr>> =
+            self.open.iter().map(|open| (open.id.clone(), open.bound.clone())).collect();
+        for Bound { id, listeners } in &bound {
+            own.insert(id.clone(), listeners.iter().filter_map(Listener::socket_address).collect());
+        }
+        let mut limits = BTreeMap::new();
+        let mut bound: BTreeMap<_, _> = bound.into_iter().map(|bound| (bound.id, bound.listeners)).collect();
+        for (name, relay) in &config.relay {
+            let limit = match self.limits.remove(name) {
+                Some(limit) => {
+                    limit.set(&relay.options);
+                    self.shared.limits_changed(&limit);
+                    limit
+                }
+                None => Arc::new(Limits::new(&relay.options)),
+            };
+            limits.insert(name.clone(), Arc::clone(&limit));
+            let outlets = outlets(config, name, relay, leads, &own);
+            let once = config.is_conversation(relay);
+            let running = Arc::new(Relay::new(Arc::clone(&self.shared), outlets, limit, once));
+            let one = Arc::new(Places::new(1));
+            for (id, listener) in config.from(relay) {
+                let endpoint = Arc::from(id);
+                let relay = Arc::clone(&running);
+                let entrance = Entrance { endpoint, options: listener.options.clone(), relay };
+                let places = listener.options.max_connections.unwrap_or(usize::MAX);
+                match self.open.iter().find(|open| open.id == id) {
+                    Some(open) => {
+                        if !once {
+                            open.door.places().set_most(places);
+                        }
+                        open.entrance.send_replace(Arc::new(entrance));
+                    }
+                    None => {
+                        let places = if once { Arc::clone(&one) } else { Arc::new(Places::new(places)) };
+                        let listeners = bound.remove(id).unwrap_or_default();
+                        let bind = listener.bind.clone();
+                        self.open.push(self.start(bind, listeners, places, entrance, stop, serving));
+                    }
+                }
+            }
+        }
+        self.limits = limits;
+        self.objects(config)
+    }
+
+    /// Starts the tasks of a listener.
+    fn start(
+        &self,
+        bind: Address,
+        listeners: Vec<Listener>,
+        places: Arc<Places>,
+        entrance: Entrance,
+        stop: &watch::Sender<Stop>,
+        serving: &mut JoinSet<Ended>,
+    ) -> Open {
+        let id = entrance.endpoint.to_string();
+        let bound = listeners.iter().filter_map(Listener::socket_address).collect();
+        let addresses = match bind {
+            Address::Stdio => vec![Endpoint::Stdio],
+            _ => listeners.iter().map(Listener::local).collect(),
+        };
+        let door = Arc::new(Door::new(addresses, places));
+        let entrance = Arc::new(entrance);
+        if bind == Address::Stdio {
+            serving.spawn(serve_stdio(Arc::clone(&entrance), Arc::clone(&door), stop.subscribe()));
+        }
+        let entrance = watch::Sender::new(entrance);
+        for listener in listeners {
+            self.bus.listening(Arc::clone(&entrance.borrow().endpoint), listener.local());
+            serving.spawn(serve(listener, Arc::clone(&door), entrance.subscribe(), stop.subscribe()));
+        }
+        Open { id, bind, bound, door, entrance }
+    }
+
+    /// Everything that has a name.
+    fn objects(&self, config: &Config) -> BTreeMap<Arc<str>, Object> {
+        let listeners =
+            self.open.iter().map(|open| (open.id.as_str().into(), Object::Listener(Arc::clone(&open.door))));
+        let clients = config
+            .client
+            .iter()
+            .map(|(id, client)| (id.as_str().into(), Object::Client { to: client.to.as_target() }));
+        let relays = config.relay.iter().map(|(id, relay)| {
+            (id.as_str().into(), Object::Relay { from: relay.from.clone(), to: relay.to.clone() })
+        });
+        listeners.chain(clients).chain(relays).collect()
+    }
+}
+
+/// The targets of a relay. None may lead to a listener of ours, unless the
+/// config says so: then it is a chain, which was checked not to be a circle.
+fn outlets(
+    config: &Config,
+    name: &str,
+    relay: &RelayConfig,
+    leads: &Leads,
+    own: &BTreeMap<String, Vec<SocketAddr>>,
+) -> Vec<Outlet> {
+    if relay.mode == RelayMode::Echo {
+        let target = Target::new(name.into(), Address::Echo);
+        return vec![Outlet { target, options: Default::default(), own: Vec::new() }];
+    }
+    let outlet = |(id, client): (&str, &crate::config::ClientConfig)| {
+        let forbidden =
+            own.iter().filter(|(listener, _)| !leads.contains(&(id.to_owned(), (*listener).clone())));
+        Outlet {
+            target: Target::new(id.into(), client.to.clone()),
+            options: client.options,
+            own: forbidden.flat_map(|(_, bound)| bound).copied().collect(),
+        }
+    };
+    config.to(relay).map(outlet).collect()
+}
+
+impl fmt::Debug for Wiring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.open.iter().map(|open| &open.id)).finish()
+    }
+}
