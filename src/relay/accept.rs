@@ -41,6 +41,8 @@ pub(crate) async fn serve(
     let mut sessions = JoinSet::new();
     let mut conversation = None;
     let mut now = Arc::clone(&entrance.borrow_and_update());
+    // These wait for what the others look at.
+    let mut woken = (stop.clone(), state.clone(), entrance.clone());
     while conversation.is_none() {
         let does = *state.borrow_and_update();
         if does == ListenerState::Closed || *stop.borrow_and_update() != Stop::No {
@@ -54,17 +56,20 @@ pub(crate) async fn serve(
                 tracing::warn!(endpoint = %now.endpoint, %error, "a listener keeps its old backlog or keepalive");
             }
         }
-        // The news is looked at above before each client; waiting for it costs more than a look, so
-        // a client that is there already comes first here.
+        let is_news = || {
+            let changed = |changed: Result<bool, _>| changed.unwrap_or(false);
+            changed(stop.has_changed()) || changed(state.has_changed()) || changed(entrance.has_changed())
+        };
         tokio::select! {
             biased;
+            // A look before each client; to wait costs more, and comes where nobody is there.
+            () = poll_fn(|_| if is_news() { Poll::Ready(()) } else { Poll::Pending }) => {}
             (client, places) = now.admit(&listener, door.places()), if does == ListenerState::Listening => {
                 sessions.spawn(Session::new(&now.relay, client, places));
             }
-            _ = stop.wait_for(|stop| *stop != Stop::No) => break,
-            Ok(()) = state.changed() => {}
-            // Taken over above.
-            Ok(()) = entrance.changed() => entrance.mark_changed(),
+            _ = woken.0.wait_for(|stop| *stop != Stop::No) => break,
+            Ok(()) = woken.1.changed() => {}
+            Ok(()) = woken.2.changed() => {}
             Some(ended) = sessions.join_next() => conversation = end_of(ended).filter(|_| now.relay.once),
         }
         while let Some(ended) = sessions.try_join_next() {
