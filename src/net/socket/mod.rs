@@ -256,7 +256,7 @@ impl TcpSocket {
     pub async fn wait_for_connected(&self, limit: Duration) -> Result<(), SocketError> {
         let reconnects = self.core().options.reconnect.is_some();
         let look = move |inner: &mut Inner| {
-            let waits = reconnects && inner.is_running && inner.closing == Closing::No;
+            let waits = reconnects && inner.is_running && inner.closing < Closing::Gracefully;
             connected(inner).filter(|outcome| outcome.is_ok() || !waits)
         };
         self.wait_within(Some(limit), "connected", look).await?

@@ -162,6 +162,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_set_can_be_read_back() {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let socket = SockRef::from(&socket);
+        let keepalive = Keepalive { probes: 7, ..Keepalive::default() };
+        let options = SocketOptions {
+            keepalive: Some(keepalive),
+            kernel_receive_buffer: Some(20_000),
+            kernel_send_buffer: Some(30_000),
+            type_of_service: Some(0x10),
+            ..SocketOptions::default()
+        };
+        options.apply(&socket, true).unwrap();
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!((socket.tcp_keepalive_retries().unwrap(), socket.tos_v4().unwrap()), (7, 0x10));
+        assert_eq!(
+            (socket.recv_buffer_size().unwrap(), socket.send_buffer_size().unwrap()),
+            (40_000, 60_000)
+        );
+        let off = SocketOptions { no_delay: false, keepalive: None, ..SocketOptions::default() };
+        off.apply(&socket, true).unwrap();
+        assert!(!socket.tcp_nodelay().unwrap() && !socket.keepalive().unwrap());
+    }
+
+    #[test]
     fn a_number_of_attempts_is_kept() {
         let reconnect = Reconnect { attempts: Some(2), ..Reconnect::default() };
         assert!(reconnect.wait(2, 1).is_some() && reconnect.wait(3, 1).is_none());
