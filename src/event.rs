@@ -185,7 +185,8 @@ impl fmt::Display for Reason {
 pub enum Event {
     /// A listener is bound and accepts.
     ///
-    /// From: the node's start, once per bound address.
+    /// From: the node's start, once per bound address; and a reload, for what
+    /// it has bound and what has another name since.
     /// Carries: the address with its real port.
     Listening {
         /// The listener's name.

@@ -16,10 +16,16 @@ pub(crate) fn did_you_mean<'a>(written: &str, names: impl Iterator<Item = &'a st
     (distance <= allowed && name.len() > distance).then(|| format!("; did you mean `{name}`?"))
 }
 
-/// The names in words, each in quotes.
-pub(crate) fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+/// The names in words, each in quotes; of many the first.
+pub(crate) fn quoted<'a>(mut names: impl Iterator<Item = &'a str>) -> String {
+    let first: Vec<_> = names.by_ref().take(MOST).map(|name| format!("`{name}`")).collect();
+    let more = names.count();
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    first.join(", ") + &rest
 }
+
+/// Names in one sentence.
+const MOST: usize = 12;
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! Finds what cannot be in a [`Config`], all of it at once, without opening
 //! anything or asking the network.
 
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -26,8 +27,9 @@ impl Config {
         self.check_node(&mut faults);
         self.check_listeners(&mut faults);
         self.check_clients(&mut faults);
+        let mut taken = HashMap::new();
         for (id, relay) in &self.relay {
-            self.check_relay(id, relay, &mut faults);
+            self.check_relay(id, relay, &mut taken, &mut faults);
         }
         self.check_ends(&mut faults);
         faults.0.extend(self.circles(&self.literal_leads()));
@@ -37,11 +39,13 @@ impl Config {
     /// Objects that do nothing, since no relay names them.
     pub(super) fn unused(&self) -> Vec<Fault> {
         let mut faults = Faults(Vec::new());
-        for id in self.listen.keys().filter(|id| !self.relay.values().any(|relay| relay.from.contains(id))) {
+        let from: HashSet<_> = self.relay.values().flat_map(|relay| &relay.from).collect();
+        let to: HashSet<_> = self.relay.values().flat_map(|relay| &relay.to).collect();
+        for id in self.listen.keys().filter(|id| !from.contains(id)) {
             let text = "no relay begins here; name it in the `from` of one, or remove it";
             faults.add(Place::new("listen", id, ""), text);
         }
-        for id in self.client.keys().filter(|id| !self.relay.values().any(|relay| relay.to.contains(id))) {
+        for id in self.client.keys().filter(|id| !to.contains(id)) {
             let text = "no relay leads here; name it in the `to` of one, or remove it";
             faults.add(Place::new("client", id, ""), text);
         }
@@ -107,17 +111,19 @@ impl Config {
     }
 
     fn check_listeners(&self, faults: &mut Faults) {
+        let mut same_port: HashMap<_, Vec<(&String, &Address)>> = HashMap::new();
         for (id, listener) in &self.listen {
             let at = |key| Place::new("listen", id, key);
             let options = &listener.options;
             if let Err(error) = listener.bind.check_listen() {
                 faults.add(at("bind"), error.to_string());
             }
-            let mut earlier = self.listen.iter().take_while(|(other, _)| *other != id);
-            if let Some((other, _)) = earlier.find(|(_, other)| clash(&other.bind, &listener.bind)) {
+            let earlier = same_port.entry(port(&listener.bind)).or_insert_with(Vec::new);
+            if let Some((other, _)) = earlier.iter().find(|(_, other)| clash(other, &listener.bind)) {
                 let bind = &listener.bind;
                 faults.add(at("bind"), format!("{bind} is taken by `{other}` already; listen on it once"));
             }
+            earlier.push((id, &listener.bind));
             if let Some(wanted) = options.max_connections {
                 check_most(wanted, most_connections(), at("max_connections"), faults);
             }
@@ -141,14 +147,6 @@ impl Config {
                 faults
                     .add(at(access), "clients of unix: have no network; use the socket's folder permissions");
             }
-            let users: Vec<_> = self.relay.iter().filter(|(_, relay)| relay.from.contains(id)).collect();
-            match users[..] {
-                [] | [_] => {}
-                [(first, _), (second, _), ..] => faults.add(
-                    Place::new("relay", second, "from"),
-                    format!("`{id}` leads to relay.{first} already; its clients can go only one way"),
-                ),
-            }
         }
     }
 
@@ -168,19 +166,33 @@ impl Config {
         }
     }
 
-    fn check_relay(&self, id: &str, relay: &RelayConfig, faults: &mut Faults) {
+    /// `taken` are the listeners of the relays before it.
+    fn check_relay<'a>(
+        &'a self,
+        id: &'a str,
+        relay: &'a RelayConfig,
+        taken: &mut HashMap<&'a String, &'a str>,
+        faults: &mut Faults,
+    ) {
         let at = |key| Place::new("relay", id, key);
-        let listeners: Vec<_> = self.listen.keys().map(String::as_str).collect();
-        let clients: Vec<_> = self.client.keys().map(String::as_str).collect();
-        let ends = [("from", &relay.from, &listeners, &clients), ("to", &relay.to, &clients, &listeners)];
-        for (key, names, right, wrong) in ends {
-            for (nth, name) in names.iter().enumerate() {
-                let place = at(key).element(nth);
-                if names[..nth].contains(name) {
-                    faults.add(place, format!("`{name}` is listed twice; remove one"));
-                } else if !right.contains(&name.as_str()) {
-                    faults.add(place, unknown(key, name, right, wrong));
-                }
+        for (nth, name) in relay.from.iter().enumerate() {
+            let place = at("from").element(nth);
+            if relay.from[..nth].contains(name) {
+                faults.add(place, format!("`{name}` is listed twice; remove one"));
+            } else if !self.listen.contains_key(name) {
+                faults.add(place, self.unknown("from", name));
+            } else if let Some(other) = taken.insert(name, id) {
+                let text =
+                    format!("`{name}` leads to relay.{other} already; its clients can go only one way");
+                faults.add(place, text);
+            }
+        }
+        for (nth, name) in relay.to.iter().enumerate() {
+            let place = at("to").element(nth);
+            if relay.to[..nth].contains(name) {
+                faults.add(place, format!("`{name}` is listed twice; remove one"));
+            } else if !self.client.contains_key(name) {
+                faults.add(place, self.unknown("to", name));
             }
         }
         let listens = "there is nothing to listen on; name a listener";
@@ -203,6 +215,25 @@ impl Config {
         }
         check_limit(relay.options.idle_timeout, at("idle_timeout"), true, faults);
         check_limit(Some(relay.options.half_closed_timeout), at("half_closed_timeout"), false, faults);
+    }
+
+    /// What is wrong with a name in a relay that leads nowhere.
+    fn unknown(&self, key: &str, name: &str) -> String {
+        let listeners: Vec<_> = self.listen.keys().map(String::as_str).collect();
+        let clients: Vec<_> = self.client.keys().map(String::as_str).collect();
+        let (is, table, right, other, wrong) = match key {
+            "from" => ("listener", "listen", listeners, "client", clients),
+            _ => ("client", "client", clients, "listener", listeners),
+        };
+        let shown = name.escape_debug();
+        if wrong.contains(&name) {
+            return format!("`{shown}` is a {other}, and `{key}` needs a {is}; name one");
+        }
+        let hint = did_you_mean(name, right.iter().copied()).unwrap_or_else(|| match right[..] {
+            [] => format!("; add [{table}.{shown}]"),
+            _ => format!("; there are {}", quoted(right.into_iter())),
+        });
+        format!("no {is} is called `{shown}`{hint}")
     }
 
     /// Standard input and output are one conversation, and a socket file one end.
@@ -250,23 +281,6 @@ fn is_name(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
 
-/// What is wrong with a name in a relay that leads nowhere.
-fn unknown(key: &str, name: &str, right: &[&str], wrong: &[&str]) -> String {
-    let (is, other) = if key == "from" { ("listener", "client") } else { ("client", "listener") };
-    let shown = name.escape_debug();
-    if wrong.contains(&name) {
-        return format!("`{shown}` is a {other}, and `{key}` needs a {is}; name one");
-    }
-    let hint = did_you_mean(name, right.iter().copied()).unwrap_or_else(|| {
-        let table = if key == "from" { "listen" } else { "client" };
-        match right {
-            [] => format!("; add [{table}.{shown}]"),
-            _ => format!("; there are {}", quoted(right.iter().copied())),
-        }
-    });
-    format!("no {is} is called `{shown}`{hint}")
-}
-
 /// Tells whether two listeners would be bound to the same.
 fn clash(a: &Address, b: &Address) -> bool {
     match (a, b) {
@@ -275,6 +289,13 @@ fn clash(a: &Address, b: &Address) -> bool {
             port == other && (a == b || covers(a, b) || covers(b, a))
         }
         _ => a == b,
+    }
+}
+
+fn port(address: &Address) -> Option<u16> {
+    match address {
+        Address::Tcp { port, .. } => Some(*port),
+        Address::Unix(_) | Address::Stdio | Address::Echo => None,
     }
 }
 

@@ -15,6 +15,7 @@ use super::expand::expand;
 use super::keys::{self, Key};
 use super::kinds::unknown_key;
 use super::origin::{Origins, Spot};
+use super::syntax;
 use super::{ClientConfig, Config, ListenConfig, Place, RelayConfig};
 use crate::address::Address;
 use crate::nearest::did_you_mean;
@@ -110,6 +111,8 @@ struct Reading {
     origins: Origins,
     vars: BTreeMap<String, String>,
     faults: Vec<(Spot, String)>,
+    /// Strings with a variable that is not set.
+    unset: Vec<Spot>,
     /// Strings that had a variable in them.
     expanded: HashSet<Spot>,
     /// Objects, and `node`, of which something could not be read.
@@ -125,7 +128,8 @@ impl Reading {
         let mut tables = Vec::new();
         for (file, text) in texts.iter().enumerate() {
             let (table, errors) = DeTable::parse_recoverable(text);
-            self.syntax(file, text, &errors);
+            let faults = syntax::explain(text, &errors).into_iter();
+            self.faults.extend(faults.map(|(offset, text)| (Spot { file, offset }, text)));
             tables.push(table.into_inner());
         }
         // After a fault of syntax nobody knows what the rest would have meant.
@@ -160,30 +164,6 @@ impl Reading {
 
     fn fault(&mut self, file: usize, span: &Range<usize>, text: impl Into<String>) {
         self.faults.push((Spot::new(file, span), text.into()));
-    }
-
-    /// Faults of syntax, one a line: what follows on the same line is a consequence.
-    fn syntax(&mut self, file: usize, text: &str, errors: &[toml::de::Error]) {
-        let mut spans: Vec<_> =
-            errors.iter().map(|error| (error.span().unwrap_or_default(), error.message())).collect();
-        spans.sort_by_key(|(span, _)| span.start);
-        let mut last_line = None;
-        let mut repeated = 0..0;
-        for (span, message) in spans {
-            let line = text.get(..span.start).map(|before| before.matches('\n').count());
-            if line.is_some() && last_line.replace(line) == Some(line) {
-                continue;
-            }
-            if message.contains("duplicate key") {
-                // In a table that is there twice every key is.
-                if repeated.contains(&span.start) {
-                    continue;
-                }
-                repeated = repeated_table(text, &span).unwrap_or(repeated);
-            }
-            let explained = explain_syntax(message, text, &span);
-            self.fault(file, &span, explained);
-        }
     }
 
     /// `[vars]`, which may use the environment and nothing else.
@@ -230,7 +210,7 @@ impl Reading {
                 }
                 Err(problem) => {
                     self.fault(file, &span, format!("{path}: {problem}"));
-                    // It has been judged.
+                    self.unset.push(Spot::new(file, &span));
                     *text = "".into();
                 }
             },
@@ -340,7 +320,7 @@ impl Reading {
             let span = value.span();
             let is_inside = |spot: &Spot| spot.file == file && span.contains(&spot.offset);
             // A variable that is not set was said already.
-            if self.faults.iter().any(|(spot, _)| is_inside(spot)) {
+            if self.unset.iter().any(is_inside) {
                 self.unread.insert((place.table, place.id.clone()));
                 continue;
             }
@@ -373,51 +353,6 @@ impl Reading {
 
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
-}
-
-/// The parser's words, made into what was found and what to try.
-fn explain_syntax(message: &str, text: &str, span: &Range<usize>) -> String {
-    let written = text.get(span.clone()).unwrap_or_default();
-    let shown = written.lines().next().unwrap_or_default().escape_debug();
-    if message.contains("duplicate key") {
-        let first =
-            first_line(text, span).map_or_else(|| "twice".into(), |line| format!("in line {line} already"));
-        format!("`{shown}` is {first}; remove one, or give it another name")
-    } else if message.contains("must be quoted") || message.contains("invalid float") {
-        "a value is no number, list or true or false; write text in quotes, as in bind = \"127.0.0.1:9000\""
-            .into()
-    } else if message.contains("cannot extend value") {
-        format!("`{shown}` is a value already and cannot be a table too; remove one")
-    } else {
-        format!("{message}; correct it as TOML")
-    }
-}
-
-/// Where the key or the table header was written first, counted from 1.
-fn first_line(text: &str, span: &Range<usize>) -> Option<usize> {
-    let written = text.get(span.clone())?;
-    let line = |offset: usize| text[..offset].matches('\n').count();
-    let lines: Vec<_> = text.lines().map(str::trim).collect();
-    let own = line(span.start);
-    let begin = match lines.get(own)?.starts_with('[') {
-        true => 0,
-        false => lines[..own].iter().rposition(|line| line.starts_with('[')).map_or(0, |header| header + 1),
-    };
-    let same = |other: &str| match lines[own].starts_with('[') {
-        true => other.split('#').next() == lines[own].split('#').next(),
-        false => other.split('=').next().is_some_and(|key| key.trim() == written),
-    };
-    lines[begin..own].iter().position(|line| same(line)).map(|nth| begin + nth + 1)
-}
-
-/// What belongs to a table whose header is there twice.
-fn repeated_table(text: &str, span: &Range<usize>) -> Option<Range<usize>> {
-    let line_start = text.get(..span.start)?.rfind('\n').map_or(0, |newline| newline + 1);
-    if !text[line_start..].trim_start().starts_with('[') {
-        return None;
-    }
-    let end = text.get(span.end..)?.find("\n[").map_or(text.len(), |next| span.end + next);
-    Some(span.start..end)
 }
 
 const TABLES: [&str; 4] = ["node", "listen", "client", "relay"];

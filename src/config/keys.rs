@@ -16,7 +16,7 @@ use crate::relay::RelayMode;
 
 /// When a changed key takes effect at a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reload {
+pub(crate) enum Reload {
     /// At once, for every connection.
     Live,
     /// For connections that are made later.
@@ -162,7 +162,8 @@ pub(crate) fn relay() -> Vec<Key<RelayConfig>> {
 
 impl Reload {
     /// How the manual says it.
-    pub const fn words(self) -> &'static str {
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "printed by the program alone"))]
+    pub(crate) const fn words(self) -> &'static str {
         match self {
             Self::Live => "live",
             Self::NewConnections => "new connections",

@@ -25,6 +25,9 @@ impl Config {
     pub(crate) fn circles(&self, leads: &Leads) -> Vec<Fault> {
         let mut faults = Vec::new();
         let mut done = BTreeSet::new();
+        if leads.is_empty() {
+            return faults;
+        }
         for id in self.relay.keys() {
             self.walk(id, leads, &mut Vec::new(), &mut done, &mut faults);
         }

@@ -10,13 +10,14 @@ mod kinds;
 mod loops;
 mod origin;
 mod show;
+mod syntax;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 pub use self::file::FileError;
-pub use self::keys::Reload;
+pub(crate) use self::keys::Reload;
 #[cfg(feature = "cli")]
 pub(crate) use self::kinds::size;
 pub(crate) use self::loops::Leads;
@@ -44,7 +45,7 @@ use crate::relay::{RelayMode, RelayOptions};
 /// # Ok::<(), signal_node::AddressError>(())
 /// ```
 ///
-/// The names are one name space. The order of listeners and targets is that of
+/// [`Config::read`] reads one from files. The names are one name space. The order of listeners and targets is that of
 /// the relays' lists.
 #[derive(Clone, Debug, Default)]
 pub struct Config {

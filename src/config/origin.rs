@@ -16,6 +16,8 @@ pub struct Origins {
 struct Source {
     name: String,
     text: String,
+    /// Where its lines begin.
+    lines: Vec<usize>,
 }
 
 /// A byte of a file. They are ordered as they are read.
@@ -47,7 +49,9 @@ impl Origins {
 
     /// Adds a file and yields its number.
     pub(super) fn add(&mut self, name: &str, text: String) -> usize {
-        self.files.push(Source { name: name.escape_debug().to_string(), text });
+        let lines =
+            std::iter::once(0).chain(text.match_indices('\n').map(|(newline, _)| newline + 1)).collect();
+        self.files.push(Source { name: name.escape_debug().to_string(), text, lines });
         self.files.len() - 1
     }
 
@@ -83,9 +87,9 @@ impl Origins {
     /// `file:line:column`.
     pub(super) fn position(&self, spot: Spot) -> String {
         let Some(file) = self.files.get(spot.file) else { return "config".into() };
-        let before = file.text.get(..spot.offset).unwrap_or(&file.text);
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        let line = file.lines.partition_point(|begin| *begin <= spot.offset);
+        let before = file.text.get(file.lines[line - 1]..spot.offset).unwrap_or_default();
+        let column = before.chars().count() + 1;
         format!("{}:{line}:{column}", file.name)
     }
 

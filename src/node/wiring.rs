@@ -223,6 +223,7 @@ impl Wiring {
         for Bound { id, listeners } in &bound {
             own.insert(id.clone(), listeners.iter().filter_map(Listener::socket_address).collect());
         }
+        let all: Arc<[SocketAddr]> = own.values().flatten().copied().collect();
         let mut limits = BTreeMap::new();
         let mut bound: BTreeMap<_, _> = bound.into_iter().map(|bound| (bound.id, bound.listeners)).collect();
         for (name, relay) in &config.relay {
@@ -235,7 +236,7 @@ impl Wiring {
                 None => Arc::new(Limits::new(&relay.options)),
             };
             limits.insert(name.clone(), Arc::clone(&limit));
-            let outlets = outlets(config, name, relay, leads, &own);
+            let outlets = outlets(config, name, relay, leads, &own, &all);
             let once = config.is_conversation(relay);
             let running = Arc::new(Relay::new(Arc::clone(&self.shared), outlets, limit, once));
             let one = Arc::new(Places::new(1));
@@ -316,19 +317,24 @@ fn outlets(
     relay: &RelayConfig,
     leads: &Leads,
     own: &BTreeMap<String, Vec<SocketAddr>>,
+    all: &Arc<[SocketAddr]>,
 ) -> Vec<Outlet> {
     if relay.mode == RelayMode::Echo {
         let target = Target::new(name.into(), Address::Echo);
-        return vec![Outlet { target, options: Default::default(), own: Vec::new() }];
+        return vec![Outlet { target, options: Default::default(), own: [].into() }];
     }
     let outlet = |(id, client): (&str, &crate::config::ClientConfig)| {
-        let forbidden =
-            own.iter().filter(|(listener, _)| !leads.contains(&(id.to_owned(), (*listener).clone())));
-        Outlet {
-            target: Target::new(id.into(), client.to.clone()),
-            options: client.options,
-            own: forbidden.flat_map(|(_, bound)| bound).copied().collect(),
-        }
+        let led = |listener: &String| leads.contains(&(id.to_owned(), listener.clone()));
+        let own = match leads.iter().any(|(client, _)| client == id) {
+            false => Arc::clone(all),
+            true => own
+                .iter()
+                .filter(|(listener, _)| !led(listener))
+                .flat_map(|(_, bound)| bound)
+                .copied()
+                .collect(),
+        };
+        Outlet { target: Target::new(id.into(), client.to.clone()), options: client.options, own }
     };
     config.to(relay).map(outlet).collect()
 }

@@ -88,7 +88,7 @@ pub(crate) struct Outlet {
     pub(crate) target: Target,
     pub(crate) options: DialOptions,
     /// Listeners of our own, to which it must not lead.
-    pub(crate) own: Vec<SocketAddr>,
+    pub(crate) own: Arc<[SocketAddr]>,
 }
 
 /// What the node tells its relays.

@@ -87,6 +87,25 @@ fn a_pipe_is_refused_and_not_waited_for() {
 }
 
 #[test]
+fn depth_size_and_number_have_limits_and_cost_no_stack_and_little_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.toml");
+    let many: String = (0..20_000).map(|nth| format!("[relay.r{nth}]\nx = 1\n")).collect();
+    for (text, expected) in [
+        (format!("a = {}", "[".repeat(1_000_000)), "max recursion depth"),
+        (format!("a = {}", "{a=".repeat(100_000)), "max recursion depth"),
+        (format!("{}a = 1", "a.".repeat(100_000)), "recursion limit"),
+        ("#".repeat(5 << 20), "is larger than 4 MiB"),
+        (many, "x.toml:40000:1: relay.r19999.x: there is no such key"),
+    ] {
+        fs::write(&file, text).unwrap();
+        let out = run(Command::new(binary()).arg("check").arg(&file), &[]);
+        assert_eq!(out.status.code(), Some(2));
+        assert!(String::from_utf8(out.stderr).unwrap().contains(expected), "{expected}");
+    }
+}
+
+#[test]
 fn a_port_in_use_is_named_with_its_line() {
     let (_held, address) = listener();
     let folder = tempfile::tempdir().unwrap();
@@ -341,7 +360,7 @@ fn the_reference_file_has_every_key_at_its_default() {
 fn the_page_on_configs_names_every_key_and_when_a_change_takes_effect() {
     let page = signal_node::guide::PAGES.iter().find(|page| page.topic == "config").unwrap().text;
     for (table, name, about, default) in keys() {
-        let section = page.split("\n## ").find(|section| section.starts_with(&format!("[{table}"))).unwrap();
+        let section = page.split("\n## ").find(|section| section.starts_with(&format!("`[{table}"))).unwrap();
         let rows: Vec<_> = section.lines().filter(|line| line.starts_with("| `")).collect();
         let row = rows.iter().find(|row| row.contains(&format!("`{name}`")));
         let row = row.unwrap_or_else(|| panic!("{table}.{name} is not in the page"));
