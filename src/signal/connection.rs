@@ -1,4 +1,4 @@
-//! [`Connection`]: the guard of one slot, and [`BlockGuard`], that of one block.
+//! The guards a signal gives out: a [`Connection`] for a slot, a [`BlockGuard`] for a block.
 
 use std::fmt;
 use std::future::Future;

@@ -179,7 +179,8 @@ impl<T: 'static> SignalRef<'_, T> {
     /// Connects a slot that uses `context` and does not keep it alive: with
     /// the last owner of `context` the slot goes too.
     ///
-    /// `context` is an [`Arc`], a [`TcpSocket` or a `TcpServer`. This is the way for a slot to use the
+    /// `context` is an [`Arc`], a [`TcpSocket`](crate::TcpSocket), or a
+    /// [`TcpServer`](crate::TcpServer). This is the way for a slot to use the
     /// object whose signal it is connected to; a slot that owns that object
     /// would keep it alive, and itself with it.
     ///

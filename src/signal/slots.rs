@@ -8,7 +8,9 @@
 //! To get at the list costs an emission one atomic operation: a copy of it is
 //! kept behind a lock that is only ever *tried*. Whoever does not get it, an
 //! emission within an emission for example, takes the slower road to the list
-//! itself. So nobody waits for a slot.
+//! itself. So nobody waits for a slot. (The lock is spin's, for its `try_lock`
+//! alone: that of the standard library does the same and takes 19 ns where this
+//! takes 8, which is more than all the rest of an emission.)
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};

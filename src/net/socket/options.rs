@@ -1,4 +1,4 @@
-//! What can be set on a [`TcpSocket`](super::TcpSocket), and when it dials again.
+//! [`SocketOptions`]: what can be set on a [`TcpSocket`](super::TcpSocket).
 
 use std::io;
 use std::net::SocketAddr;
