@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use signal_node::signal::{Delivery, Queue};
 use signal_node::testing::SignalSpy;
-use signal_node::{Reason, Reconnect, SocketErrorKind, SocketOptions, State, TcpServer, TcpSocket};
+use signal_node::{
+    Reason, Reconnect, ServerOptions, SocketErrorKind, SocketOptions, State, TcpServer, TcpSocket,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -589,8 +591,12 @@ async fn wait_for_bytes_written_sees_progress() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn megabytes_both_ways_at_once_are_exact() {
-    let server = TcpServer::bind("127.0.0.1:0").await.unwrap();
-    let client = TcpSocket::connect(server.server_address().unwrap()).await.unwrap();
+    // Either half ends when it is done, whatever the other does.
+    let options = SocketOptions { allow_half_open: true, ..SocketOptions::default() };
+    let server = TcpServer::new(ServerOptions { socket: options.clone(), ..ServerOptions::default() });
+    server.listen("127.0.0.1:0").await.unwrap();
+    let client = TcpSocket::with_options(options);
+    client.connect_to_host(server.server_address().unwrap()).unwrap();
     let accepted = value(server.next_pending_connection()).await.unwrap();
     const SIZE: usize = 8 << 20;
     let mut tasks = JoinSet::new();

@@ -40,8 +40,10 @@ pub struct SocketOptions {
     pub read_buffer_size: usize,
     /// Bytes written and not handed to the kernel; then writers wait. 64 KiB, at least 1 byte.
     pub write_buffer_size: usize,
-    /// Stay connected when the peer has finished, until we finish too. Off:
-    /// the socket then delivers what was written, and closes.
+    /// Stay connected when the peer has finished, until we finish too. Off: the
+    /// socket then delivers what was written, takes no more, and closes. On
+    /// where the two directions have nothing to do with each other, or an
+    /// answer takes its time.
     pub allow_half_open: bool,
     /// Send small writes at once (TCP_NODELAY). On.
     pub no_delay: bool,
