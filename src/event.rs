@@ -141,11 +141,11 @@ pub enum Reason {
     NoTarget,
     /// Nothing moved in either direction for the idle timeout; reset.
     Idle,
-    /// One side had finished and the other did not within the limit; reset.
+    /// One side had finished and the other did not within the limit; reset, if it was of a pair.
     HalfClosed,
     /// The node stopped before the connection did; reset.
     Shutdown,
-    /// Its task ended early (a panic); reset.
+    /// Its task ended early (a panic), and it was reset; or a socket's owner aborted it.
     Aborted,
     /// Somebody asked for it (`node call node.disconnect ID`); reset.
     Killed,

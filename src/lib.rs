@@ -18,16 +18,19 @@ pub mod registry;
 mod relay;
 #[cfg(feature = "cli")]
 mod service;
+pub mod testing;
 
 pub use self::address::{Address, AddressError, Host};
 pub use self::bus::{EventBus, Subscription};
 pub use self::config::Config;
-pub use self::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventMask, Reason};
+pub use self::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventMask, Reason, State};
 pub use self::flow::{Tap, TapChunk, TapDirection, TapReader};
 pub use self::net::{
-    AccessList, BindError, CidrError, DialError, DialOptions, Keepalive, ListenOptions, inherit_sockets,
+    AccessList, BindError, CidrError, DialError, DialOptions, Keepalive, ListenOptions, Reconnect,
+    ServerOptions, SocketError, SocketErrorKind, SocketOptions, TcpServer, TcpSocket, inherit_sockets,
+    server, socket,
 };
 pub use self::node::{Changes, Node, NodeError, Outcome, Stopper};
 pub use self::registry::Registry;
 pub use self::relay::{RelayMode, RelayOptions};
-pub use self::signal::{Connection, Signal};
+pub use self::signal::{Connection, Signal, SignalRef};

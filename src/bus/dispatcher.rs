@@ -76,10 +76,10 @@ impl Dispatcher {
     }
 
     fn call_slots(&self, envelope: &Envelope) {
-        for place in self.shared.slots.emit(envelope) {
+        for panicked in self.shared.slots.call(envelope) {
             // A slot that panics at this very event is not announced again, or it would go on for ever.
             if envelope.event.kind() != EventKind::SlotPanicked {
-                self.shared.outbox.push(Event::SlotPanicked { slot: place.to_string() });
+                self.shared.outbox.push(Event::SlotPanicked { slot: panicked.slot.to_string() });
             }
         }
     }

@@ -94,7 +94,7 @@ impl EventBus {
     #[track_caller]
     pub fn connect(&self, mask: EventMask, slot: impl Fn(&Envelope) + Send + Sync + 'static) -> Connection {
         let interest = InterestGuard::new(&self.shared, mask);
-        self.shared.slots.connect(move |envelope: &Envelope| {
+        self.shared.slots.view().connect(move |envelope: &Envelope| {
             // Named as a whole, so that the closure keeps the guard and not just a copy of its mask.
             let InterestGuard { mask, .. } = &interest;
             if mask.contains(envelope.event.kind()) {

@@ -26,6 +26,8 @@ pub mod control {}
 
 #[doc = include_str!("service.md")]
 pub mod service {}
+#[doc = include_str!("from-qt.md")]
+pub mod from_qt {}
 
 /// A page of the manual.
 #[derive(Clone, Copy, Debug)]
@@ -84,5 +86,10 @@ pub const PAGES: &[Page] = &[
         topic: "promises",
         about: "what is promised of bytes and ends, and what is not",
         text: include_str!("promises.md"),
+    },
+    Page {
+        topic: "from-qt",
+        about: "the library for those who know Qt: C++ beside Rust, and what is different",
+        text: include_str!("from-qt.md"),
     },
 ];

@@ -15,6 +15,7 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
 
 use super::conn::Conn;
+use super::error::SocketErrorKind;
 use super::options::DialOptions;
 use super::resolve::{addresses, is_own};
 use super::transport::Stream;
@@ -49,11 +50,57 @@ pub enum DialError {
     #[error("no answer within {}", humantime::format_duration(*.0))]
     TimedOut(Duration),
     /// Every address was tried and failed.
-    #[error("{}", .0.join("; "))]
-    AllFailed(Vec<String>),
+    #[error("{}", .texts.join("; "))]
+    AllFailed {
+        /// What happened at each address.
+        texts: Vec<String>,
+        /// What kind of failure the first was.
+        kind: SocketErrorKind,
+    },
     /// The target is a listener of this node.
     #[error("{0} is this node's own listener")]
     OwnListener(SocketAddr),
+}
+
+/// Whoever a dial is made for: hears how far it is, and has a say in its socket.
+pub(super) trait Dialling {
+    /// The dial is in another state.
+    fn set_state(&self, state: State);
+    /// These addresses will be raced.
+    fn host_found(&self, addresses: &[SocketAddr]);
+    /// Sets what must be set before the handshake.
+    fn prepare(&self, _socket: &TcpSocket) -> io::Result<()> {
+        Ok(())
+    }
+    /// The local port to connect from; 0 lets the kernel choose.
+    fn source_port(&self) -> u16 {
+        0
+    }
+}
+
+impl Dialling for Record {
+    fn set_state(&self, state: State) {
+        self.set_state(state);
+    }
+
+    fn host_found(&self, addresses: &[SocketAddr]) {
+        self.host_found(addresses.len());
+    }
+}
+
+impl DialError {
+    /// What kind of failure it is.
+    pub fn kind(&self) -> SocketErrorKind {
+        match self {
+            Self::Resolve { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
+                SocketErrorKind::TimedOut
+            }
+            Self::Resolve { .. } | Self::NoAddress(_) => SocketErrorKind::HostNotFound,
+            Self::TimedOut(_) => SocketErrorKind::TimedOut,
+            Self::AllFailed { kind, .. } => *kind,
+            Self::OwnListener(_) => SocketErrorKind::InvalidAddress,
+        }
+    }
 }
 
 impl Target {
@@ -85,40 +132,44 @@ pub(crate) async fn dial(
     }
 }
 
-async fn connect(
+/// Connects to `target` without a limit and without announcing the outcome. Cancel safe.
+pub(super) async fn connect(
     target: &Target,
     options: &DialOptions,
     own: &[SocketAddr],
-    record: &Record,
+    dialling: &impl Dialling,
 ) -> Result<(Stream, Endpoint, Endpoint), DialError> {
     match &target.address {
         Address::Stdio => Ok((Stream::stdio(), Endpoint::Stdio, Endpoint::Stdio)),
         Address::Echo => Ok((Stream::echo(), Endpoint::Echo, Endpoint::Echo)),
-        Address::Unix(path) => connect_unix(path, record).await,
+        Address::Unix(path) => connect_unix(path, dialling).await,
         Address::Systemd(_) => {
             Err(DialError::NoAddress("a socket that was passed to listen on is no target".into()))
         }
         Address::Tcp { host, port } => {
-            record.set_state(State::HostLookup);
+            dialling.set_state(State::HostLookup);
             let found = addresses(host, *port)
                 .await
                 .map_err(|source| DialError::Resolve { name: target.address.as_target(), source })?;
             let turn = target.dials.fetch_add(1, Ordering::Relaxed);
             let chosen = choose(found, turn, options.source, own)?;
-            record.set_state(State::Connecting);
-            record.host_found(chosen.len());
+            dialling.set_state(State::Connecting);
+            dialling.host_found(&chosen);
             let (stream, peer, local) = match chosen[..] {
-                [address] => connect_tcp(address, options).await.map_err(|error| vec![error]),
-                _ => race(&chosen, |address| connect_tcp(address, options)).await,
+                [address] => connect_tcp(address, options, dialling).await.map_err(|error| vec![error]),
+                _ => race(&chosen, |address| connect_tcp(address, options, dialling)).await,
             }
-            .map_err(DialError::AllFailed)?;
+            .map_err(all_failed)?;
             Ok((Stream::Tcp(stream), peer.into(), local.into()))
         }
     }
 }
 
-async fn connect_unix(path: &PathBuf, record: &Record) -> Result<(Stream, Endpoint, Endpoint), DialError> {
-    record.set_state(State::Connecting);
+async fn connect_unix(
+    path: &PathBuf,
+    dialling: &impl Dialling,
+) -> Result<(Stream, Endpoint, Endpoint), DialError> {
+    dialling.set_state(State::Connecting);
     let stream = loop {
         match UnixStream::connect(path).await {
             // A full backlog, where TCP would wait.
@@ -132,7 +183,8 @@ async fn connect_unix(path: &PathBuf, record: &Record) -> Result<(Stream, Endpoi
             io::ErrorKind::ConnectionRefused => "nobody listens there".to_owned(),
             _ => error.to_string(),
         };
-        DialError::AllFailed(vec![format!("unix:{}: {text}", path.display())])
+        let text = format!("unix:{}: {text}", path.display());
+        all_failed(vec![(SocketErrorKind::of(&error), text)])
     })?;
     let peer = Endpoint::Unix(Some(path.as_path().into()));
     Ok((Stream::Unix(stream), peer, Endpoint::Unix(None)))
@@ -142,11 +194,16 @@ async fn connect_unix(path: &PathBuf, record: &Record) -> Result<(Stream, Endpoi
 async fn connect_tcp(
     address: SocketAddr,
     options: &DialOptions,
-) -> Result<(TcpStream, SocketAddr, SocketAddr), String> {
+    dialling: &impl Dialling,
+) -> Result<(TcpStream, SocketAddr, SocketAddr), Failure> {
     let connecting = async {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        dialling.prepare(&socket)?;
         if let Some(source) = options.source {
-            socket.bind((source, 0).into()).map_err(|error| explain_source(source, address, &error))?;
+            let source_port = dialling.source_port();
+            socket
+                .bind((source, source_port).into())
+                .map_err(|error| explain_source(source, address, &error))?;
         }
         let stream = socket.connect(address).await?;
         let local = stream.local_addr()?;
@@ -157,7 +214,15 @@ async fn connect_tcp(
         // The peer is not asked who it is: it may have reset the connection by now.
         Ok((stream, address, local))
     };
-    connecting.await.map_err(|error| explain(address, &error))
+    connecting.await.map_err(|error: io::Error| (SocketErrorKind::of(&error), explain(address, &error)))
+}
+
+/// What happened at one address, and how it reads.
+type Failure = (SocketErrorKind, String);
+
+fn all_failed(failures: Vec<Failure>) -> DialError {
+    let kind = failures.first().map_or(SocketErrorKind::Other, |(kind, _)| *kind);
+    DialError::AllFailed { texts: failures.into_iter().map(|(_, text)| text).collect(), kind }
 }
 
 /// Picks the addresses to race: possible ones, of the source's family, at

@@ -76,6 +76,14 @@ impl Listener {
         }))
     }
 
+    /// Takes over a socket that listens already.
+    pub(super) fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let bound = listener.local_addr()?;
+        Ok(Self::Tcp { listener, bound })
+    }
+
     /// What it is bound to, with its real port.
     pub(crate) fn local(&self) -> Endpoint {
         match self {
@@ -310,6 +318,21 @@ impl Drop for UnixPath {
 fn identity(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
     fs::symlink_metadata(path).ok().map(|data| (data.dev(), data.ino()))
+}
+
+/// Tells errors that accept(2) reports for one connection from those of the listener.
+pub(crate) fn is_of_the_client(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionAborted
+            | Kind::ConnectionReset
+            | Kind::NotConnected
+            | Kind::NetworkDown
+            | Kind::NetworkUnreachable
+            | Kind::HostUnreachable
+            | Kind::Interrupted
+    )
 }
 
 /// Checks that connections can be made from `source`.

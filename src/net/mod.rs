@@ -1,10 +1,12 @@
 //! Sockets: options, streams, listeners, dials, and [`Conn`], which counts
-//! and announces. Nothing here decides where bytes go.
+//! and announces; and for users of the library [`TcpServer`] and
+//! [`TcpSocket`]. Nothing here decides where bytes go.
 
 mod access;
 mod conn;
 mod dial;
 mod echo;
+mod error;
 mod holder;
 mod inherited;
 mod listener;
@@ -12,6 +14,8 @@ mod options;
 #[cfg(feature = "cli")]
 mod private;
 mod resolve;
+pub mod server;
+pub mod socket;
 mod stdio;
 mod transport;
 
@@ -20,15 +24,18 @@ pub use self::access::{AccessList, CidrError};
 pub(crate) use self::conn::{Conn, reason_of, reason_of_drop};
 pub use self::dial::DialError;
 pub(crate) use self::dial::{Target, dial};
+pub use self::error::{SocketError, SocketErrorKind};
 pub use self::inherited::inherit_sockets;
 pub(crate) use self::inherited::unused_sockets;
 pub use self::listener::BindError;
 #[cfg(feature = "cli")]
 pub(crate) use self::listener::UnixPath;
-pub(crate) use self::listener::{Accepted, Listener, bind, check_source};
+pub(crate) use self::listener::{Accepted, Listener, bind, check_source, is_of_the_client};
 pub use self::options::{DialOptions, Keepalive, ListenOptions};
 #[cfg(feature = "cli")]
 pub(crate) use self::private::bind_private;
 pub(crate) use self::resolve::{addresses, is_own};
+pub use self::server::{ServerOptions, TcpServer};
+pub use self::socket::{Reconnect, SocketOptions, TcpSocket};
 #[cfg(test)]
 pub(crate) use self::transport::Stream;

@@ -14,7 +14,7 @@ use tokio::time::{sleep, sleep_until};
 use super::session::Session;
 use super::{Ended, Relay, Stop};
 use crate::event::{Endpoint, Event, EventKind, Reason};
-use crate::net::{Accepted, Conn, ListenOptions, Listener};
+use crate::net::{Accepted, Conn, ListenOptions, Listener, is_of_the_client};
 use crate::registry::{Door, ListenerState, Place, Places};
 
 /// What a listener's task does with its clients. A reload replaces it, and
@@ -209,21 +209,6 @@ impl Entrance {
             Endpoint::Unix(_) | Endpoint::Stdio | Endpoint::Echo => true,
         }
     }
-}
-
-/// Tells errors that accept(2) reports for one connection from those of the listener.
-fn is_of_the_client(error: &io::Error) -> bool {
-    use io::ErrorKind as Kind;
-    matches!(
-        error.kind(),
-        Kind::ConnectionAborted
-            | Kind::ConnectionReset
-            | Kind::NotConnected
-            | Kind::NetworkDown
-            | Kind::NetworkUnreachable
-            | Kind::HostUnreachable
-            | Kind::Interrupted
-    )
 }
 
 /// Long enough to cost nothing, short enough that nobody notices when descriptors are free again.

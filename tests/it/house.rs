@@ -14,6 +14,7 @@ const ROAD: &[&[&str]] = &[
     &["budget"],
     &["event"],
     &["signal"],
+    &["testing"],
     &["bus"],
     &["framing"],
     &["net"],

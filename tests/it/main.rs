@@ -8,8 +8,10 @@
 
 mod support;
 
+mod api;
 mod command_line;
 mod control;
+mod cost;
 mod ends;
 mod events;
 mod files;
@@ -21,8 +23,13 @@ mod networks;
 mod operation;
 mod pair;
 mod programs;
+mod qt;
 mod readme;
 mod reload;
+mod server;
+mod signals;
+mod sockets;
 mod stdio;
 mod stream;
 mod supervisor;
+mod traces;

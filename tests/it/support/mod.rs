@@ -4,6 +4,7 @@
 mod agent;
 mod net;
 mod process;
+mod sockets;
 mod tools;
 
 pub(crate) use self::agent::Agent;
@@ -12,7 +13,8 @@ pub(crate) use self::net::{
     read_all, two_networks, wait_until,
 };
 pub(crate) use self::process::{NodeProcess, Running, binary, run};
-pub(crate) use self::tools::{has, needs, needs_namespaces, needs_two_networks, root};
+pub(crate) use self::sockets::{Trace, bound, in_own_process, joined, joined_with, stuck_listener, value};
+pub(crate) use self::tools::{has, needs, needs_namespaces, needs_two_networks, qt_peer, root};
 
 /// Longer than anything here takes on a busy machine; reached only by a failure.
 pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// Where `program` is, if it is installed.
 pub(crate) fn has(program: &str) -> Option<PathBuf> {
@@ -27,6 +28,30 @@ pub(crate) fn needs_namespaces() -> bool {
 /// Tells whether networks can be made, with programs at their far ends.
 pub(crate) fn needs_two_networks() -> bool {
     needs_namespaces() && needs(&["python3"])
+}
+
+/// The Qt program of `fixtures/qt`, built once; `None` where Qt 6 is missing, which is said.
+pub(crate) fn qt_peer() -> Option<PathBuf> {
+    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    BUILT.get_or_init(build_qt_peer).clone()
+}
+
+fn build_qt_peer() -> Option<PathBuf> {
+    let places =
+        ["/usr/include/x86_64-linux-gnu/qt6", "/usr/include/aarch64-linux-gnu/qt6", "/usr/include/qt6"];
+    let include = places.into_iter().find(|place| Path::new(place).join("QtNetwork").exists());
+    let (Some(include), true) = (include, needs(&["g++"])) else {
+        skip("qt6-base-dev is not installed");
+        return None;
+    };
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("qt-peer-{}", std::process::id()));
+    let mut build = Command::new("g++");
+    build.args(["-O1", "-std=c++17", "-fPIC"]).arg(format!("-I{include}"));
+    build.arg(format!("-I{include}/QtCore")).arg(format!("-I{include}/QtNetwork"));
+    build.arg(root().join("tests/fixtures/qt/peer.cpp")).arg("-o").arg(&program);
+    let built = build.args(["-lQt6Network", "-lQt6Core"]).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    Some(program)
 }
 
 fn skip(why: &str) -> bool {

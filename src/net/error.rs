@@ -1,0 +1,122 @@
+//! [`SocketError`]: what went wrong with a socket, in a form that can be
+//! handed to a slot and to a waiting caller alike.
+
+use std::io;
+use std::sync::Arc;
+
+use super::dial::DialError;
+
+/// What went wrong with a socket: what was attempted, on what, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct SocketError {
+    kind: SocketErrorKind,
+    text: Arc<str>,
+}
+
+/// What kind of failure a [`SocketError`] or a [`DialError`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SocketErrorKind {
+    /// Nobody listens there.
+    ConnectionRefused,
+    /// The peer aborted (RST), or was gone when we wrote.
+    ConnectionReset,
+    /// The name has no address that can be used.
+    HostNotFound,
+    /// There is no way to the peer.
+    Unreachable,
+    /// A limit passed: of a dial, of a wait, of the time to drain, or the kernel's for a silent peer.
+    TimedOut,
+    /// The kernel does not allow it.
+    AccessDenied,
+    /// Descriptors, memory or ports have run out.
+    ResourceLimit,
+    /// The local address is taken.
+    AddressInUse,
+    /// The local address is not one of this machine.
+    AddressNotAvailable,
+    /// The text is not an address that can be connected to.
+    InvalidAddress,
+    /// The socket is connected, or on its way, and cannot be connected again.
+    Busy,
+    /// There is no connection, or no longer one that takes this.
+    NotConnected,
+    /// The write buffer has no room for it, or the read buffer none for more.
+    Full,
+    /// Given up at our own request.
+    Aborted,
+    /// Something else; the text says what.
+    Other,
+}
+
+impl SocketError {
+    pub(super) fn new(kind: SocketErrorKind, text: impl Into<Arc<str>>) -> Self {
+        Self { kind, text: text.into() }
+    }
+
+    pub(super) fn of(error: &io::Error) -> Self {
+        Self::new(SocketErrorKind::of(error), error.to_string())
+    }
+
+    /// What kind of failure it is.
+    pub fn kind(&self) -> SocketErrorKind {
+        self.kind
+    }
+}
+
+impl SocketErrorKind {
+    pub(super) fn of(error: &io::Error) -> Self {
+        use io::ErrorKind as Kind;
+        match error.kind() {
+            Kind::ConnectionRefused | Kind::NotFound => Self::ConnectionRefused,
+            Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe => Self::ConnectionReset,
+            Kind::TimedOut => Self::TimedOut,
+            Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown => Self::Unreachable,
+            Kind::PermissionDenied => Self::AccessDenied,
+            Kind::AddrInUse => Self::AddressInUse,
+            Kind::AddrNotAvailable => Self::AddressNotAvailable,
+            Kind::NotConnected => Self::NotConnected,
+            Kind::OutOfMemory => Self::ResourceLimit,
+            _ if error.raw_os_error().is_some_and(|code| EXHAUSTED.contains(&code)) => Self::ResourceLimit,
+            _ => Self::Other,
+        }
+    }
+
+    const fn io_kind(self) -> io::ErrorKind {
+        match self {
+            Self::ConnectionRefused => io::ErrorKind::ConnectionRefused,
+            Self::ConnectionReset => io::ErrorKind::ConnectionReset,
+            Self::HostNotFound => io::ErrorKind::NotFound,
+            Self::Unreachable => io::ErrorKind::HostUnreachable,
+            Self::TimedOut => io::ErrorKind::TimedOut,
+            Self::AccessDenied => io::ErrorKind::PermissionDenied,
+            Self::AddressInUse => io::ErrorKind::AddrInUse,
+            Self::AddressNotAvailable => io::ErrorKind::AddrNotAvailable,
+            Self::InvalidAddress => io::ErrorKind::InvalidInput,
+            Self::NotConnected => io::ErrorKind::NotConnected,
+            Self::Full => io::ErrorKind::WouldBlock,
+            Self::Aborted => io::ErrorKind::ConnectionAborted,
+            Self::Busy | Self::ResourceLimit | Self::Other => io::ErrorKind::Other,
+        }
+    }
+}
+
+impl From<DialError> for SocketError {
+    fn from(error: DialError) -> Self {
+        Self::new(error.kind(), error.to_string())
+    }
+}
+
+impl From<SocketError> for io::Error {
+    fn from(error: SocketError) -> Self {
+        Self::new(error.kind.io_kind(), error)
+    }
+}
+
+/// EMFILE, ENFILE, ENOBUFS.
+const EXHAUSTED: [i32; 3] = [
+    rustix::io::Errno::MFILE.raw_os_error(),
+    rustix::io::Errno::NFILE.raw_os_error(),
+    rustix::io::Errno::NOBUFS.raw_os_error(),
+];

@@ -1,0 +1,355 @@
+//! Bytes in and out of a [`TcpSocket`]: the calls that return at once, those
+//! that wait, and tokio's traits.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::TcpSocket;
+use super::core::{Closing, Inner};
+use crate::event::State;
+use crate::net::error::{SocketError, SocketErrorKind};
+
+/// # Reading
+///
+/// What the peer sent comes in pieces that are no messages. All of these take
+/// from one bounded buffer, and what it holds can be read after the end, too.
+impl TcpSocket {
+    /// Waits for bytes and takes as many as fit into `buffer`; 0 says that the
+    /// peer has finished and all was read, or that we closed.
+    ///
+    /// # Errors
+    /// Why the connection broke, after all that had come before was read;
+    /// [`TimedOut`](SocketErrorKind::TimedOut) after
+    /// [`read_timeout`](super::SocketOptions::read_timeout), which changes nothing.
+    ///
+    /// Cancel safe: dropped, it has taken nothing.
+    pub async fn read(&self, buffer: &mut [u8]) -> Result<usize, SocketError> {
+        let limit = self.core().options.read_timeout;
+        self.wait_within(limit, "ready to be read", |inner| inner.take_into(buffer)).await?
+    }
+
+    /// Takes all there is now, which may be nothing.
+    pub fn read_all(&self) -> Vec<u8> {
+        self.read_available(usize::MAX)
+    }
+
+    /// Takes at most `max` bytes of what there is now.
+    pub fn read_available(&self, max: usize) -> Vec<u8> {
+        let mut inner = self.core().lock();
+        let bytes = inner.read.take(max);
+        inner.took(bytes.len());
+        bytes
+    }
+
+    /// Takes the first line, with its `\n`, if all of it is there.
+    ///
+    /// Limits: of a line longer than `max`, or than the read buffer, the first
+    /// part comes alone. What comes after the last line end before the peer
+    /// finished comes at last.
+    pub fn read_line(&self, max: usize) -> Option<Vec<u8>> {
+        let mut inner = self.core().lock();
+        inner.looked = inner.received;
+        let max = max.min(inner.read_limit).max(1);
+        let len = match inner.read.line_end() {
+            Some(end) => end.min(max),
+            None if inner.read.len() >= max => max,
+            None if !inner.may_receive() && !inner.read.is_empty() => inner.read.len(),
+            None => return None,
+        };
+        let line = inner.read.take(len);
+        inner.took(line.len());
+        Some(line)
+    }
+
+    /// Tells whether [`read_line`](Self::read_line) would find a line end.
+    pub fn can_read_line(&self) -> bool {
+        let mut inner = self.core().lock();
+        inner.looked = inner.received;
+        inner.read.line_end().is_some()
+    }
+
+    /// A copy of at most `max` bytes, which stay to be read.
+    pub fn peek(&self, max: usize) -> Vec<u8> {
+        let mut inner = self.core().lock();
+        inner.looked = inner.received;
+        let bytes = inner.read.as_slice();
+        bytes[..max.min(bytes.len())].to_vec()
+    }
+
+    /// Throws away at most `count` bytes and says how many there were.
+    pub fn skip(&self, count: usize) -> usize {
+        self.read_available(count).len()
+    }
+
+    /// How many bytes can be read now.
+    pub fn bytes_available(&self) -> usize {
+        let mut inner = self.core().lock();
+        inner.looked = inner.received;
+        inner.read.len()
+    }
+
+    /// Waits for bytes that nobody has looked at yet, and says how many can be read.
+    ///
+    /// To look is any call that takes, copies or counts bytes. So
+    /// `while !socket.can_read_line() { socket.wait_for_ready_read(limit).await? }`
+    /// neither spins nor misses anything. Waits through a dial, too. No
+    /// connection is harmed when `limit` passes.
+    ///
+    /// # Errors
+    /// [`NotConnected`](SocketErrorKind::NotConnected) if no more can come, or
+    /// why the connection broke; [`Full`](SocketErrorKind::Full) if the read buffer is, so that
+    /// waiting would be in vain; [`TimedOut`](SocketErrorKind::TimedOut) after `limit`.
+    ///
+    /// Cancel safe.
+    pub async fn wait_for_ready_read(&self, limit: Duration) -> Result<usize, SocketError> {
+        let look = |inner: &mut Inner| {
+            inner.is_read_awaited = true;
+            if inner.received > inner.looked && !inner.read.is_empty() {
+                inner.looked = inner.received;
+                return Some(Ok(inner.read.len()));
+            }
+            if inner.may_receive() {
+                let text =
+                    || format!("the read buffer of {} bytes is full; read some first", inner.read_limit);
+                let is_full = inner.read_room() == 0;
+                return is_full.then(|| Err(SocketError::new(SocketErrorKind::Full, text())));
+            }
+            inner.tell_end();
+            let text = "the peer has finished; nothing more can be read";
+            let finished = || SocketError::new(SocketErrorKind::NotConnected, text);
+            Some(Err(if inner.is_read_finished { finished() } else { inner.gone() }))
+        };
+        self.wait_within(Some(limit), "ready to be read", look).await?
+    }
+
+    /// How many bytes may wait to be read. Takes effect at once; what has come already stays.
+    pub fn set_read_buffer_size(&self, bytes: usize) {
+        let mut inner = self.core().lock();
+        inner.read_limit = bytes.max(1);
+        inner.wake_task();
+    }
+
+    /// Stops to read from the kernel, whose window then fills. What the read
+    /// buffer holds can still be read.
+    pub fn pause_reading(&self) {
+        self.core().lock().is_paused = true;
+    }
+
+    /// Reads from the kernel again.
+    pub fn resume_reading(&self) {
+        let mut inner = self.core().lock();
+        inner.is_paused = false;
+        inner.wake_task();
+    }
+}
+
+/// # Writing
+///
+/// Bytes go into a bounded buffer, which the task hands to the kernel.
+/// `bytes_written` and `flush` speak of the kernel, never of the peer.
+impl TcpSocket {
+    /// Writes all of `bytes`, waiting for room as often as needed. While the
+    /// socket connects it is sent as soon as it is connected.
+    ///
+    /// # Errors
+    /// [`NotConnected`](SocketErrorKind::NotConnected) before, while closing,
+    /// and after; why the connection broke; [`TimedOut`](SocketErrorKind::TimedOut) after
+    /// [`write_timeout`](super::SocketOptions::write_timeout). A part may have been taken.
+    ///
+    /// Not cancel safe: dropped, a part may have been taken.
+    pub async fn write(&self, bytes: &[u8]) -> Result<(), SocketError> {
+        let mut rest = bytes;
+        let look = |inner: &mut Inner| match inner.put(rest) {
+            Ok(count) => {
+                rest = &rest[count..];
+                rest.is_empty().then_some(Ok(()))
+            }
+            Err(error) => Some(Err(error)),
+        };
+        self.wait_within(self.core().options.write_timeout, "all written", look).await?
+    }
+
+    /// Writes all of `bytes` or nothing, without waiting: the way to write in a slot.
+    ///
+    /// # Errors
+    /// [`Full`](SocketErrorKind::Full) if there is no room for all of it;
+    /// `write_buffer_low` says when there is more. Otherwise as [`write`](Self::write).
+    pub fn try_write(&self, bytes: &[u8]) -> Result<(), SocketError> {
+        let mut inner = self.core().lock();
+        inner.check_writable()?;
+        if bytes.len() > inner.write_room() {
+            inner.is_write_now_high();
+            let text = format!(
+                "{} bytes do not fit into the write buffer, which holds {} of {}",
+                bytes.len(),
+                inner.write.len(),
+                inner.write_limit
+            );
+            return Err(SocketError::new(SocketErrorKind::Full, text));
+        }
+        inner.put(bytes).map(drop)
+    }
+
+    /// Waits until all that was written has been handed to the kernel.
+    ///
+    /// # Errors
+    /// Why it never will be; [`TimedOut`](SocketErrorKind::TimedOut) after
+    /// [`write_timeout`](super::SocketOptions::write_timeout). Cancel safe.
+    pub async fn flush(&self) -> Result<(), SocketError> {
+        let limit = self.core().options.write_timeout;
+        self.wait_within(limit, "all written", |inner| inner.flushed()).await?
+    }
+
+    /// Waits until some of what was written has been handed to the kernel, and
+    /// says how many bytes still wait. With nothing to write it returns at once.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush), with a limit of its own. Cancel safe.
+    pub async fn wait_for_bytes_written(&self, limit: Duration) -> Result<usize, SocketError> {
+        let sent = self.core().lock().sent;
+        let look = |inner: &mut Inner| match inner.flushed() {
+            Some(Err(error)) => Some(Err(error)),
+            None if inner.sent == sent => None,
+            _ => Some(Ok(inner.write.len())),
+        };
+        self.wait_within(Some(limit), "any of it written", look).await?
+    }
+
+    /// How many bytes wait to be handed to the kernel.
+    pub fn bytes_to_write(&self) -> usize {
+        self.core().lock().write.len()
+    }
+
+    /// How many bytes may wait to be handed to the kernel. What waits already stays.
+    pub fn set_write_buffer_size(&self, bytes: usize) {
+        self.core().lock().write_limit = bytes.max(1);
+        self.core().tell();
+    }
+}
+
+impl Inner {
+    /// Moves bytes to a waiting reader, or tells it how it ended; `None`: not yet.
+    fn take_into(&mut self, buffer: &mut [u8]) -> Option<Result<usize, SocketError>> {
+        self.is_read_awaited = true;
+        if !self.read.is_empty() || buffer.is_empty() {
+            let count = buffer.len().min(self.read.len());
+            buffer[..count].copy_from_slice(&self.read.as_slice()[..count]);
+            self.read.consume(count);
+            self.took(count);
+            return Some(Ok(count));
+        }
+        if self.may_receive() {
+            return None;
+        }
+        self.tell_end();
+        let closed_by_us = self.closing == Closing::Gracefully && self.ends.is_some() && self.error.is_none();
+        Some(if self.is_read_finished || closed_by_us { Ok(0) } else { Err(self.gone()) })
+    }
+
+    /// Whoever reads has been told that nothing more comes.
+    fn tell_end(&mut self) {
+        self.is_end_told = true;
+        self.wake_task();
+    }
+
+    /// Takes as much of `bytes` as there is room for.
+    fn put(&mut self, bytes: &[u8]) -> Result<usize, SocketError> {
+        self.check_writable()?;
+        let count = bytes.len().min(self.write_room());
+        if count < bytes.len() {
+            self.is_write_now_high();
+        }
+        if count > 0 {
+            self.write.push(&bytes[..count]);
+            self.wake_task();
+        }
+        Ok(count)
+    }
+
+    fn is_write_now_high(&mut self) {
+        if !std::mem::replace(&mut self.is_write_high, true) {
+            self.announce_high = true;
+            self.wake_task();
+        }
+    }
+
+    /// Whether all was handed to the kernel; `None`: not yet.
+    fn flushed(&self) -> Option<Result<(), SocketError>> {
+        match self.write.is_empty() {
+            true if self.unsent > 0 => Some(Err(self.gone())),
+            true => Some(Ok(())),
+            false => None,
+        }
+    }
+
+    /// Whether our half has ended; `None`: not yet.
+    fn write_finished(&self) -> Option<Result<(), SocketError>> {
+        match self.state {
+            _ if self.is_write_finished => Some(Ok(())),
+            State::Unconnected if !self.is_dialling => Some(Err(self.gone())),
+            _ => None,
+        }
+    }
+}
+
+impl AsyncRead for TcpSocket {
+    /// Of several tasks that wait in this way only the last is woken.
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut inner = self.core().lock();
+        match inner.take_into(buffer.initialize_unfilled()) {
+            Some(Ok(count)) => {
+                buffer.advance(count);
+                Poll::Ready(Ok(()))
+            }
+            Some(Err(error)) => Poll::Ready(Err(error.into())),
+            None => {
+                inner.read_waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl TcpSocket {
+    /// Waits for the writing side; of several tasks that wait in this way only the last is woken.
+    fn poll_write_side<T>(
+        &self,
+        cx: &mut Context<'_>,
+        look: impl FnOnce(&mut Inner) -> Option<Result<T, SocketError>>,
+    ) -> Poll<io::Result<T>> {
+        let mut inner = self.core().lock();
+        match look(&mut inner) {
+            Some(outcome) => Poll::Ready(outcome.map_err(Into::into)),
+            None => {
+                inner.write_waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl AsyncWrite for TcpSocket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_side(cx, |inner| match inner.put(bytes) {
+            Ok(0) if !bytes.is_empty() => None,
+            outcome => Some(outcome),
+        })
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_write_side(cx, |inner| inner.flushed())
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shutdown_write();
+        self.poll_write_side(cx, |inner| inner.write_finished())
+    }
+}

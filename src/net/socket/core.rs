@@ -1,0 +1,310 @@
+//! [`Core`]: what the handles of a socket and its task share. Its lock is held
+//! for moments, and never while slots or other code of users run.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::Waker;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::buffer::Buffer;
+use super::options::SocketOptions;
+use super::signals::{Signals, StateChanged};
+use crate::address::Address;
+use crate::event::{ConnectionId, Endpoint, State};
+use crate::net::error::{SocketError, SocketErrorKind};
+use crate::net::transport::Stream;
+use crate::signal::{Owner, SlotPanicked};
+
+pub(super) struct Core {
+    pub(super) options: Arc<SocketOptions>,
+    inner: Mutex<Inner>,
+    /// Woken whenever something changed that callers wait for.
+    pub(super) changed: Notify,
+    signals: OnceLock<Box<Signals>>,
+    own: Weak<Self>,
+    /// The socket's task. It ends by itself: with its connection, which ends
+    /// within the time to drain once the last handle is gone.
+    pub(super) task: Mutex<JoinSet<()>>,
+}
+
+pub(super) struct Inner {
+    pub(super) id: ConnectionId,
+    pub(super) state: State,
+    pub(super) ends: Option<(Endpoint, Endpoint)>,
+    pub(super) begun: Instant,
+    pub(super) error: Option<SocketError>,
+
+    pub(super) read: Buffer,
+    pub(super) read_limit: usize,
+    pub(super) received: u64,
+    /// Bytes taken out of the read buffer.
+    pub(super) taken: u64,
+    /// How much had been received when somebody last looked.
+    pub(super) looked: u64,
+    /// Bytes received after we closed that found no room.
+    pub(super) discarded: u64,
+    pub(super) is_paused: bool,
+    /// The task has stopped to read for want of room.
+    pub(super) is_full: bool,
+    /// The peer has finished.
+    pub(super) is_read_finished: bool,
+    /// A reader has waited for bytes, so that it and not a slot is told of the end.
+    pub(super) is_read_awaited: bool,
+    /// Whoever reads knows that the peer has finished.
+    pub(super) is_end_told: bool,
+
+    pub(super) write: Buffer,
+    pub(super) write_limit: usize,
+    pub(super) sent: u64,
+    /// Bytes that were written and lost with the connection.
+    pub(super) unsent: u64,
+    pub(super) is_write_high: bool,
+    /// Our half shall end after what was written.
+    pub(super) finishing: bool,
+    /// It has.
+    pub(super) is_write_finished: bool,
+
+    /// What to connect to next.
+    pub(super) next: Option<Address>,
+    /// An accepted stream, until the task starts.
+    pub(super) accepted: Option<Stream>,
+    /// From the request until the dial has ended.
+    pub(super) is_dialling: bool,
+    /// The connection is over and its slots are being told.
+    pub(super) is_ending: bool,
+    pub(super) is_running: bool,
+    pub(super) closing: Closing,
+    /// A slot was connected.
+    pub(super) rearm: bool,
+    /// `write_buffer_high` has to be emitted.
+    pub(super) announce_high: bool,
+
+    pub(super) task_waker: Option<Waker>,
+    pub(super) read_waker: Option<Waker>,
+    pub(super) write_waker: Option<Waker>,
+    pub(super) place: Option<OwnedSemaphorePermit>,
+}
+
+/// How the socket was asked to end, weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Closing {
+    No,
+    /// The peer has finished, and whoever reads knows.
+    Finished,
+    /// Deliver what was written, then finish.
+    Gracefully,
+    /// Close at once.
+    Abort,
+    /// Close at once, with a reset.
+    Reset,
+}
+
+impl Core {
+    pub(super) fn new(options: Arc<SocketOptions>, connected: Option<(Endpoint, Endpoint)>) -> Arc<Self> {
+        let state = if connected.is_some() { State::Connected } else { State::Unconnected };
+        let inner = Inner {
+            id: ConnectionId::next(),
+            state,
+            ends: connected,
+            begun: Instant::now(),
+            error: None,
+            read: Buffer::default(),
+            read_limit: options.read_buffer_size.max(1),
+            received: 0,
+            taken: 0,
+            looked: 0,
+            discarded: 0,
+            is_paused: false,
+            is_full: false,
+            is_read_finished: false,
+            is_read_awaited: false,
+            is_end_told: false,
+            write: Buffer::default(),
+            write_limit: options.write_buffer_size.max(1),
+            sent: 0,
+            unsent: 0,
+            is_write_high: false,
+            finishing: false,
+            is_write_finished: false,
+            next: None,
+            accepted: None,
+            is_dialling: false,
+            is_ending: false,
+            is_running: false,
+            closing: Closing::No,
+            rearm: false,
+            announce_high: false,
+            task_waker: None,
+            read_waker: None,
+            write_waker: None,
+            place: None,
+        };
+        Arc::new_cyclic(|own| Self {
+            options,
+            inner: Mutex::new(inner),
+            changed: Notify::new(),
+            signals: OnceLock::new(),
+            own: own.clone(),
+            task: Mutex::default(),
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The signals, made now if they were not there.
+    pub(super) fn signals(&self) -> &Signals {
+        self.signals.get_or_init(|| {
+            let own: Weak<dyn Owner> = self.own.clone();
+            Box::new(Signals::new(&own))
+        })
+    }
+
+    /// The signals, if any slot was ever connected.
+    pub(super) fn listening(&self) -> Option<&Signals> {
+        self.signals.get().map(|signals| &**signals)
+    }
+
+    /// Asks for an end; only a stronger wish changes an earlier one.
+    pub(super) fn close(&self, how: Closing) {
+        let mut inner = self.lock();
+        if inner.state == State::Unconnected && !inner.is_running {
+            return;
+        }
+        if how >= Closing::Abort {
+            inner.read = Buffer::default();
+        }
+        inner.closing = inner.closing.max(how);
+        inner.wake_task();
+        drop(inner);
+        self.tell();
+    }
+
+    /// Wakes everyone who waits for a change.
+    pub(super) fn tell(&self) {
+        let mut inner = self.lock();
+        let wakers = [inner.read_waker.take(), inner.write_waker.take()];
+        drop(inner);
+        wakers.into_iter().flatten().for_each(Waker::wake);
+        self.changed.notify_waiters();
+    }
+
+    /// Changes the state and announces it.
+    pub(super) fn set_state(&self, to: State) {
+        let mut inner = self.lock();
+        let (connection, from) = (inner.id, std::mem::replace(&mut inner.state, to));
+        drop(inner);
+        self.tell();
+        self.state_changed(connection, from, to);
+    }
+
+    pub(super) fn state_changed(&self, connection: ConnectionId, from: State, to: State) {
+        if let Some(signals) = self.listening().filter(|_| from != to) {
+            signals.state_changed.emit_with(|| StateChanged { connection, from, to });
+        }
+    }
+}
+
+impl Inner {
+    /// Has the task look at what was asked of it.
+    pub(super) fn wake_task(&self) {
+        if let Some(waker) = &self.task_waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(super) fn read_room(&self) -> usize {
+        self.read_limit.saturating_sub(self.read.len())
+    }
+
+    pub(super) fn write_room(&self) -> usize {
+        self.write_limit.saturating_sub(self.write.len())
+    }
+
+    /// Bytes left the read buffer: there may be room again, or the end to be told.
+    pub(super) fn took(&mut self, count: usize) {
+        self.taken += count as u64;
+        self.looked = self.received;
+        if self.is_full || self.is_read_finished {
+            self.wake_task();
+        }
+    }
+
+    /// Why nothing can be read or written, where there is no connection.
+    pub(super) fn gone(&self) -> SocketError {
+        self.error.clone().unwrap_or_else(|| {
+            let text = match (self.closing, &self.ends) {
+                (Closing::Abort | Closing::Reset, _) => "the connection was aborted",
+                (Closing::Gracefully, _) => "the connection was closed by this side",
+                (_, Some(_)) => "the connection is over",
+                (_, None) => "the socket is not connected; call connect_to_host first",
+            };
+            SocketError::new(SocketErrorKind::NotConnected, text)
+        })
+    }
+
+    /// Whether bytes may be written, now or as soon as the dial succeeds.
+    pub(super) fn check_writable(&self) -> Result<(), SocketError> {
+        let refuse = |text: &str| Err(SocketError::new(SocketErrorKind::NotConnected, text));
+        match self.state {
+            _ if self.closing != Closing::No => {
+                refuse("the socket is closing and takes nothing more to write")
+            }
+            _ if self.finishing => refuse("our half of the connection was shut down"),
+            State::Unconnected if !self.is_dialling => Err(self.gone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether more may come to be read.
+    pub(super) fn may_receive(&self) -> bool {
+        !self.is_read_finished && (self.is_dialling || self.state != State::Unconnected)
+    }
+
+    /// Begins anew, for another dial. What was written meanwhile stays.
+    pub(super) fn reset(&mut self) {
+        self.id = ConnectionId::next();
+        self.ends = None;
+        self.error = None;
+        self.read = Buffer::default();
+        (self.received, self.taken, self.looked, self.discarded) = (0, 0, 0, 0);
+        (self.sent, self.unsent) = (0, 0);
+        self.is_read_finished = false;
+        self.is_end_told = false;
+        self.finishing = false;
+        self.is_write_finished = false;
+        self.is_dialling = true;
+        self.closing = Closing::No;
+    }
+}
+
+impl Owner for Core {
+    fn slot_connected(&self) {
+        let mut inner = self.lock();
+        inner.rearm = true;
+        if !inner.read.is_empty() {
+            inner.wake_task();
+        }
+    }
+
+    fn slot_panicked(&self, panicked: SlotPanicked) {
+        if let Some(signals) = self.listening() {
+            signals.slot_panicked.emit(&panicked);
+        }
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = self.lock();
+        f.debug_struct("TcpSocket")
+            .field("connection", &inner.id)
+            .field("state", &inner.state)
+            .field("peer", &inner.ends.as_ref().map(|(peer, _)| peer))
+            .finish_non_exhaustive()
+    }
+}

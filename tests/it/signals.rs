@@ -1,0 +1,536 @@
+//! Signals and slots: the behaviours Qt's users rely on, in our own words,
+//! and those where we promise more than Qt does.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex, OnceLock, Weak};
+use std::time::Duration;
+
+use signal_node::signal::{Delivery, Queue};
+use signal_node::testing::SignalSpy;
+use signal_node::{Connection, Signal};
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::StreamExt;
+
+use crate::support::PATIENCE;
+
+/// What was called, in order, and slots that write it down.
+#[derive(Clone, Default)]
+struct Calls(Arc<Mutex<Vec<String>>>);
+
+impl Calls {
+    fn slot(&self, name: &str) -> impl Fn(&u32) + Send + Sync + use<> {
+        let (calls, name) = (self.clone(), name.to_owned());
+        move |value| calls.note(&format!("{name}{value}"))
+    }
+
+    fn note(&self, text: &str) {
+        self.0.lock().unwrap().push(text.to_owned());
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+/// Something whose end can be seen.
+struct Flag(Arc<AtomicBool>);
+
+impl Drop for Flag {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+fn flag() -> (Flag, Arc<AtomicBool>) {
+    let gone = Arc::new(AtomicBool::new(false));
+    (Flag(Arc::clone(&gone)), gone)
+}
+
+type Hand = Arc<Mutex<Option<Connection>>>;
+
+#[test]
+fn slots_run_in_the_order_they_were_connected_and_a_reconnected_one_comes_last() {
+    let (signal, calls) = (Signal::new(), Calls::default());
+    let first = signal.view().connect(calls.slot("a"));
+    let _second = signal.view().connect(calls.slot("b"));
+    signal.emit(&1);
+    assert!(first.disconnect());
+    let _again = signal.view().connect(calls.slot("a"));
+    signal.emit(&2);
+    assert_eq!(calls.take(), ["a1", "b1", "b2", "a2"]);
+}
+
+#[test]
+fn a_second_disconnect_says_that_there_was_nothing_to_do() {
+    let signal = Signal::<u32>::new();
+    let connection = signal.view().connect(|_| {});
+    assert!(connection.is_connected());
+    assert!(connection.disconnect());
+    assert!(!connection.disconnect());
+    assert!(!connection.is_connected());
+}
+
+#[test]
+fn a_dropped_connection_is_never_called_again_and_a_detached_one_is() {
+    let (signal, calls) = (Signal::new(), Calls::default());
+    drop(signal.view().connect(calls.slot("a")));
+    signal.view().connect(calls.slot("b")).detach();
+    signal.emit(&1);
+    assert_eq!(calls.take(), ["b1"]);
+}
+
+#[test]
+fn a_slot_that_disconnects_itself_or_the_next_one_is_obeyed_at_once() {
+    let (signal, calls) = (Signal::new(), Calls::default());
+    let (own, next): (Hand, Hand) = Default::default();
+    let (own_hand, next_hand, noted) = (Arc::clone(&own), Arc::clone(&next), calls.clone());
+    let slot = move |value: &u32| {
+        noted.note(&format!("a{value}"));
+        drop(own_hand.lock().unwrap().take());
+        drop(next_hand.lock().unwrap().take());
+    };
+    *own.lock().unwrap() = Some(signal.view().connect(slot));
+    *next.lock().unwrap() = Some(signal.view().connect(calls.slot("b")));
+    let _last = signal.view().connect(calls.slot("c"));
+    signal.emit(&1);
+    signal.emit(&2);
+    assert_eq!(calls.take(), ["a1", "c1", "c2"]);
+    assert_eq!(signal.view().receiver_count(), 1);
+}
+
+#[test]
+fn a_slot_connected_during_an_emission_waits_for_the_next_and_a_nested_one_is_a_next() {
+    let (signal, calls) = (Arc::new(Signal::new()), Calls::default());
+    let (inner, noted, done) = (Arc::downgrade(&signal), calls.clone(), AtomicBool::new(false));
+    let _a = signal.view().connect(move |value: &u32| {
+        noted.note(&format!("a{value}"));
+        let signal: Arc<Signal<u32>> = inner.upgrade().unwrap();
+        if !done.swap(true, Ordering::SeqCst) {
+            signal.view().connect(noted.slot("late")).detach();
+            signal.emit(&(value + 10));
+        }
+    });
+    signal.emit(&1);
+    assert_eq!(calls.take(), ["a1", "a11", "late11"]);
+    signal.emit(&2);
+    assert_eq!(calls.take(), ["a2", "late2"]);
+}
+
+#[test]
+fn a_slot_disconnected_by_a_nested_emission_is_not_called_by_the_outer_one() {
+    let (signal, calls) = (Arc::new(Signal::new()), Calls::default());
+    let victim: Hand = Arc::default();
+    let (inner, hand) = (Arc::downgrade(&signal), Arc::clone(&victim));
+    let _a = signal.view().connect(move |value: &u32| {
+        let signal: Arc<Signal<u32>> = inner.upgrade().unwrap();
+        match value {
+            1 => signal.emit(&2),
+            _ => drop(hand.lock().unwrap().take()),
+        }
+    });
+    *victim.lock().unwrap() = Some(signal.view().connect(calls.slot("b")));
+    signal.emit(&1);
+    assert!(calls.take().is_empty());
+}
+
+#[test]
+fn a_single_shot_slot_is_gone_before_it_runs_and_may_connect_itself_again() {
+    fn again(signal: &Arc<Signal<u32>>, calls: &Calls) {
+        let (weak, calls) = (Arc::downgrade(signal), calls.clone());
+        let slot = move |value: &u32| {
+            let signal: Arc<Signal<u32>> = weak.upgrade().unwrap();
+            calls.note(&format!("{value} with {} connected", signal.view().receiver_count()));
+            again(&signal, &calls);
+        };
+        signal.view().connect_once(slot).detach();
+    }
+    let (signal, calls) = (Arc::new(Signal::new()), Calls::default());
+    again(&signal, &calls);
+    signal.emit(&1);
+    signal.emit(&2);
+    assert_eq!(calls.take(), ["1 with 0 connected", "2 with 0 connected"]);
+}
+
+#[test]
+fn of_many_threads_that_emit_at_once_one_calls_a_single_shot_slot() {
+    for _ in 0..200 {
+        let (signal, calls) = (Signal::new(), AtomicUsize::new(0));
+        let calls = Arc::new(calls);
+        let count = Arc::clone(&calls);
+        let slot = move |_: &u32| {
+            count.fetch_add(1, Ordering::SeqCst);
+        };
+        let connection = signal.view().connect_once(slot);
+        let barrier = Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    barrier.wait();
+                    signal.emit(&1);
+                });
+            }
+        });
+        assert_eq!(calls.load(Ordering::SeqCst), 1);
+        assert!(!connection.is_connected());
+    }
+}
+
+#[test]
+fn what_happens_while_a_signal_is_blocked_is_not_made_up_for_and_blocks_count() {
+    let (signal, calls) = (Signal::new(), Calls::default());
+    let _a = signal.view().connect(calls.slot("a"));
+    let outer = signal.view().block();
+    let inner = signal.view().block();
+    drop(inner);
+    signal.emit(&1);
+    drop(outer);
+    signal.emit(&2);
+    assert_eq!(calls.take(), ["a2"]);
+}
+
+#[test]
+fn a_slot_that_panics_is_named_and_counted_and_the_later_ones_run() {
+    let (signal, calls) = (Signal::new(), Calls::default());
+    let panicked = SignalSpy::new(signal.view().slot_panicked());
+    let _a = signal.view().connect(calls.slot("a"));
+    let _b = signal.view().connect(|_| panic!("of this test"));
+    let _c = signal.view().connect(calls.slot("c"));
+    signal.emit(&1);
+    assert_eq!(calls.take(), ["a1", "c1"]);
+    let named = panicked.take();
+    assert_eq!((named.len(), signal.view().panics()), (1, 1));
+    assert_eq!((named[0].slot.file(), &*named[0].message), (file!(), "of this test"));
+}
+
+#[test]
+fn what_a_slot_owns_goes_when_it_is_disconnected_and_may_do_what_it_likes_then() {
+    struct Busy(Weak<Signal<u32>>);
+    impl Drop for Busy {
+        fn drop(&mut self) {
+            let signal = self.0.upgrade().unwrap();
+            drop(signal.view().connect(|_| {}));
+            signal.emit(&7);
+        }
+    }
+    let signal = Arc::new(Signal::<u32>::new());
+    let (flag, gone) = flag();
+    let busy = Busy(Arc::downgrade(&signal));
+    let connection = signal.view().connect(move |_| {
+        let _owned = (&flag, &busy);
+    });
+    signal.emit(&1);
+    connection.disconnect();
+    assert!(gone.load(Ordering::SeqCst), "the closure is still there");
+}
+
+#[test]
+fn what_a_slot_owns_outlives_its_own_call_when_it_disconnects_itself() {
+    let signal = Signal::<u32>::new();
+    let (flag, gone) = flag();
+    let hand: Hand = Arc::default();
+    let (own, seen) = (Arc::clone(&hand), Arc::clone(&gone));
+    *hand.lock().unwrap() = Some(signal.view().connect(move |_| {
+        let _owned = &flag;
+        drop(own.lock().unwrap().take());
+        assert!(!seen.load(Ordering::SeqCst), "freed while it runs");
+    }));
+    signal.emit(&1);
+    assert_eq!(signal.view().panics(), 0);
+    assert!(gone.load(Ordering::SeqCst));
+}
+
+#[test]
+fn a_slot_that_owns_its_own_connection_does_not_leak() {
+    let signal = Signal::<u32>::new();
+    let (flag, gone) = flag();
+    let hand: Arc<OnceLock<Connection>> = Arc::default();
+    let own = Arc::clone(&hand);
+    let connection = signal.view().connect(move |_| {
+        let _owned = &flag;
+        own.get().unwrap().disconnect();
+    });
+    assert!(hand.set(connection).is_ok());
+    drop(hand);
+    signal.emit(&1);
+    assert!(gone.load(Ordering::SeqCst));
+}
+
+#[test]
+fn a_slot_goes_with_its_context() {
+    let (signal, calls) = (Signal::new(), Calls::default());
+    let (flag, gone) = flag();
+    let context = Arc::new(calls.clone());
+    let slot = move |calls: &Arc<Calls>, value: &u32| {
+        let _owned = &flag;
+        calls.note(&format!("{value}"));
+    };
+    let connection = signal.view().connect_weak(&context, slot);
+    signal.emit(&1);
+    drop(context);
+    signal.emit(&2);
+    assert_eq!(calls.take(), ["1"]);
+    assert!(!connection.is_connected() && gone.load(Ordering::SeqCst) && !signal.is_connected());
+}
+
+#[test]
+fn a_context_that_dies_in_its_own_slot_is_not_used_again() {
+    let (signal, calls) = (Signal::new(), Calls::default());
+    let context = Arc::new(Mutex::new(calls.clone()));
+    let hand = Arc::new(Mutex::new(Some(Arc::clone(&context))));
+    let slot = move |calls: &Arc<Mutex<Calls>>, value: &u32| {
+        drop(hand.lock().unwrap().take());
+        calls.lock().unwrap().note(&format!("{value}"));
+    };
+    signal.view().connect_weak(&context, slot).detach();
+    drop(context);
+    signal.emit(&1);
+    signal.emit(&2);
+    assert_eq!(calls.take(), ["1"]);
+}
+
+#[test]
+fn an_emission_whose_signal_goes_meanwhile_still_reaches_every_slot() {
+    let (signal, calls) = (Arc::new(Signal::new()), Calls::default());
+    let hand = Arc::new(Mutex::new(Some(Arc::clone(&signal))));
+    let _a = signal.view().connect(move |_: &u32| drop(hand.lock().unwrap().take()));
+    let b = signal.view().connect(calls.slot("b"));
+    signal.emit(&1);
+    assert_eq!(calls.take(), ["b1"]);
+    drop(signal);
+    assert!(!b.is_connected() && !b.disconnect());
+}
+
+#[test]
+fn signals_can_be_chained_mapped_and_filtered() {
+    let (celsius, fahrenheit, calls) = (Signal::new(), Signal::new(), Calls::default());
+    let even = |value: &u32| value.is_multiple_of(2).then_some(value * 9 / 5 + 32);
+    let _chain = celsius.view().forward_to(&fahrenheit, even);
+    let _slot = fahrenheit.view().connect(calls.slot("F"));
+    celsius.emit(&100);
+    celsius.emit(&99);
+    assert_eq!(calls.take(), ["F212"]);
+    drop(fahrenheit);
+    celsius.emit(&100);
+    assert!(!celsius.is_connected(), "a chain to nowhere is taken down");
+}
+
+#[test]
+fn the_books_on_who_listens_are_exact() {
+    let signal = Signal::<u32>::new();
+    assert!(!signal.is_connected());
+    let slots: Vec<_> = (0..100).map(|_| signal.view().connect(|_| {})).collect();
+    assert_eq!(signal.view().receiver_count(), 100);
+    drop(slots);
+    assert_eq!((signal.is_connected(), signal.view().receiver_count()), (false, 0));
+}
+
+#[test]
+fn a_value_nobody_waits_for_is_not_even_made() {
+    let signal = Signal::<u32>::new();
+    signal.emit_with(|| panic!("nobody listens"));
+    let spy = SignalSpy::new(signal.view());
+    signal.emit_with(|| 5);
+    assert_eq!(spy.take(), [5]);
+}
+
+#[test]
+fn threads_may_connect_disconnect_and_emit_as_they_like() {
+    let (signal, calls, stop) = (Signal::<u32>::new(), Arc::new(AtomicUsize::new(0)), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    signal.emit(&1);
+                }
+            });
+        }
+        let changers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        let live = Arc::new(AtomicBool::new(true));
+                        let (seen, count) = (Arc::clone(&live), Arc::clone(&calls));
+                        let connection = signal.view().connect(move |_| {
+                            // The slot may still be under way when disconnect returns, but not begin.
+                            count.fetch_add(usize::from(seen.load(Ordering::Relaxed)), Ordering::Relaxed);
+                        });
+                        connection.disconnect();
+                        live.store(false, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        changers.into_iter().for_each(|changer| changer.join().unwrap());
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!((signal.view().receiver_count(), signal.view().panics()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_queued_slot_has_every_value_in_order_and_its_emitter_does_not_wait() {
+    let signal = Signal::new();
+    let (results, mut received) = mpsc::channel(100);
+    let connection = signal.view().connect_async(Queue::DropOldest(100), move |value: u32| {
+        let results = results.clone();
+        async move { results.send(value).await.unwrap() }
+    });
+    (0..100).for_each(|value| signal.emit(&value));
+    for value in 0..100 {
+        assert_eq!(received.recv().await, Some(value));
+    }
+    assert_eq!(connection.missed(), 0);
+}
+
+/// Qt still delivers what was posted before.
+#[tokio::test]
+async fn a_disconnected_slot_is_not_called_for_what_was_queued() {
+    let (signal, calls) = (Signal::new(), Calls::default());
+    let noted = calls.clone();
+    let connection = signal.view().connect_async(Queue::DropOldest(10), move |value: u32| {
+        let noted = noted.clone();
+        async move { noted.note(&format!("{value}")) }
+    });
+    signal.emit(&1);
+    connection.disconnect();
+    connection.disconnect_and_wait().await;
+    assert!(calls.take().is_empty());
+}
+
+#[tokio::test]
+async fn disconnect_and_wait_waits_for_the_call_under_way() {
+    let (signal, calls) = (Signal::new(), Calls::default());
+    let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (noted, says, waits) = (calls.clone(), Arc::clone(&begun), Arc::clone(&go));
+    let connection = signal.view().connect_async(Queue::DropOldest(10), move |value: u32| {
+        let (noted, says, waits) = (noted.clone(), Arc::clone(&says), Arc::clone(&waits));
+        async move {
+            says.notify_one();
+            waits.notified().await;
+            noted.note(&format!("{value}"));
+        }
+    });
+    signal.emit(&1);
+    signal.emit(&2);
+    begun.notified().await;
+    go.notify_one();
+    connection.disconnect_and_wait().await;
+    assert_eq!(calls.take(), ["1"]);
+}
+
+/// The last value is often the one that matters: `disconnected`.
+#[tokio::test]
+async fn a_detached_slot_handles_what_was_emitted_last_before_the_signal_went() {
+    let signal = Signal::new();
+    let (results, mut received) = mpsc::channel(1);
+    let slot = move |value: u32| {
+        let results = results.clone();
+        async move { results.send(value).await.unwrap() }
+    };
+    signal.view().connect_async(Queue::DropOldest(10), slot).detach();
+    (0..3).for_each(|value| signal.emit(&value));
+    drop(signal);
+    for value in 0..3 {
+        assert_eq!(received.recv().await, Some(value));
+    }
+    assert_eq!(received.recv().await, None, "its task has ended");
+}
+
+#[tokio::test]
+async fn an_asynchronous_slot_that_panics_is_announced_and_goes_on() {
+    let signal = Signal::new();
+    let panicked = SignalSpy::new(signal.view().slot_panicked());
+    let (results, mut received) = mpsc::channel(1);
+    let _connection = signal.view().connect_async(Queue::DropOldest(10), move |value: u32| {
+        let results = results.clone();
+        async move {
+            assert!(value != 1, "of this test");
+            results.send(value).await.unwrap();
+        }
+    });
+    signal.emit(&1);
+    signal.emit(&2);
+    assert_eq!(received.recv().await, Some(2));
+    assert_eq!((panicked.count(), signal.view().panics()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_stream_says_what_is_missing_and_where() {
+    use Delivery::{Item, Lagged};
+    let signal = Signal::<u32>::new();
+    let oldest = signal.view().stream(Queue::DropOldest(2));
+    let mut newest = signal.view().stream(Queue::DropNewest(2));
+    let mut latest = signal.view().stream(Queue::Latest);
+    (1..=5).for_each(|value| signal.emit(&value));
+    assert_eq!(newest.next().await, Some(Item(1)));
+    signal.emit(&6);
+    drop(signal);
+    assert_eq!(oldest.missed(), 4);
+    assert_eq!(oldest.collect::<Vec<_>>().await, [Lagged(4), Item(5), Item(6)]);
+    assert_eq!(newest.collect::<Vec<_>>().await, [Item(2), Lagged(3), Item(6)]);
+    assert_eq!(latest.missed(), 5);
+    assert_eq!(latest.next().await, Some(Item(6)));
+    assert_eq!(latest.next().await, None);
+}
+
+proptest::proptest! {
+    /// Whatever is emitted and taken in whatever order: nothing is lost uncounted.
+    #[test]
+    fn received_and_missed_and_unread_are_all_that_was_emitted(
+        steps in proptest::collection::vec(proptest::bool::ANY, 0..200),
+        capacity in 0usize..5,
+        drops_oldest: bool,
+    ) {
+        let signal = Signal::<u64>::new();
+        let queue = if drops_oldest { Queue::DropOldest(capacity) } else { Queue::DropNewest(capacity) };
+        let mut stream = signal.view().stream(queue);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (mut emitted, mut next) = (0, 0);
+        let mut take = |delivery: Delivery<u64>| match delivery {
+            Delivery::Item(value) => {
+                assert_eq!(value, next, "the gap before it was not announced");
+                next += 1;
+            }
+            Delivery::Lagged(count) => next += count,
+        };
+        for emit in steps {
+            if emit {
+                signal.emit(&emitted);
+                emitted += 1;
+            } else {
+                let taken = runtime.block_on(async { tokio::time::timeout(Duration::ZERO, stream.next()).await });
+                taken.into_iter().for_each(|delivery| take(delivery.unwrap()));
+            }
+        }
+        drop(signal);
+        while let Some(delivery) = runtime.block_on(stream.next()) {
+            take(delivery);
+        }
+        proptest::prop_assert_eq!(next, emitted);
+    }
+}
+
+#[tokio::test]
+async fn next_sees_the_first_emission_after_the_call_and_the_end() {
+    let signal = Signal::<u32>::new();
+    let next = signal.view().next();
+    signal.emit(&1);
+    signal.emit(&2);
+    assert_eq!(next.await, Some(1));
+    let end = signal.view().next();
+    drop(signal);
+    assert_eq!(end.await, None);
+}
+
+#[tokio::test]
+async fn a_spy_waits_for_what_is_new_and_hears_other_threads() {
+    let signal = Arc::new(Signal::<u32>::new());
+    let spy = SignalSpy::new(signal.view());
+    signal.emit(&1);
+    assert!(!spy.wait_more(Duration::from_millis(1)).await, "an old emission was taken for a new one");
+    let emitter = Arc::clone(&signal);
+    let thread = std::thread::spawn(move || (2..=100).for_each(|value| emitter.emit(&value)));
+    assert!(spy.wait_for(100, PATIENCE).await);
+    thread.join().unwrap();
+    assert_eq!(spy.take(), (1..=100).collect::<Vec<_>>());
+    assert_eq!((spy.count(), spy.values().len()), (100, 0));
+}
