@@ -1,5 +1,5 @@
 //! Addresses as people write them: `9000`, `host:9001`, `[::1]:9000`,
-//! `unix:/path`, `stdio:`, `echo:`. Parsing touches no network; a name stays a
+//! `unix:/path`, `systemd:NAME`, `stdio:`, `echo:`. Parsing touches no network; a name stays a
 //! name until it is bound or dialled, so that every dial resolves it again.
 
 use std::fmt;
@@ -16,10 +16,12 @@ use std::str::FromStr;
 /// | `192.0.2.1:9000`, `[::1]:9000`, `[fe80::1%eth0]:9000` | that address | that address |
 /// | `host:9000` | every address of the name | its addresses, raced |
 /// | `unix:/path` | a Unix stream socket | the same |
+/// | `systemd:NAME`, `systemd:` | the socket of that name, or the first, that the service manager passed | refused |
 /// | `stdio:` or `-` | standard input and output | the same |
 /// | `echo:` | refused | a built-in service that sends everything back |
 ///
-/// `tcp://` may stand before the TCP forms.
+/// `tcp://` may stand before the TCP forms. For `systemd:` see also
+/// [`inherit_sockets`](crate::inherit_sockets).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// A TCP port on a host.
@@ -31,6 +33,9 @@ pub enum Address {
     },
     /// A Unix stream socket at a path of at most 107 bytes.
     Unix(PathBuf),
+    /// The sockets of this name that a service manager has passed to this
+    /// process (`LISTEN_FDS`); with an empty name the first.
+    Systemd(String),
     /// The standard input and output of this process.
     Stdio,
     /// The echo service inside this process.
@@ -101,9 +106,18 @@ impl Address {
     /// Checks that one can connect to it.
     ///
     /// # Errors
-    /// Port 0, the unspecified addresses, multicast and broadcast name no peer.
+    /// Port 0, the unspecified addresses, multicast and broadcast name no peer, and passed sockets have none.
     pub fn check_connect(&self) -> Result<(), AddressError> {
-        let Self::Tcp { host, port } = self else { return Ok(()) };
+        let (host, port) = match self {
+            Self::Tcp { host, port } => (host, port),
+            Self::Systemd(_) => {
+                return fault(
+                    "`systemd:` is a socket to listen on",
+                    "write for example --listen systemd: --connect host:9001",
+                );
+            }
+            _ => return Ok(()),
+        };
         if *port == 0 {
             return fault("port 0 cannot be connected to", "write the port the peer listens on");
         }
@@ -147,6 +161,9 @@ impl FromStr for Address {
         if let Some(path) = text.strip_prefix("unix:") {
             return unix(path);
         }
+        if let Some(name) = text.strip_prefix("systemd:") {
+            return systemd(name);
+        }
         let rest = text.strip_prefix("tcp://").unwrap_or(text);
         if let Some((scheme, target)) = rest.split_once("://") {
             let target = target.split('/').next().unwrap_or_default();
@@ -155,7 +172,7 @@ impl FromStr for Address {
                     let port = if target.contains(':') { "" } else { ":PORT" };
                     format!("write `{target}{port}` without `{scheme}://`")
                 } else {
-                    "write HOST:PORT, unix:/path, stdio: or echo:".into()
+                    "write HOST:PORT, unix:/path, systemd:NAME, stdio: or echo:".into()
                 };
             return fault(format!("`{scheme}://` is not an address form of this program"), hint);
         }
@@ -184,6 +201,22 @@ fn unix(path: &str) -> Result<Address, AddressError> {
         );
     }
     Ok(Address::Unix(PathBuf::from(path)))
+}
+
+fn systemd(name: &str) -> Result<Address, AddressError> {
+    if let Some(bad) = name.chars().find(|c| !c.is_ascii_graphic() || *c == ':') {
+        return fault(
+            format!("`{}` is not the name of a passed socket: {bad:?} cannot stand in one", shorten(name)),
+            "write systemd:NAME with its FileDescriptorName=, or systemd: for the first",
+        );
+    }
+    if name.len() > MAX_SYSTEMD_NAME {
+        return fault(
+            format!("`{}` is longer than the {MAX_SYSTEMD_NAME} bytes of such a name", shorten(name)),
+            "write systemd:NAME with its FileDescriptorName=, or systemd: for the first",
+        );
+    }
+    Ok(Address::Systemd(name.to_owned()))
 }
 
 fn tcp(text: &str) -> Result<Address, AddressError> {
@@ -332,6 +365,7 @@ impl fmt::Display for Address {
             Self::Tcp { host: Host::Scoped(ip, scope), port } => write!(f, "[{ip}%{scope}]:{port}"),
             Self::Tcp { host: Host::Name(name), port } => write!(f, "{name}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Systemd(name) => write!(f, "systemd:{name}"),
             Self::Stdio => f.write_str("stdio:"),
             Self::Echo => f.write_str("echo:"),
         }
@@ -340,6 +374,8 @@ impl fmt::Display for Address {
 
 /// The longest path `sockaddr_un` holds with its closing zero.
 const MAX_UNIX_PATH: usize = 107;
+/// The longest `FileDescriptorName=`.
+const MAX_SYSTEMD_NAME: usize = 255;
 
 #[cfg(test)]
 mod tests {
@@ -368,6 +404,8 @@ mod tests {
             ("[fe80::1%lo]:9000", "[fe80::1%1]:9000"),
             ("unix:/run/x.sock", "unix:/run/x.sock"),
             ("unix:///run/x.sock", "unix:/run/x.sock"),
+            ("systemd:", "systemd:"),
+            ("systemd:web.socket", "systemd:web.socket"),
             ("-", "stdio:"),
             ("stdio:", "stdio:"),
             ("echo:", "echo:"),
@@ -408,6 +446,8 @@ mod tests {
             "a\n:1",
             "unix:",
             "unix:@name",
+            "systemd:a:b",
+            "systemd:ü",
             "ftp://",
             "a/b:1",
             "99999999999999999999:1",
@@ -423,7 +463,9 @@ mod tests {
     fn some_addresses_have_only_one_role() {
         let parse = |text: &str| text.parse::<Address>().unwrap();
         assert!(parse("echo:").check_listen().is_err());
-        for text in ["host:0", "0.0.0.0:9", "[::]:9", "224.0.0.1:9", "255.255.255.255:9", "[ff02::1]:9"] {
+        for text in
+            ["systemd:", "host:0", "0.0.0.0:9", "[::]:9", "224.0.0.1:9", "255.255.255.255:9", "[ff02::1]:9"]
+        {
             assert!(parse(text).check_connect().is_err(), "{text}");
         }
         for text in ["9000", "echo:", "stdio:", "unix:/a", "127.0.0.1:1"] {

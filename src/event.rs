@@ -147,6 +147,8 @@ pub enum Reason {
     Shutdown,
     /// Its task ended early (a panic), and it was reset; or a socket's owner aborted it.
     Aborted,
+    /// Somebody asked for it (`node call node.disconnect ID`); reset.
+    Killed,
 }
 
 impl Reason {
@@ -163,6 +165,7 @@ impl Reason {
             Self::HalfClosed => "half_closed",
             Self::Shutdown => "shutdown",
             Self::Aborted => "aborted",
+            Self::Killed => "killed",
         }
     }
 }
@@ -243,6 +246,8 @@ pub enum Event {
     StateChanged {
         /// The connection.
         connection: ConnectionId,
+        /// The name of its listener or target.
+        endpoint: Arc<str>,
         /// The state it left.
         from: State,
         /// The state it is in.
@@ -254,6 +259,8 @@ pub enum Event {
     HostFound {
         /// The connection being made.
         connection: ConnectionId,
+        /// The name of its listener or target.
+        endpoint: Arc<str>,
         /// How many addresses will be raced.
         addresses: usize,
     },
@@ -294,6 +301,8 @@ pub enum Event {
     ReadyRead {
         /// The connection.
         connection: ConnectionId,
+        /// The name of its listener or target.
+        endpoint: Arc<str>,
         /// Bytes received since it began.
         received: u64,
     },
@@ -304,6 +313,8 @@ pub enum Event {
     BytesWritten {
         /// The connection.
         connection: ConnectionId,
+        /// The name of its listener or target.
+        endpoint: Arc<str>,
         /// Bytes sent since it began.
         sent: u64,
     },
@@ -313,6 +324,8 @@ pub enum Event {
     ReadFinished {
         /// The connection.
         connection: ConnectionId,
+        /// The name of its listener or target.
+        endpoint: Arc<str>,
         /// Bytes received in all.
         received: u64,
     },
@@ -322,6 +335,8 @@ pub enum Event {
     ErrorOccurred {
         /// The connection.
         connection: ConnectionId,
+        /// The name of its listener or target.
+        endpoint: Arc<str>,
         /// What the kernel said.
         error: String,
     },
@@ -374,6 +389,27 @@ fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
 }
 
 impl Event {
+    /// The name of the listener or target it is about, if it is about one.
+    pub fn endpoint(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Listening { endpoint, .. }
+            | Self::AcceptError { endpoint, .. }
+            | Self::AcceptPaused { endpoint, .. }
+            | Self::AcceptRejected { endpoint, .. }
+            | Self::NewConnection { endpoint, .. }
+            | Self::StateChanged { endpoint, .. }
+            | Self::HostFound { endpoint, .. }
+            | Self::Connected { endpoint, .. }
+            | Self::ConnectFailed { endpoint, .. }
+            | Self::ReadyRead { endpoint, .. }
+            | Self::BytesWritten { endpoint, .. }
+            | Self::ReadFinished { endpoint, .. }
+            | Self::ErrorOccurred { endpoint, .. }
+            | Self::Disconnected { endpoint, .. } => Some(endpoint),
+            Self::Lagged { .. } | Self::SlotPanicked { .. } => None,
+        }
+    }
+
     /// Which of the kinds this is.
     pub const fn kind(&self) -> EventKind {
         match self {
@@ -422,6 +458,28 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// The word used in logs and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Listening => "listening",
+            Self::AcceptError => "accept_error",
+            Self::AcceptPaused => "accept_paused",
+            Self::AcceptRejected => "accept_rejected",
+            Self::NewConnection => "new_connection",
+            Self::StateChanged => "state_changed",
+            Self::HostFound => "host_found",
+            Self::Connected => "connected",
+            Self::ConnectFailed => "connect_failed",
+            Self::ReadyRead => "ready_read",
+            Self::BytesWritten => "bytes_written",
+            Self::ReadFinished => "read_finished",
+            Self::ErrorOccurred => "error_occurred",
+            Self::Disconnected => "disconnected",
+            Self::Lagged => "lagged",
+            Self::SlotPanicked => "slot_panicked",
+        }
+    }
+
     /// All kinds, in the order of declaration.
     pub const ALL: [Self; 16] = [
         Self::Listening,

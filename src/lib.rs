@@ -16,6 +16,8 @@ mod net;
 mod node;
 pub mod registry;
 mod relay;
+#[cfg(feature = "cli")]
+mod service;
 pub mod testing;
 
 pub use self::address::{Address, AddressError, Host};
@@ -25,7 +27,8 @@ pub use self::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventM
 pub use self::flow::{Tap, TapChunk, TapDirection, TapReader};
 pub use self::net::{
     AccessList, BindError, CidrError, DialError, DialOptions, Keepalive, ListenOptions, Reconnect,
-    ServerOptions, SocketError, SocketErrorKind, SocketOptions, TcpServer, TcpSocket, server, socket,
+    ServerOptions, SocketError, SocketErrorKind, SocketOptions, TcpServer, TcpSocket, inherit_sockets,
+    server, socket,
 };
 pub use self::node::{Changes, Node, NodeError, Outcome, Stopper};
 pub use self::registry::Registry;

@@ -23,11 +23,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) use self::dispatcher::Dispatcher;
 pub use self::subscription::{Counts, Delivery, Subscription};
 pub(crate) use self::table::Record;
-pub use self::table::{ConnectionSnapshot, ListenerSnapshot, Snapshot};
+pub use self::table::{ConnectionSnapshot, ListenerSnapshot, Snapshot, Totals};
 
 use self::outbox::Outbox;
 use self::table::Table;
-use crate::event::{Envelope, Event, EventKind, EventMask};
+use crate::event::{ConnectionId, Envelope, Event, EventKind, EventMask};
 use crate::signal::{Connection, Signal};
 
 /// Carries [`Event`]s from the parts of a node to whoever listens.
@@ -140,6 +140,20 @@ impl EventBus {
     /// Takes a listener that was closed out of the table.
     pub(crate) fn not_listening(&self, address: &crate::event::Endpoint) {
         self.shared.table.remove_listener(address);
+    }
+
+    /// Counts a client that the access list refused, and says so.
+    pub(crate) fn refused(&self, endpoint: &Arc<str>, peer: crate::event::Endpoint) {
+        self.shared.table.refused(endpoint);
+        self.emit(EventKind::AcceptRejected, || Event::AcceptRejected {
+            endpoint: Arc::clone(endpoint),
+            peer,
+        });
+    }
+
+    /// Ends a connection and the one it is joined to, by resets. `false`: there is none that could be ended.
+    pub(crate) fn disconnect(&self, connection: ConnectionId) -> bool {
+        self.shared.table.disconnect(connection)
     }
 
     /// The dispatcher, which the node runs.

@@ -1,11 +1,14 @@
 //! The connection table: what is true now. A connection enters it before its
 //! first event goes out and leaves it before its last.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::EventBus;
@@ -16,8 +19,16 @@ use crate::event::{ConnectionId, ConnectionMap, Endpoint, Event, EventKind, Reas
 /// All listeners and connections of a node.
 #[derive(Default)]
 pub(super) struct Table {
-    connections: Mutex<ConnectionMap<Arc<Record>>>,
+    connections: Mutex<Connections>,
     listeners: Mutex<Vec<ListenerSnapshot>>,
+}
+
+/// Those that live, and what has become of all others.
+#[derive(Default)]
+struct Connections {
+    live: ConnectionMap<Arc<Record>>,
+    /// By the names of listeners and targets, of which a node has few.
+    past: BTreeMap<Arc<str>, Totals>,
 }
 
 /// The facts of one connection, written by its task and read by anyone.
@@ -32,10 +43,13 @@ pub(crate) struct Record {
     outstanding: AtomicU8,
     received: AtomicU64,
     sent: AtomicU64,
+    /// The task whose end is the end of the connection, for those that were accepted.
+    task: OnceLock<AbortHandle>,
+    killed: AtomicBool,
 }
 
 /// What was true of a node at one moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Snapshot {
     /// Every event up to this `seq` is in it; later ones may be.
     pub seq: u64,
@@ -43,10 +57,27 @@ pub struct Snapshot {
     pub listeners: Vec<ListenerSnapshot>,
     /// Connections and dials, by id.
     pub connections: Vec<ConnectionSnapshot>,
+    /// What each listener and target has done since the start, by name.
+    pub totals: BTreeMap<Arc<str>, Totals>,
+}
+
+/// What a listener or a target has done since the start; what lives is in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Clients accepted, or connections that were made to the target.
+    pub connections: u64,
+    /// Clients that the access list refused, or dials that failed.
+    pub failed: u64,
+    /// Bytes received from its peers.
+    pub received: u64,
+    /// Bytes handed to the kernel for its peers.
+    pub sent: u64,
+    /// Bytes taken for its peers that were not handed to the kernel, of those that are over.
+    pub unsent: u64,
 }
 
 /// A bound listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct ListenerSnapshot {
     /// Its name.
     pub endpoint: Arc<str>,
@@ -55,7 +86,7 @@ pub struct ListenerSnapshot {
 }
 
 /// A connection, or a dial on its way to become one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct ConnectionSnapshot {
     /// Its id.
     pub connection: ConnectionId,
@@ -74,6 +105,7 @@ pub struct ConnectionSnapshot {
     /// Bytes sent so far.
     pub sent: u64,
     /// Time since it was accepted or the dial began.
+    #[serde(rename = "seconds", serialize_with = "seconds")]
     pub age: Duration,
 }
 
@@ -90,13 +122,70 @@ impl Table {
 
     pub(super) fn snapshot(&self, seq: u64) -> Snapshot {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut connections: Vec<_> = self.lock().values().map(|record| record.snapshot()).collect();
+        let table = self.lock();
+        let mut totals: BTreeMap<_, _> =
+            table.past.iter().map(|(endpoint, totals)| (Arc::clone(endpoint), *totals)).collect();
+        let mut connections = Vec::with_capacity(table.live.len());
+        for record in table.live.values() {
+            let connection = record.snapshot();
+            // A dial counts when it is over.
+            if connection.peer.is_some() {
+                let totals = totals.entry(Arc::clone(&record.endpoint)).or_default();
+                totals.add(connection.received, connection.sent, 0);
+            }
+            connections.push(connection);
+        }
+        drop(table);
         connections.sort_unstable_by_key(|connection| connection.connection);
-        Snapshot { seq, listeners, connections }
+        Snapshot { seq, listeners, connections, totals }
     }
 
-    fn lock(&self) -> MutexGuard<'_, ConnectionMap<Arc<Record>>> {
+    /// Ends a connection, and what it is joined to. `false`: there is none, or it has no task of its own.
+    pub(super) fn disconnect(&self, connection: ConnectionId) -> bool {
+        let table = self.lock();
+        let Some(record) = table.live.get(&connection) else { return false };
+        // A target's connection lives in the task of its client.
+        let owner = match record.partner {
+            Some(client) => table.live.get(&client),
+            None => Some(record),
+        };
+        let Some(task) = owner.and_then(|owner| owner.task.get()).cloned() else { return false };
+        for record in table.live.values().filter(|other| {
+            let of = owner.map(|owner| owner.id);
+            Some(other.id) == of || other.partner == of
+        }) {
+            record.killed.store(true, Ordering::Relaxed);
+        }
+        drop(table);
+        task.abort();
+        true
+    }
+
+    /// Counts a client that was refused.
+    pub(super) fn refused(&self, endpoint: &Arc<str>) {
+        self.lock().past_of(endpoint).failed += 1;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connections> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connections {
+    fn past_of(&mut self, endpoint: &Arc<str>) -> &mut Totals {
+        if !self.past.contains_key(endpoint) {
+            self.past.insert(Arc::clone(endpoint), Totals::default());
+        }
+        self.past.get_mut(endpoint).expect("it was entered above")
+    }
+}
+
+impl Totals {
+    fn add(&mut self, received: u64, sent: u64, unsent: u64) {
+        self.connections += 1;
+        self.received += received;
+        self.sent += sent;
+        self.unsent += unsent;
     }
 }
 
@@ -140,14 +229,20 @@ impl Record {
             outstanding: AtomicU8::new(0),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            task: OnceLock::new(),
+            killed: AtomicBool::new(false),
         });
-        bus.shared.table.lock().insert(record.id, Arc::clone(&record));
+        bus.shared.table.lock().live.insert(record.id, Arc::clone(&record));
         record
     }
 
     /// The dial found its addresses.
     pub(crate) fn host_found(&self, addresses: usize) {
-        self.bus.emit(EventKind::HostFound, || Event::HostFound { connection: self.id, addresses });
+        self.bus.emit(EventKind::HostFound, || Event::HostFound {
+            connection: self.id,
+            endpoint: Arc::clone(&self.endpoint),
+            addresses,
+        });
     }
 
     /// The dial succeeded.
@@ -163,7 +258,7 @@ impl Record {
 
     /// The dial failed.
     pub(crate) fn connect_failed(&self, target: &Address, error: &str) {
-        self.leave();
+        self.leave(0);
         self.set_state(State::Unconnected);
         self.bus.emit(EventKind::ConnectFailed, || Event::ConnectFailed {
             connection: self.id,
@@ -176,12 +271,13 @@ impl Record {
 
     /// The connection is over.
     pub(crate) fn disconnected(self: &Arc<Self>, reason: Reason, error: Option<&str>, unsent: u64) {
-        self.leave();
+        self.leave(unsent);
         self.flush_levels(&[EventKind::ReadyRead, EventKind::BytesWritten]);
         self.set_state(State::Unconnected);
         if let Some(error) = error {
             self.bus.emit(EventKind::ErrorOccurred, || Event::ErrorOccurred {
                 connection: self.id,
+                endpoint: Arc::clone(&self.endpoint),
                 error: error.to_owned(),
             });
         }
@@ -202,8 +298,25 @@ impl Record {
         });
     }
 
-    fn leave(&self) {
-        self.bus.shared.table.lock().remove(&self.id);
+    fn leave(&self, unsent: u64) {
+        let mut table = self.bus.shared.table.lock();
+        table.live.remove(&self.id);
+        let totals = table.past_of(&self.endpoint);
+        match self.ends.get() {
+            Some(_) => totals.add(self.received(), self.sent(), unsent),
+            None => totals.failed += 1,
+        }
+    }
+
+    /// Names the task that an accepted connection lives and ends with.
+    pub(crate) fn belongs_to(&self, task: AbortHandle) {
+        // Only the first call counts; there is none before it.
+        let _ = self.task.set(task);
+    }
+
+    /// Tells whether somebody asked for its end.
+    pub(crate) fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Relaxed)
     }
 
     /// Moves to `state` and says so.
@@ -211,7 +324,12 @@ impl Record {
         let from = self.state();
         if from != to {
             self.state.store(to as u8, Ordering::Relaxed);
-            self.bus.emit(EventKind::StateChanged, || Event::StateChanged { connection: self.id, from, to });
+            self.bus.emit(EventKind::StateChanged, || Event::StateChanged {
+                connection: self.id,
+                endpoint: Arc::clone(&self.endpoint),
+                from,
+                to,
+            });
         }
     }
 
@@ -233,6 +351,7 @@ impl Record {
         self.flush_levels(&[EventKind::ReadyRead]);
         self.bus.emit(EventKind::ReadFinished, || Event::ReadFinished {
             connection: self.id,
+            endpoint: Arc::clone(&self.endpoint),
             received: self.received(),
         });
     }
@@ -258,9 +377,10 @@ impl Record {
         if outstanding & bit(kind) == 0 {
             return None;
         }
+        let (connection, endpoint) = (self.id, Arc::clone(&self.endpoint));
         Some(match kind {
-            EventKind::ReadyRead => Event::ReadyRead { connection: self.id, received: self.received() },
-            _ => Event::BytesWritten { connection: self.id, sent: self.sent() },
+            EventKind::ReadyRead => Event::ReadyRead { connection, endpoint, received: self.received() },
+            _ => Event::BytesWritten { connection, endpoint, sent: self.sent() },
         })
     }
 
@@ -316,6 +436,10 @@ impl fmt::Debug for Record {
             .field("endpoint", &self.endpoint)
             .finish_non_exhaustive()
     }
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64((duration.as_secs_f64() * 1e3).round() / 1e3)
 }
 
 const fn bit(kind: EventKind) -> u8 {

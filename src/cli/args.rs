@@ -6,12 +6,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand};
+use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 
+use super::remote::Ask;
 use crate::address::Address;
-use crate::config::{Config, Fault, LogFormat, Origins, Place, ProgramOptions, size};
+use crate::config::{Config, Fault, LogFormat, Origins, Place, ProgramOptions, size, socket_path};
 use crate::net::{BindError, DialOptions, ListenOptions};
 use crate::relay::RelayOptions;
+use crate::service::CONTROL;
 
 /// Joins two networks: each client that comes to --listen gets a connection
 /// of its own to --connect. One of them alone is joined with this terminal.
@@ -75,6 +78,9 @@ pub(super) struct Args {
 /// What is shown of a running node, whatever made it.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct Seeing {
+    /// Let others ask and steer this node by a Unix socket at PATH, made for this user alone
+    #[arg(long, value_name = "PATH", help_heading = "Seeing")]
+    control: Option<String>,
     /// Show every byte on stderr: direction, time, offset, hex, text
     #[arg(short = 'x', long, help_heading = "Seeing")]
     hexdump: bool,
@@ -126,6 +132,15 @@ enum Verb {
         /// Which page; without one they are listed
         topic: Option<String>,
     },
+    #[command(flatten)]
+    Ask(Ask),
+    /// Print what makes a shell complete this program's words
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the manual page, for man(1)
+    Man,
 }
 
 /// What the program was asked to do.
@@ -141,6 +156,9 @@ pub(super) enum Command {
         files: Vec<PathBuf>,
         live: bool,
     },
+    Ask(Ask),
+    Completions(Shell),
+    Man,
     Run(Box<Run>),
 }
 
@@ -191,7 +209,10 @@ impl Source {
 impl Files {
     /// Where the address was written that could not be bound.
     pub(super) fn locate_bind(&self, error: &BindError) -> String {
-        self.origins.locate(&Place::new("listen", &error.endpoint, "bind"))
+        self.origins.locate(&match &*error.endpoint {
+            CONTROL => Place::new("node", "", "control"),
+            listener => Place::new("listen", listener, "bind"),
+        })
     }
 
     /// Reads the files again: what they say now, with what the command line says beside them.
@@ -207,7 +228,7 @@ impl Files {
 fn run_files(paths: &[PathBuf], seeing: &Seeing) -> Result<Run, Vec<String>> {
     let (mut config, origins) = Config::read(paths).map_err(|error| error.faults)?;
     let written = config.program.log.clone();
-    seeing.apply(&mut config.program);
+    seeing.apply(&mut config.program).map_err(|fault| vec![format!("--control: {fault}")])?;
     let filter = filter(&config.program.log).map_err(|text| {
         if config.program.log == written {
             let fault = Fault { place: Place::new("node", "", "log"), text };
@@ -228,7 +249,10 @@ fn filter(text: &str) -> Result<EnvFilter, String> {
 
 impl Seeing {
     /// Wins over what a file says.
-    fn apply(&self, program: &mut ProgramOptions) {
+    ///
+    /// # Errors
+    /// That the control socket cannot have its path; the rest is applied all the same.
+    fn apply(&self, program: &mut ProgramOptions) -> Result<(), String> {
         program.hexdump |= self.hexdump;
         if let Some(format) = self.log_format {
             program.log_format = format;
@@ -240,6 +264,10 @@ impl Seeing {
             (None, 1) => program.log = "signal_node=debug".into(),
             (None, _) => program.log = "signal_node=trace".into(),
         }
+        if let Some(path) = &self.control {
+            program.control = Some(socket_path(path)?);
+        }
+        Ok(())
     }
 
     /// Where the filter was written.
@@ -277,6 +305,9 @@ impl Args {
                     false => Command::Check { config, files, live },
                 });
             }
+            Some(Verb::Ask(ask)) => return Ok(Command::Ask(ask)),
+            Some(Verb::Completions { shell }) => return Ok(Command::Completions(shell)),
+            Some(Verb::Man) => return Ok(Command::Man),
             None => {}
         }
         if self.listen.is_empty() && self.connect.is_empty() {
@@ -315,7 +346,7 @@ impl Args {
         if let Some(threads) = meaning.number("--threads", &self.threads) {
             config.program.threads = threads;
         }
-        self.seeing.apply(&mut config.program);
+        meaning.note("--control", self.seeing.apply(&mut config.program));
         let filter = meaning.note(self.seeing.log_source(), filter(&config.program.log)).unwrap_or_default();
         Run { config, filter, source: Source::CommandLine }
     }
@@ -424,7 +455,7 @@ impl Meaning {
     }
 }
 
-const EXAMPLES: &str = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   node --listen 9000 --connect host:9001   relay: one outbound connection per client
   node --listen 9000 --connect echo:       an echo server, with no other program

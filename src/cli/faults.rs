@@ -51,7 +51,9 @@ pub(super) fn line(error: &Error) -> String {
             _ => format!("{option}: needs a value; `node --help` shows which"),
         },
         ErrorKind::ArgumentConflict if option.is_empty() => {
-            "a word stands alone; every address has its option, as in --connect host:9001".into()
+            "a word stands alone; every address has its option, as in --connect host:9001, \
+             and a command comes first, as in node status --control PATH"
+                .into()
         }
         ErrorKind::ArgumentConflict => {
             let other = text(ContextKind::PriorArg).unwrap_or_default();
@@ -61,8 +63,11 @@ pub(super) fn line(error: &Error) -> String {
             }
             format!("{option}: cannot stand beside {other}; remove one")
         }
-        ErrorKind::MissingRequiredArgument => {
+        ErrorKind::MissingRequiredArgument if option.starts_with("<FILE>") => {
             "a FILE is missing; write for example `node run relay.toml`, or see `node example`".into()
+        }
+        ErrorKind::MissingRequiredArgument => {
+            format!("{option}: is missing; `--help` after the command says what it may be")
         }
         ErrorKind::InvalidUtf8 => "an argument is not UTF-8; write it in UTF-8".into(),
         _ => {

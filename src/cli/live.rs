@@ -23,6 +23,7 @@ pub(super) async fn try_all(config: &Config) -> (String, bool) {
             let begun = Instant::now();
             let result = match &listener.bind {
                 Address::Stdio => Ok("is standard input and output".into()),
+                Address::Systemd(_) => Ok("is passed by the service manager at the start".into()),
                 address => bind(&id, address, &listener.options).await.map_or_else(
                     |error| {
                         let hint = error.hint.map(|hint| format!("; try {hint}")).unwrap_or_default();

@@ -2,14 +2,18 @@
 //! signals stop it. Data goes to stdout, everything else to stderr.
 
 mod args;
+mod documents;
 mod dump;
 mod example;
 mod explain;
 mod faults;
 mod live;
+mod owner;
 mod reload;
+mod remote;
 mod report;
 mod schema;
+mod screen;
 mod writer;
 
 use std::error::Error;
@@ -21,28 +25,31 @@ use std::time::Duration;
 use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 use self::args::{Args, Command, Run, Source};
 use self::dump::Dump;
-use self::reload::reload_and_say;
+use self::owner::{Owner, Signals};
 use self::report::{Conversation, Reporter};
 use self::writer::LogQueue;
 use crate::address::Address;
 use crate::bus::EventBus;
 use crate::config::{Config, LogFormat, RelayConfig};
-use crate::event::Reason;
 use crate::guide;
-use crate::node::{Node, NodeError, Outcome};
+use crate::net::inherit_sockets;
+use crate::node::{Node, NodeError};
 use crate::relay::{RelayMode, most_connections};
+use crate::service::{Control, Supervisor};
 
 /// Runs the program `node`, and says how it ended: 0 done, 1 failed while
 /// running, 2 wrong command line or config.
 pub fn main() -> ExitCode {
+    // Before any thread, since it changes the environment.
+    inherit_sockets();
     raise_descriptor_limit();
     let args = match Args::try_parse() {
         Ok(args) => args,
@@ -61,6 +68,9 @@ pub fn main() -> ExitCode {
         Ok(Command::Print(text)) => print(&text),
         Ok(Command::Check { config, live: true, .. }) => try_all(&config),
         Ok(Command::Check { config, files, .. }) => print(&explain::config(&config, &files)),
+        Ok(Command::Ask(ask)) => remote::ask(&ask),
+        Ok(Command::Completions(shell)) => print(&documents::completions(shell)),
+        Ok(Command::Man) => print(&documents::manual_page()),
         Ok(Command::Run(run)) => start(*run),
     }
 }
@@ -179,6 +189,7 @@ async fn operate(mut run: Run, log: &LogQueue) -> u8 {
     };
     let filter = std::mem::take(&mut run.filter);
     subscribe(log, filter, format);
+    let supervisor = Supervisor::from_environment();
     let dump = if run.config.program.hexdump {
         match Dump::start(log.clone(), format) {
             Ok((dump, tap)) => {
@@ -197,12 +208,33 @@ async fn operate(mut run: Run, log: &LogQueue) -> u8 {
     let conversation = conversation(&run);
     let mut reporting = JoinSet::new();
     reporting.spawn(Reporter::new(&bus, log.clone(), format, conversation).run());
-    let plan = plan(&run);
+    let plan = plan(&run.config);
     let typed = conversation == Conversation::Typed;
-    let code = match Node::bind_with(run.config, bus).await {
-        Ok(node) => {
+    // First, so that two nodes that are to have one path do not get as far as their ports.
+    let control =
+        run.config.program.control.as_deref().map(Control::bind).transpose().map_err(NodeError::from);
+    let started = match control {
+        Ok(control) => Node::bind_with(run.config, bus).await.map(|node| (node, control)),
+        Err(error) => Err(error),
+    };
+    let code = match started {
+        Ok((node, control)) => {
             info!("{plan}");
-            serve(node, run.source, signals, typed).await
+            // One client at a time gives an order; others wait with it.
+            let (sender, orders) = mpsc::channel(1);
+            let start = |control: Control| control.start(node.bus().clone(), node.registry().clone(), sender);
+            match control.map(start).transpose() {
+                Ok(control) => {
+                    Owner::new(node, run.source, signals, supervisor, control, orders, typed).run().await
+                }
+                Err(error) => {
+                    say_errors(
+                        &[format!("cannot serve the control socket: {error}")],
+                        format == LogFormat::Json,
+                    );
+                    FAILED
+                }
+            }
         }
         Err(error) => did_not_start(&error, &run.source, format),
     };
@@ -239,8 +271,7 @@ fn conversation(run: &Run) -> Conversation {
 }
 
 /// What will happen, in words.
-fn plan(run: &Run) -> String {
-    let config = &run.config;
+fn plan(config: &Config) -> String {
     let most = config.node.max_connections.unwrap_or_else(most_connections);
     let plan = |relay: &RelayConfig| {
         let to: Vec<_> = config.to(relay).map(|(_, client)| client.to.as_target()).collect();
@@ -256,89 +287,6 @@ fn plan(run: &Run) -> String {
         }
     };
     config.relay.values().map(plan).collect::<Vec<_>>().join("; ")
-}
-
-/// Runs the node until it is done or was told to stop.
-async fn serve(mut node: Node, mut source: Source, mut signals: Signals, typed: bool) -> u8 {
-    let mut stopping = false;
-    let mut reload = false;
-    loop {
-        let signal = if reload && !stopping {
-            tokio::select! {
-                biased;
-                signal = signals.next() => signal,
-                () = reload_and_say(&mut node, &mut source) => {
-                    reload = false;
-                    continue;
-                }
-            }
-        } else {
-            tokio::select! {
-                biased;
-                () = node.served() => break,
-                signal = signals.next() => signal,
-            }
-        };
-        match signal {
-            // One that is under way begins anew, with what the files say now.
-            Caught::Reload => reload = true,
-            Caught::Stop if stopping => node.stopper().now(),
-            Caught::Stop => {
-                stopping = true;
-                // Whoever types has nothing to wait for.
-                let grace = if typed { Duration::ZERO } else { node.config().node.shutdown_grace };
-                let connections =
-                    node.bus().snapshot().connections.iter().filter(|c| c.partner.is_none()).count();
-                let grace_time = humantime::format_duration(grace).to_string();
-                info!(connections, grace = grace_time, "stopping; a second signal stops at once");
-                node.stopper().drain(grace);
-            }
-        }
-    }
-    let outcome = node.join().await;
-    outcome.log();
-    match outcome {
-        Outcome { conversation: None | Some(Reason::Closed), cut: 0 } => 0,
-        _ => FAILED,
-    }
-}
-
-impl Outcome {
-    fn log(&self) {
-        if self.cut > 0 {
-            warn!(connections = self.cut, "stopped; connections were cut");
-        }
-    }
-}
-
-/// The signals a node obeys.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-enum Caught {
-    Stop,
-    Reload,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> Caught {
-        tokio::select! {
-            _ = self.terminate.recv() => Caught::Stop,
-            _ = self.interrupt.recv() => Caught::Stop,
-            _ = self.hangup.recv() => Caught::Reload,
-        }
-    }
 }
 
 /// Says why a node did not start: faults of the config a line each, anything

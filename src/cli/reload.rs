@@ -1,4 +1,4 @@
-//! HUP: the files are read again, and the node follows them, or goes on as it
+//! HUP, and `node reload`: the files are read again, and the node follows them, or goes on as it
 //! was and says why.
 
 use std::error::Error;
@@ -34,9 +34,9 @@ pub(super) async fn reload(node: &mut Node, source: &mut Source) -> Result<Chang
     }
 }
 
-/// The same, for whoever reads the log.
-pub(super) async fn reload_and_say(node: &mut Node, source: &mut Source) {
-    match reload(node, source).await {
+/// What has become of it, for whoever reads the log.
+pub(super) fn say(outcome: &Result<Changes, Vec<String>>, source: &Source) {
+    match outcome {
         Ok(changes) => {
             info!("reloaded: {changes}");
             if !changes.restart.is_empty() {

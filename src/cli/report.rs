@@ -188,20 +188,20 @@ impl Reporter {
             Event::Connected { connection, endpoint, partner, peer, local } => {
                 debug!(%connection, %endpoint, partner = number(*partner), %peer, %local, "connected");
             }
-            Event::StateChanged { connection, from, to } => {
+            Event::StateChanged { connection, from, to, .. } => {
                 debug!(%connection, ?from, ?to, "state changed");
             }
-            Event::HostFound { connection, addresses } => debug!(%connection, addresses, "host found"),
-            Event::ReadyRead { connection, received } => trace!(%connection, received, "ready to read"),
-            Event::BytesWritten { connection, sent } => trace!(%connection, sent, "bytes written"),
-            Event::ReadFinished { connection, received } => {
+            Event::HostFound { connection, addresses, .. } => debug!(%connection, addresses, "host found"),
+            Event::ReadyRead { connection, received, .. } => trace!(%connection, received, "ready to read"),
+            Event::BytesWritten { connection, sent, .. } => trace!(%connection, sent, "bytes written"),
+            Event::ReadFinished { connection, received, .. } => {
                 if self.conversation == Conversation::Typed && !self.is_our_own(*connection) {
                     info!(%connection, received, "the other side has finished; end yours with Ctrl-D");
                 } else {
                     debug!(%connection, received, "read finished");
                 }
             }
-            Event::ErrorOccurred { connection, error } => {
+            Event::ErrorOccurred { connection, error, .. } => {
                 self.errors.insert(*connection, error.clone());
             }
             Event::Disconnected { .. } => self.disconnected(event),

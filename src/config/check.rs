@@ -295,7 +295,7 @@ fn clash(a: &Address, b: &Address) -> bool {
 fn port(address: &Address) -> Option<u16> {
     match address {
         Address::Tcp { port, .. } => Some(*port),
-        Address::Unix(_) | Address::Stdio | Address::Echo => None,
+        Address::Unix(_) | Address::Systemd(_) | Address::Stdio | Address::Echo => None,
     }
 }
 

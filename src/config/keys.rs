@@ -6,8 +6,8 @@ use std::marker::PhantomData;
 use toml::de::DeValue;
 
 use super::kinds::{
-    AddressText, Count, Kind, Limit, Names, Networks, Number, OneOf, Problem, Size, Source, Switch, Text,
-    Time, Word,
+    AddressText, Count, Kind, Limit, Names, Networks, Number, OneOf, Problem, Size, SocketPath, Source,
+    Switch, Text, Time, Word,
 };
 use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig};
 use crate::address::Address;
@@ -40,10 +40,12 @@ pub(crate) struct Key<T> {
     pub(crate) about: &'static str,
     read: Box<Read<T>>,
     write: Box<dyn Fn(&T) -> String>,
+    keep: Box<Keep<T>>,
     expected: fn() -> String,
     schema: fn() -> String,
 }
 
+type Keep<T> = dyn Fn(&T, &mut T);
 type Read<T> = dyn Fn(&mut T, &DeValue<'_>) -> Result<(), Vec<Problem>>;
 
 impl<T> Key<T> {
@@ -55,6 +57,11 @@ impl<T> Key<T> {
     /// Its value as TOML.
     pub(crate) fn write(&self, object: &T) -> String {
         (self.write)(object)
+    }
+
+    /// Gives it the value it had in `old`.
+    pub(crate) fn keep(&self, old: &T, new: &mut T) {
+        (self.keep)(old, new);
     }
 
     /// What it is expected to be, in words.
@@ -70,7 +77,7 @@ impl<T> Key<T> {
 }
 
 /// A key of kind `K` in the field that `field` yields.
-fn key<T: Clone + 'static, K: Kind + 'static>(
+fn key<T: Clone + 'static, K: Kind<Value: Clone> + 'static>(
     _: PhantomData<K>,
     name: &'static str,
     field: fn(&mut T) -> &mut K::Value,
@@ -82,6 +89,7 @@ fn key<T: Clone + 'static, K: Kind + 'static>(
         Ok(())
     };
     let write = move |object: &T| K::write(field(&mut object.clone()));
+    let keep = move |old: &T, new: &mut T| field(new).clone_from(field(&mut old.clone()));
     Key {
         name,
         is_required: false,
@@ -89,6 +97,7 @@ fn key<T: Clone + 'static, K: Kind + 'static>(
         about,
         read: Box::new(read),
         write: Box::new(write),
+        keep: Box::new(keep),
         expected: K::expected,
         schema: K::schema,
     }
@@ -114,6 +123,7 @@ pub(crate) fn node() -> Vec<Key<Config>> {
         key(a::<Size>(), "budget", |c| &mut c.node.budget, Restart, "memory for bytes that wait for a destination"),
         key(a::<Size>(), "max_read", |c| &mut c.node.max_read, Restart, "the largest read: more for bulk, less for a neighbour's sake"),
         key(a::<Number<usize>>(), "threads", |c| &mut c.program.threads, Restart, "threads that move bytes"),
+        key(a::<SocketPath>(), "control", |c| &mut c.program.control, Restart, "a Unix socket by which others can ask and steer the node, or off"),
         key(a::<Switch>(), "hexdump", |c| &mut c.program.hexdump, Restart, "show every byte on stderr"),
         key(a::<Text>(), "log", |c| &mut c.program.log, Restart, "what is logged, as a filter"),
         key(a::<OneOf<LogFormat>>(), "log_format", |c| &mut c.program.log_format, Restart, "how stderr is written"),

@@ -3,6 +3,7 @@
 
 use std::marker::PhantomData;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -55,6 +56,8 @@ pub(super) struct Names;
 pub(super) struct Source;
 /// Networks, or the word for none being listed.
 pub(super) struct Networks<const ALLOW: bool>;
+/// The path of a socket, or `"off"`.
+pub(super) struct SocketPath;
 /// Any text.
 pub(super) struct Text;
 
@@ -134,6 +137,42 @@ impl Kind for Text {
 
     fn schema() -> String {
         TEXT.into()
+    }
+}
+
+impl Kind for SocketPath {
+    type Value = Option<PathBuf>;
+
+    fn expected() -> String {
+        r#"a path such as "/run/node.sock", or "off""#.into()
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<Self::Value, Vec<Problem>> {
+        match value.as_str() {
+            Some("off") => Ok(None),
+            Some(text) => socket_path(text).map(Some).or_else(problem),
+            None => wrong::<_, Self>(value),
+        }
+    }
+
+    fn write(value: &Self::Value) -> String {
+        value.as_ref().map_or_else(|| toml_text("off"), |path| toml_text(&path.display().to_string()))
+    }
+
+    fn schema() -> String {
+        r#"{"type":"string","examples":["off","/run/node.sock"]}"#.into()
+    }
+}
+
+/// A path that a Unix socket can have.
+///
+/// # Errors
+/// What is wrong with it, and what to try.
+pub(crate) fn socket_path(text: &str) -> Result<PathBuf, String> {
+    match format!("unix:{text}").parse() {
+        Ok(Address::Unix(path)) => Ok(path),
+        Ok(_) => unreachable!("`unix:` makes nothing else"),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -14,12 +14,13 @@ mod syntax;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::file::FileError;
 pub(crate) use self::keys::Reload;
 #[cfg(feature = "cli")]
-pub(crate) use self::kinds::size;
+pub(crate) use self::kinds::{size, socket_path};
 pub(crate) use self::loops::Leads;
 pub use self::origin::Origins;
 use crate::address::Address;
@@ -96,6 +97,8 @@ impl Default for NodeOptions {
 pub struct ProgramOptions {
     /// Threads that move bytes.
     pub threads: usize,
+    /// Where others can ask and steer the node, by a socket that is made for this user alone.
+    pub control: Option<PathBuf>,
     /// Shows every byte on stderr.
     pub hexdump: bool,
     /// What is logged, as a filter of tracing-subscriber.
@@ -105,9 +108,15 @@ pub struct ProgramOptions {
 }
 
 impl Default for ProgramOptions {
-    /// One thread, no dump, the usual log as text.
+    /// One thread, no control socket, no dump, the usual log as text.
     fn default() -> Self {
-        Self { threads: 1, hexdump: false, log: "signal_node=info".into(), log_format: LogFormat::Text }
+        Self {
+            threads: 1,
+            control: None,
+            hexdump: false,
+            log: "signal_node=info".into(),
+            log_format: LogFormat::Text,
+        }
     }
 }
 

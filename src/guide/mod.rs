@@ -21,6 +21,12 @@ pub mod speed {}
 #[doc = include_str!("promises.md")]
 pub mod promises {}
 
+#[doc = include_str!("control.md")]
+pub mod control {}
+
+#[doc = include_str!("service.md")]
+pub mod service {}
+
 #[doc = include_str!("from-qt.md")]
 pub mod from_qt {}
 
@@ -66,6 +72,16 @@ pub const PAGES: &[Page] = &[
         topic: "speed",
         about: "what decides it, what can be turned, what watching costs",
         text: include_str!("speed.md"),
+    },
+    Page {
+        topic: "control",
+        about: "status, signals, call, reload, stop of a running node; the socket's language",
+        text: include_str!("control.md"),
+    },
+    Page {
+        topic: "service",
+        about: "under systemd: readiness, passed sockets, the unit; completions",
+        text: include_str!("service.md"),
     },
     Page {
         topic: "promises",

@@ -153,13 +153,18 @@ impl Conn {
 
 impl Drop for Conn {
     fn drop(&mut self) {
-        self.end(true, reason_of_drop(), None, 0);
+        let reason = reason_of_drop(&self.record);
+        self.end(true, reason, None, 0);
     }
 }
 
 /// Why a connection is dropped that nobody ended.
-pub(crate) fn reason_of_drop() -> Reason {
-    if std::thread::panicking() { Reason::Aborted } else { Reason::Shutdown }
+pub(crate) fn reason_of_drop(record: &Record) -> Reason {
+    match record.is_killed() {
+        true => Reason::Killed,
+        false if std::thread::panicking() => Reason::Aborted,
+        false => Reason::Shutdown,
+    }
 }
 
 /// What a socket's error says about the end of its connection.

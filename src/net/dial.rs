@@ -143,6 +143,9 @@ pub(super) async fn connect(
         Address::Stdio => Ok((Stream::stdio(), Endpoint::Stdio, Endpoint::Stdio)),
         Address::Echo => Ok((Stream::echo(), Endpoint::Echo, Endpoint::Echo)),
         Address::Unix(path) => connect_unix(path, dialling).await,
+        Address::Systemd(_) => {
+            Err(DialError::NoAddress("a socket that was passed to listen on is no target".into()))
+        }
         Address::Tcp { host, port } => {
             dialling.set_state(State::HostLookup);
             let found = addresses(host, *port)
@@ -369,7 +372,9 @@ impl<'a> Attempt<'a> {
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        self.end("given up, because the node is stopping");
+        let killed = self.record.as_ref().is_some_and(|record| record.is_killed());
+        let cause = if killed { "the client was disconnected" } else { "the node is stopping" };
+        self.end(&format!("given up, because {cause}"));
     }
 }
 

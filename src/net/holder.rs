@@ -21,11 +21,16 @@ pub(super) fn holder(port: u16) -> Option<String> {
             link.is_some_and(|link| sockets.iter().any(|socket| link.as_os_str() == socket.as_str()))
         });
         if holds {
-            let command = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            return Some(format!("pid {pid}, {}", command.trim().escape_debug()));
+            return Some(named(pid));
         }
     }
     None
+}
+
+/// A process as `pid 4242, nginx`.
+pub(super) fn named(pid: u32) -> String {
+    let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    format!("pid {pid}, {}", command.trim().escape_debug())
 }
 
 fn listening_inodes(table: &str, port: u16) -> Vec<String> {

@@ -8,11 +8,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use rustix::fs::FlockOperation;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 
-use super::holder::holder;
+use super::holder::{holder, named};
+use super::inherited::{self, Copy};
 use super::options::{ListenOptions, keep_alive};
 use super::resolve::addresses;
 use super::transport::Stream;
@@ -34,6 +37,7 @@ pub(crate) type Accepted = (Stream, Endpoint, Endpoint);
 pub(crate) struct UnixPath {
     path: PathBuf,
     /// Device and inode of what was bound: another's socket at the same path is not ours to remove.
+    /// `None` for one that was passed to us.
     identity: Option<(u64, u64)>,
 }
 
@@ -67,7 +71,7 @@ impl Listener {
             Self::Unix { listener, path } => {
                 let (stream, peer) = ready!(listener.poll_accept(cx))?;
                 let peer = Endpoint::Unix(peer.as_pathname().map(Arc::from));
-                (Stream::Unix(stream), peer, Endpoint::Unix(Some(Arc::from(path.path.as_path()))))
+                (Stream::Unix(stream), peer, path.endpoint())
             }
         }))
     }
@@ -85,7 +89,7 @@ impl Listener {
         match self {
             // Not by `Endpoint::from`, which would show [::] as an IPv4 address it is not.
             Self::Tcp { bound, .. } => Endpoint::Tcp(*bound),
-            Self::Unix { path, .. } => Endpoint::Unix(Some(Arc::from(path.path.as_path()))),
+            Self::Unix { path, .. } => path.endpoint(),
         }
     }
 
@@ -138,12 +142,42 @@ pub(crate) async fn bind(
             bind_found(found, options).map_err(|(found, error)| fail(found.to_string(), error))
         }
         Address::Unix(path) => {
-            let listener =
-                bind_unix(path, options).await.map_err(|error| fail(address.to_string(), error))?;
+            let listener = bind_unix(path, options).map_err(|error| fail(address.to_string(), error))?;
             Ok(vec![listener])
+        }
+        Address::Systemd(name) => {
+            let taken = inherited::copies(name)
+                .and_then(|copies| copies.into_iter().map(|copy| take_over(copy, options)).collect());
+            taken.map_err(|error| fail(address.to_string(), error))
         }
         Address::Stdio | Address::Echo => Ok(Vec::new()),
     }
+}
+
+/// A socket that the service manager listens on, with our options.
+fn take_over(socket: Copy, options: &ListenOptions) -> io::Result<Listener> {
+    let listener = match socket {
+        Copy::Tcp(socket) => {
+            socket.set_nonblocking(true)?;
+            SockRef::from(&socket).set_tcp_nodelay(true)?;
+            let listener = TcpListener::from_std(socket)?;
+            let bound = listener.local_addr()?;
+            Listener::Tcp { listener, bound }
+        }
+        Copy::Unix(_) if !options.access.is_empty() => {
+            let problem = "allow and deny know networks, and clients of a Unix socket have none";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+        }
+        Copy::Unix(socket) => {
+            socket.set_nonblocking(true)?;
+            let path = socket.local_addr()?.as_pathname().map(Path::to_owned).unwrap_or_default();
+            // Its file is the manager's, and stays.
+            let path = UnixPath { path, identity: None };
+            Listener::Unix { listener: UnixListener::from_std(socket)?, path }
+        }
+    };
+    listener.set(options)?;
+    Ok(listener)
 }
 
 /// All interfaces: one IPv6 socket that takes IPv4 too, or IPv4 alone where there is no IPv6.
@@ -191,41 +225,85 @@ fn bind_tcp(address: SocketAddr, options: &ListenOptions) -> io::Result<Listener
     socket.set_tcp_nodelay(true)?;
     keep_alive(&SockRef::from(&socket), &options.keepalive)?;
     socket.bind(&address.into())?;
-    listen(&socket, options)?;
+    listen(&SockRef::from(&socket), options)?;
     let listener = TcpListener::from_std(socket.into())?;
     let bound = listener.local_addr()?;
     Ok(Listener::Tcp { listener, bound })
 }
 
-fn listen(socket: &Socket, options: &ListenOptions) -> io::Result<()> {
-    // The kernel lowers it to net.core.somaxconn.
-    let backlog = options.backlog.unwrap_or(u32::MAX).min(i32::MAX as u32);
-    socket.listen(backlog as i32)
+fn listen(socket: &SockRef<'_>, options: &ListenOptions) -> io::Result<()> {
+    socket.listen(backlog(options))
 }
 
-async fn bind_unix(path: &Path, options: &ListenOptions) -> io::Result<Listener> {
+/// What is asked for; the kernel lowers it to net.core.somaxconn.
+fn backlog(options: &ListenOptions) -> i32 {
+    options.backlog.unwrap_or(u32::MAX).min(i32::MAX as u32) as i32
+}
+
+fn bind_unix(path: &Path, options: &ListenOptions) -> io::Result<Listener> {
+    let (socket, path) = open(path, None, backlog(options))?;
+    let listener = UnixListener::from_std(socket.into())?;
+    Ok(Listener::Unix { listener, path })
+}
+
+/// A socket that listens at `path`, in the place of one that nobody listens on any more.
+pub(super) fn open(path: &Path, mode: Option<u32>, backlog: i32) -> io::Result<(Socket, UnixPath)> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     let address = SockAddr::unix(path)?;
+    // Until it listens: or two who find the same stale socket would each remove it, and one of them the
+    // other's new one, which looks as stale until then.
+    let _turn = lock_folder(path);
     match socket.bind(&address) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path).await => {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
             fs::remove_file(path)?;
             socket.bind(&address)?;
         }
         bound => bound?,
     }
-    listen(&socket, options)?;
-    let listener = UnixListener::from_std(socket.into())?;
-    let path = UnixPath { path: path.to_owned(), identity: identity(path) };
-    Ok(Listener::Unix { listener, path })
+    let guard = UnixPath { path: path.to_owned(), identity: identity(path) };
+    if let Some(mode) = mode {
+        // Nobody can connect before it listens.
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+    }
+    socket.listen(backlog)?;
+    Ok((socket, guard))
+}
+
+/// Takes turns with other nodes in the folder of `path`, for as long as the file lives. Without a lock
+/// things go on, since whoever holds it for long is no node.
+fn lock_folder(path: &Path) -> Option<fs::File> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = fs::File::open(folder.unwrap_or_else(|| Path::new("."))).ok()?;
+    for _ in 0..LOCK_TRIES {
+        match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Some(folder),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            Err(_unlockable) => return None,
+        }
+    }
+    None
 }
 
 /// Tells whether `path` is a socket that nobody listens on any more.
-async fn is_stale(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_socket());
-    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    is_socket && UnixStream::connect(path).await.is_err_and(refused)
+fn is_stale(path: &Path) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|data| is_socket(&data));
+    is_socket && knock(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Connects to `path` and leaves again. A full backlog is an error too, but not that nobody is there.
+fn knock(path: &Path) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(socket)
+}
+
+impl UnixPath {
+    fn endpoint(&self) -> Endpoint {
+        let path = self.path.as_path();
+        Endpoint::Unix((!path.as_os_str().is_empty()).then(|| Arc::from(path)))
+    }
 }
 
 impl Drop for UnixPath {
@@ -265,7 +343,7 @@ pub(crate) fn check_source(source: IpAddr) -> io::Result<()> {
     UdpSocket::bind((source, 0)).map(drop)
 }
 
-fn hint(error: &io::Error, address: &Address, shown: &str) -> Option<String> {
+pub(super) fn hint(error: &io::Error, address: &Address, shown: &str) -> Option<String> {
     let hint = match (error.kind(), address) {
         (io::ErrorKind::AddrInUse, Address::Tcp { port, .. }) => match holder(*port) {
             Some(holder) => format!("another port, or stop the process that holds it ({holder})"),
@@ -273,7 +351,17 @@ fn hint(error: &io::Error, address: &Address, shown: &str) -> Option<String> {
         },
         (io::ErrorKind::AddrInUse, Address::Unix(path)) => match fs::symlink_metadata(path) {
             Ok(data) if !is_socket(&data) => "another path: a file that is no socket is there".into(),
-            _ => "another path, or stop the process that listens there".into(),
+            _ => {
+                let holder =
+                    knock(path).and_then(|socket| Ok(rustix::net::sockopt::socket_peercred(&socket)?));
+                match holder {
+                    Ok(peer) => {
+                        let holder = named(peer.pid.as_raw_pid().unsigned_abs());
+                        format!("another path, or stop the process that listens there ({holder})")
+                    }
+                    Err(_busy) => "another path, or stop the process that listens there".into(),
+                }
+            }
         },
         (io::ErrorKind::AddrNotAvailable, _) => {
             let ip = shown.parse::<SocketAddr>().map_or_else(|_| shown.to_owned(), |a| a.ip().to_string());
@@ -283,6 +371,12 @@ fn hint(error: &io::Error, address: &Address, shown: &str) -> Option<String> {
             format!("a port from 1024 up, or give the program CAP_NET_BIND_SERVICE for port {port}")
         }
         (io::ErrorKind::NotFound, Address::Unix(_)) => "a path whose folder exists".into(),
+        (io::ErrorKind::NotFound, Address::Systemd(name)) => {
+            let name = if name.is_empty() { "NAME" } else { name };
+            format!(
+                "a .socket unit with FileDescriptorName={name}, or systemd-socket-activate --fdname={name}"
+            )
+        }
         _ => return None,
     };
     Some(hint)
@@ -293,6 +387,9 @@ fn is_socket(data: &fs::Metadata) -> bool {
     data.file_type().is_socket()
 }
 
+/// Binding takes less than a millisecond; a tenth of a second for those before us.
+const LOCK_TRIES: usize = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 const EAFNOSUPPORT: i32 = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
 const EADDRNOTAVAIL: i32 = rustix::io::Errno::ADDRNOTAVAIL.raw_os_error();
 
@@ -342,5 +439,26 @@ mod tests {
         drop(replaced);
         assert!(bind("l", &address, &ListenOptions::default()).await.is_err());
         assert_eq!(fs::read(&path).unwrap(), b"data");
+    }
+
+    #[test]
+    fn of_many_who_find_a_stale_socket_at_once_exactly_one_gets_it() {
+        const MANY: usize = 8;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        for _ in 0..50 {
+            drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+            let start = std::sync::Barrier::new(MANY);
+            let attempt = || {
+                start.wait();
+                open(&path, None, MANY as i32)
+            };
+            let attempts: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..MANY).map(|_| scope.spawn(attempt)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert_eq!(attempts.iter().filter(|attempt| attempt.is_ok()).count(), 1);
+            knock(&path).unwrap();
+        }
     }
 }

@@ -8,8 +8,11 @@ mod dial;
 mod echo;
 mod error;
 mod holder;
+mod inherited;
 mod listener;
 mod options;
+#[cfg(feature = "cli")]
+mod private;
 mod resolve;
 pub mod server;
 pub mod socket;
@@ -22,9 +25,15 @@ pub(crate) use self::conn::{Conn, reason_of, reason_of_drop};
 pub use self::dial::DialError;
 pub(crate) use self::dial::{Target, dial};
 pub use self::error::{SocketError, SocketErrorKind};
+pub use self::inherited::inherit_sockets;
+pub(crate) use self::inherited::unused_sockets;
 pub use self::listener::BindError;
+#[cfg(feature = "cli")]
+pub(crate) use self::listener::UnixPath;
 pub(crate) use self::listener::{Accepted, Listener, bind, check_source, is_of_the_client};
 pub use self::options::{DialOptions, Keepalive, ListenOptions};
+#[cfg(feature = "cli")]
+pub(crate) use self::private::bind_private;
 pub(crate) use self::resolve::{addresses, is_own};
 pub use self::server::{ServerOptions, TcpServer};
 pub use self::socket::{Reconnect, SocketOptions, TcpSocket};

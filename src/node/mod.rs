@@ -12,13 +12,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::warn;
 
 pub use self::reload::Changes;
 use self::wiring::{Bound, Wiring};
 use crate::bus::EventBus;
 use crate::config::{Config, Fault, Leads};
-use crate::event::Reason;
-use crate::net::BindError;
+use crate::event::{ConnectionId, Reason};
+use crate::net::{BindError, unused_sockets};
 use crate::registry::Registry;
 use crate::relay::{Ended, Stop};
 
@@ -121,6 +122,9 @@ impl Node {
         let leads = wiring::check(&config).await?;
         let wiring = Wiring::new(&config, &bus);
         let bound = wiring.bind_new(&config, &Default::default()).await?;
+        for name in unused_sockets() {
+            warn!(name, "no listener uses this socket of the service manager; clients wait there in vain");
+        }
 
         let (mut dispatcher, mut sweep) = (JoinSet::new(), JoinSet::new());
         dispatcher.spawn(events.run());
@@ -159,6 +163,13 @@ impl Node {
     /// Its objects by name, and their slots.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Ends a connection and the one it is joined to, by resets, with the reason `killed`.
+    ///
+    /// `false`: there is no such connection, or it is ending already.
+    pub fn disconnect(&self, connection: ConnectionId) -> bool {
+        self.bus.disconnect(connection)
     }
 
     /// Something to stop it with from elsewhere.

@@ -49,9 +49,7 @@ impl Node {
         let bound = self.wiring.bind_new(&config, &matches).await?;
 
         // From here on nothing waits and nothing fails.
-        let restart = needs_restart(&self.config, &config);
-        config.program = self.config.program.clone();
-        config.node.budget = self.config.node.budget;
+        let restart = keep_fixed(&self.config, &mut config);
         config.tap = self.config.tap.take();
         let changes = Changes { restart, ..changes(&self.config, &config) };
         self.config = config;
@@ -61,11 +59,16 @@ impl Node {
     }
 }
 
-/// Keys of `[node]` that cannot follow.
-fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
-    let keys = keys::node();
-    let differ = keys.iter().filter(|key| key.reload == Reload::Restart && key.write(old) != key.write(new));
-    differ.map(|key| key.name).collect()
+/// Has the keys of `[node]` that cannot follow stay as they were, and names those that should have.
+fn keep_fixed(old: &Config, new: &mut Config) -> Vec<&'static str> {
+    let mut different = Vec::new();
+    for key in keys::node().iter().filter(|key| key.reload == Reload::Restart) {
+        if key.write(old) != key.write(new) {
+            different.push(key.name);
+            key.keep(old, new);
+        }
+    }
+    different
 }
 
 fn changes(old: &Config, new: &Config) -> Changes {

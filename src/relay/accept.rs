@@ -65,7 +65,7 @@ pub(crate) async fn serve(
             // A look before each client; to wait costs more, and comes where nobody is there.
             () = poll_fn(|_| if is_news() { Poll::Ready(()) } else { Poll::Pending }) => {}
             (client, places) = now.admit(&listener, door.places()), if does == ListenerState::Listening => {
-                sessions.spawn(Session::new(&now.relay, client, places));
+                enter(&mut sessions, &now.relay, client, places);
             }
             _ = woken.0.wait_for(|stop| *stop != Stop::No) => break,
             Ok(()) = woken.1.changed() => {}
@@ -93,8 +93,14 @@ pub(crate) async fn serve_stdio(
     let places = door.places().take().zip(relay.shared.places.take());
     let client = Conn::stdio(&relay.shared.bus, &entrance.endpoint);
     let mut sessions = JoinSet::new();
-    sessions.spawn(Session::new(relay, client, places.expect("nobody else can be there yet")));
+    enter(&mut sessions, relay, client, places.expect("nobody else can be there yet"));
     drain(relay.once, sessions, None, stop).await
+}
+
+/// Starts the session of a client, by which the client can be ended.
+fn enter(sessions: &mut JoinSet<Reason>, relay: &Arc<Relay>, client: Conn, places: Admission) {
+    let record = Arc::clone(client.record());
+    record.belongs_to(sessions.spawn(Session::new(relay, client, places)));
 }
 
 /// Waits for the sessions to end, and cuts those that are left when their time is up.
@@ -151,8 +157,7 @@ impl Entrance {
                 Ok(((stream, peer, _), _)) => {
                     stream.reset_on_drop();
                     drop(stream);
-                    let endpoint = Arc::clone(&self.endpoint);
-                    bus.emit(EventKind::AcceptRejected, || Event::AcceptRejected { endpoint, peer });
+                    bus.refused(&self.endpoint, peer);
                 }
                 // One client left before it was accepted, or its network did.
                 Err(error) if is_of_the_client(&error) => {}

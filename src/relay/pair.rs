@@ -240,7 +240,7 @@ impl Drop for Pair {
         if self.end_broken().is_some() {
             return;
         }
-        let reason = reason_of_drop();
+        let reason = reason_of_drop(self.client.record());
         self.end_both(false, (reason, None), (reason, None));
     }
 }

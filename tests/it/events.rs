@@ -405,7 +405,7 @@ async fn a_level_notice_comes_again_for_bytes_after_it() {
             let Some(Delivery::Event(envelope)) = events.next().await else { panic!("lagged") };
             match envelope.event {
                 Event::NewConnection { connection, .. } => accepted = Some(connection),
-                Event::ReadyRead { connection, received } if Some(connection) == accepted => {
+                Event::ReadyRead { connection, received, .. } if Some(connection) == accepted => {
                     assert!(received <= total);
                     if received == total {
                         break;

@@ -10,6 +10,7 @@ mod support;
 
 mod api;
 mod command_line;
+mod control;
 mod cost;
 mod ends;
 mod events;
@@ -30,4 +31,5 @@ mod signals;
 mod sockets;
 mod stdio;
 mod stream;
+mod supervisor;
 mod traces;

@@ -155,10 +155,15 @@ async fn what_only_a_restart_changes_is_named_and_stays_as_it_was() {
     let mut other = echo("a", "127.0.0.1:0", "", "");
     other.program.threads = 3;
     other.node.budget = 1 << 20;
+    other.node.max_read = 1 << 20;
     other.node.shutdown_grace = Duration::from_secs(3);
     let changes = node.reload(other).await.unwrap();
-    assert_eq!((changes.restart, changes.changed), (vec!["budget", "threads"], vec!["node".to_owned()]));
+    assert_eq!(
+        (changes.restart, changes.changed),
+        (vec!["budget", "max_read", "threads"], vec!["node".to_owned()])
+    );
     assert_eq!((node.config().program.threads, node.config().node.budget), (1, 256 << 20));
+    assert_eq!(node.config().node.max_read, Config::default().node.max_read);
     assert_eq!(node.config().node.shutdown_grace.as_secs(), 3);
     node.stopper().now();
     let stopping = node.reload(echo("a", "127.0.0.1:0", "", "")).await;

@@ -1,0 +1,214 @@
+//! [`Owner`]: whoever runs a node has it obey the signals of the process and
+//! the orders of control clients, and tells the service manager.
+
+use std::io;
+use std::pin::pin;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::args::Source;
+use super::reload::{reload, say};
+use super::{FAILED, LAST_WORDS, plan};
+use crate::event::Reason;
+use crate::node::{Changes, Node, Outcome};
+use crate::service::{ControlThread, Order, Phase, Reply, Supervisor};
+
+/// A running node, and everyone it obeys.
+pub(super) struct Owner {
+    node: Node,
+    source: Source,
+    signals: Signals,
+    supervisor: Supervisor,
+    control: Option<ControlThread>,
+    orders: mpsc::Receiver<Order>,
+    /// Whoever types has nothing to wait for.
+    typed: bool,
+    stopping: bool,
+    /// Who waits to hear of the reload, at most one for each control client.
+    waiting: Vec<Reply>,
+}
+
+/// What the owner is told.
+enum Call {
+    Signal(Caught),
+    Order(Order),
+}
+
+impl Owner {
+    pub(super) fn new(
+        node: Node,
+        source: Source,
+        signals: Signals,
+        supervisor: Supervisor,
+        control: Option<ControlThread>,
+        orders: mpsc::Receiver<Order>,
+        typed: bool,
+    ) -> Self {
+        let (stopping, waiting) = (false, Vec::new());
+        Self { node, source, signals, supervisor, control, orders, typed, stopping, waiting }
+    }
+
+    /// Runs the node until it is done or was told to stop, and yields the exit code.
+    pub(super) async fn run(mut self) -> u8 {
+        self.supervisor.ready(&plan(self.node.config())).await;
+        while let Some(call) = self.next().await {
+            let mut call = Some(call);
+            while let Some(now) = call.take() {
+                call = self.obey(now).await;
+            }
+        }
+        let outcome = self.node.join().await;
+        if let Some(control) = self.control {
+            control.finish(LAST_WORDS);
+        }
+        outcome.log();
+        match outcome {
+            Outcome { conversation: None | Some(Reason::Closed), cut: 0 } => 0,
+            _ => FAILED,
+        }
+    }
+
+    /// Waits until it is told something; `None` when the node is done.
+    async fn next(&mut self) -> Option<Call> {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.node.served() => return None,
+                caught = self.signals.next() => return Some(Call::Signal(caught)),
+                Some(order) = self.orders.recv() => return Some(Call::Order(order)),
+                () = self.supervisor.watchdog_due() => self.supervisor.feed_watchdog().await,
+            }
+        }
+    }
+
+    /// Does what it is told, and yields what it was told meanwhile and has not done.
+    async fn obey(&mut self, call: Call) -> Option<Call> {
+        match call {
+            Call::Signal(Caught::Reload) => return self.reload().await,
+            Call::Order(Order::Reload(reply)) => {
+                self.waiting.push(reply);
+                return self.reload().await;
+            }
+            Call::Signal(Caught::Stop) if self.stopping => self.node.stopper().now(),
+            Call::Signal(Caught::Stop) => _ = self.stop(None).await,
+            // Whoever asked may have gone.
+            Call::Order(Order::Stop(grace, reply)) => _ = reply.send(Ok(self.stop(grace).await)),
+        }
+        None
+    }
+
+    /// Reads the config again, for HUP and `node reload`. What is told meanwhile comes first: it is
+    /// yielded, or, if it is to reload, everything begins anew with what the files say then.
+    async fn reload(&mut self) -> Option<Call> {
+        if !self.stopping {
+            self.supervisor.reloading().await;
+        }
+        loop {
+            match self.try_to_reload().await {
+                Ok(outcome) => {
+                    say(&outcome, &self.source);
+                    let answer = outcome.map(|changes| answer(&changes)).map_err(|lines| lines.join("\n"));
+                    for reply in self.waiting.drain(..) {
+                        let _ = reply.send(answer.clone());
+                    }
+                    if !self.stopping {
+                        self.supervisor.ready(&plan(self.node.config())).await;
+                    }
+                    return None;
+                }
+                Err(Call::Signal(Caught::Reload)) => {}
+                Err(Call::Order(Order::Reload(reply))) => self.waiting.push(reply),
+                Err(stop) => {
+                    for reply in self.waiting.drain(..) {
+                        let _ = reply.send(Err("nothing was reloaded: the node is stopping".into()));
+                    }
+                    return Some(stop);
+                }
+            }
+        }
+    }
+
+    /// One attempt, cut short by what it is told meanwhile; then nothing has changed.
+    async fn try_to_reload(&mut self) -> Result<Result<Changes, Vec<String>>, Call> {
+        let mut reloading = pin!(reload(&mut self.node, &mut self.source));
+        loop {
+            tokio::select! {
+                biased;
+                caught = self.signals.next() => return Err(Call::Signal(caught)),
+                Some(order) = self.orders.recv() => return Err(Call::Order(order)),
+                () = self.supervisor.watchdog_due() => self.supervisor.feed_watchdog().await,
+                outcome = &mut reloading => return Ok(outcome),
+            }
+        }
+    }
+
+    /// Accepts no more, and cuts what is left after `grace`, or the time the config gives. Told again it can
+    /// only be faster.
+    async fn stop(&mut self, grace: Option<Duration>) -> Value {
+        let configured = if self.typed { Duration::ZERO } else { self.node.config().node.shutdown_grace };
+        let grace = grace.unwrap_or(configured);
+        let clients = self.node.bus().snapshot().connections.iter().filter(|c| c.partner.is_none()).count();
+        let grace_time = humantime::format_duration(grace).to_string();
+        self.node.stopper().drain(grace);
+        if !std::mem::replace(&mut self.stopping, true) {
+            let grace_time = grace_time.as_str();
+            info!(connections = clients, grace = grace_time, "stopping; a second signal stops at once");
+            if let Some(control) = &self.control {
+                control.tell(Phase::Stopping);
+            }
+            let status = format!("stopping, {clients} clients have {grace_time} to end");
+            self.supervisor.stopping(&status, grace).await;
+        }
+        json!({ "clients": clients, "grace": grace_time })
+    }
+}
+
+/// What a control client is told of a reload.
+fn answer(changes: &Changes) -> Value {
+    let Changes { added, removed, changed, restart } = changes;
+    let text = changes.to_string();
+    json!({ "text": text, "added": added, "removed": removed, "changed": changed, "restart": restart })
+}
+
+impl Outcome {
+    fn log(&self) {
+        if self.cut > 0 {
+            warn!(connections = self.cut, "stopped; connections were cut");
+        }
+    }
+}
+
+/// The signals a node obeys.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+enum Caught {
+    Stop,
+    Reload,
+}
+
+impl Signals {
+    /// From here on they are caught.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Caught {
+        tokio::select! {
+            _ = self.terminate.recv() => Caught::Stop,
+            _ = self.interrupt.recv() => Caught::Stop,
+            _ = self.hangup.recv() => Caught::Reload,
+        }
+    }
+}

@@ -1,0 +1,615 @@
+//! The control socket: what it tells adds up, what it is told happens, and
+//! nobody who uses it, well or badly, harms anyone else.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{
+    Ending, NodeProcess, PATIENCE, accept_one, binary, connect, hold_free_port, listener, pattern, read_all,
+    run, wait_until,
+};
+
+/// A node with a control socket in a folder of its own.
+struct Controlled {
+    node: NodeProcess,
+    folder: tempfile::TempDir,
+}
+
+impl Controlled {
+    fn start(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        let node = NodeProcess::start(
+            [&["--control", path.to_str().unwrap(), "--listen", "127.0.0.1:0"], arguments].concat(),
+        );
+        node.address();
+        Self { node, folder }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("control")
+    }
+
+    fn talk(&self) -> Talk {
+        Talk::to(&self.path())
+    }
+
+    /// Runs one of the verbs.
+    fn ask(&self, arguments: &[&str]) -> Output {
+        run(Command::new(binary()).args(arguments).env("SIGNAL_NODE_CONTROL", self.path()), &[])
+    }
+
+    fn status(&self) -> Value {
+        let out = self.ask(&["status", "--json"]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        serde_json::from_slice(&out.stdout).unwrap()
+    }
+}
+
+fn totals<'a>(status: &'a Value, object: &str) -> &'a Value {
+    let objects = status["objects"].as_array().unwrap();
+    &objects.iter().find(|candidate| candidate["object"] == object).unwrap()["totals"]
+}
+
+/// A control client that speaks the protocol itself.
+struct Talk {
+    stream: BufReader<UnixStream>,
+}
+
+impl Talk {
+    fn to(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        let mut talk = Self { stream: BufReader::new(stream) };
+        let greeting = talk.next().unwrap();
+        assert_eq!(greeting["protocol"], 1, "{greeting}");
+        talk
+    }
+
+    fn say(&mut self, text: &str) {
+        self.stream.get_mut().write_all(text.as_bytes()).unwrap();
+    }
+
+    fn next(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        match self.stream.read_line(&mut line) {
+            Ok(0) => None,
+            Ok(_) => Some(serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"))),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn ask(&mut self, request: &Value) -> Value {
+        self.say(&format!("{request}\n"));
+        self.next().expect("no answer")
+    }
+}
+
+fn text_of(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Sends `count` bytes through an echo and reads them back.
+fn echoes(address: SocketAddr, count: usize) {
+    let mut client = connect(address);
+    let bytes = pattern(1, 0, count);
+    let mut writer = client.try_clone().unwrap();
+    let sent = bytes.clone();
+    let writing = std::thread::spawn(move || writer.write_all(&sent).unwrap());
+    let mut back = vec![0; count];
+    client.read_exact(&mut back).unwrap();
+    writing.join().unwrap();
+    assert!(back == bytes);
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&client), (Vec::new(), Ending::Fin));
+}
+
+#[test]
+fn status_adds_up_with_what_clients_saw() {
+    let (dead, refused) = hold_free_port();
+    let node =
+        Controlled::start(&["--connect", &refused.to_string(), "--connect", "echo:", "--deny", "127.0.0.66"]);
+    let address = node.node.address();
+    for nth in 1..=20 {
+        echoes(address, nth * 1_000);
+    }
+    let stranger = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    stranger.bind(&"127.0.0.66:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    stranger.connect(&address.into()).unwrap();
+    node.node.event("accept_rejected");
+    let mut stays = connect(address);
+    stays.write_all(b"seven b").unwrap();
+    stays.read_exact(&mut [0; 7]).unwrap();
+    node.node.client_gone(19);
+
+    let status = node.status();
+    let bytes = 210_000 + 7;
+    let expected = json!({ "connections": 21, "failed": 1, "received": bytes, "sent": bytes, "unsent": 0 });
+    assert_eq!(*totals(&status, "listen1"), expected);
+    let expected = json!({ "connections": 21, "failed": 0, "received": bytes, "sent": bytes, "unsent": 0 });
+    assert_eq!(*totals(&status, "connect2"), expected);
+    let expected = json!({ "connections": 0, "failed": 21, "received": 0, "sent": 0, "unsent": 0 });
+    assert_eq!(*totals(&status, "connect1"), expected);
+    assert_eq!((&status["clients"], &status["state"]), (&json!(1), &json!("running")));
+    assert_eq!(status["pid"], node.node.pid());
+    let client = &status["connections"][0];
+    assert_eq!(client["peer"], stays.local_addr().unwrap().to_string());
+    assert_eq!((&client["received"], &client["sent"]), (&json!(7), &json!(7)));
+    assert_eq!(status["connections"][1]["partner"], client["connection"]);
+    let few = node.talk().ask(&json!({ "id": 4, "call": "status", "connections": 1 }));
+    assert_eq!((&few["id"], &few["ok"]["connections_omitted"]), (&json!(4), &json!(1)));
+
+    let page = text_of(&node.ask(&["status"]).stdout);
+    assert!(page.contains("clients: 1 now, 21 since the start, 1 refused; dials failed: 21"), "{page}");
+    assert!(page.contains(&stays.local_addr().unwrap().to_string()), "{page}");
+    assert!(page.lines().all(|line| line.chars().count() <= 100), "{page}");
+    drop(dead);
+}
+
+/// What a stream of signals said: how many of each kind, the missing `seq`s, and the lag it reported.
+#[derive(Debug, Default)]
+struct Account {
+    disconnected: usize,
+    missing: u64,
+    lagged: u64,
+}
+
+impl Account {
+    /// Reads until the node ends.
+    fn of(mut talk: Talk) -> Self {
+        let mut account = Self::default();
+        let mut before = None;
+        while let Some(item) = talk.next() {
+            if item["end"].is_string() {
+                return account;
+            }
+            account.lagged += item["lagged"].as_u64().unwrap_or(0);
+            let Some(seq) = item["signal"]["seq"].as_u64() else { continue };
+            if let Some(before) = before.replace(seq) {
+                assert!(seq > before);
+                account.missing += seq - before - 1;
+            }
+            account.disconnected += usize::from(item["signal"]["event"] == "disconnected");
+        }
+        panic!("the stream broke off: {account:?}");
+    }
+}
+
+#[test]
+fn signals_of_a_busy_node_lose_nothing_that_is_not_reported() {
+    const CLIENTS: usize = 1_500;
+    let node = Controlled::start(&["--connect", "echo:"]);
+    let address = node.node.address();
+    let subscribe = || {
+        let mut talk = node.talk();
+        assert_eq!(talk.ask(&json!({ "id": "s", "call": "signals" })), json!({ "id": "s", "ok": {} }));
+        talk
+    };
+    let (keen, asleep) = (subscribe(), subscribe());
+    let keen = std::thread::spawn(|| Account::of(keen));
+    for _ in 0..CLIENTS {
+        let mut client = connect(address);
+        client.write_all(b"x").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_all(&client), (b"x".to_vec(), Ending::Fin));
+    }
+    node.node.client_gone(CLIENTS - 1);
+    let status = node.status();
+    assert_eq!(totals(&status, "listen1")["connections"], CLIENTS);
+    node.node.signal(Signal::TERM);
+    // It wakes too late for most of it.
+    let asleep = Account::of(asleep);
+    let keen = keen.join().unwrap();
+    for account in [&keen, &asleep] {
+        assert_eq!(account.missing, account.lagged, "{account:?}");
+        assert!(account.disconnected > 0);
+    }
+    if keen.lagged == 0 {
+        assert_eq!(keen.disconnected, 2 * CLIENTS);
+    }
+    assert!(asleep.lagged > 0, "it was meant to be too slow: {asleep:?}");
+    assert_eq!(node.node.wait().0, 0);
+}
+
+#[test]
+fn signals_are_filtered_by_object_and_kind_and_shown_as_lines() {
+    let node = Controlled::start(&["--connect", "echo:"]);
+    let address = node.node.address();
+    let mut watching = Vec::new();
+    for (arguments, expected) in [
+        (
+            &["signals", "--json", "listen1.*"][..],
+            "bytes_written disconnected new_connection read_finished ready_read state_changed",
+        ),
+        (&["signals", "--json", "disconnected"], "disconnected disconnected"),
+        (&["signals", "--json", "connect1.*conn*"], "connected disconnected"),
+    ] {
+        let mut command = Command::new(binary());
+        command.args(arguments).env("SIGNAL_NODE_CONTROL", node.path()).stdout(std::process::Stdio::piped());
+        watching.push((command.spawn().unwrap(), expected));
+    }
+    wait_until("they watch", PATIENCE, || node.status()["control_clients"] == 4);
+    let mut client = connect(address);
+    client.write_all(b"x").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    read_all(&client);
+    node.node.client_gone(0);
+    assert!(text_of(&node.ask(&["stop"]).stdout).ends_with("stopped\n"));
+    for (child, expected) in watching {
+        let out = child.wait_with_output().unwrap();
+        assert_eq!(out.status.code(), Some(0));
+        let printed = text_of(&out.stdout);
+        let kind = |line| serde_json::from_str::<Value>(line).unwrap()["event"].as_str().unwrap().to_owned();
+        // The coalesced ones are between the first and the last.
+        let mut kinds: Vec<_> = printed.lines().map(kind).collect();
+        kinds.sort_unstable();
+        assert_eq!(kinds.join(" "), expected);
+    }
+    assert_eq!(node.node.wait().0, 0);
+}
+
+#[test]
+fn a_control_client_that_stops_reading_harms_nobody() {
+    let node = Controlled::start(&["--connect", "echo:"]);
+    let address = node.node.address();
+    // One that watches everything, and one that asks and asks, and neither ever reads.
+    let mut watcher = node.talk();
+    watcher.say("{\"call\":\"signals\",\"pattern\":\"*\"}\n");
+    let asker = UnixStream::connect(node.path()).unwrap();
+    asker.set_nonblocking(true).unwrap();
+    let questions = "{\"call\":\"status\"}\n".repeat(100);
+    wait_until("its questions are not read any more", PATIENCE, || {
+        (&asker).write(questions.as_bytes()).is_err()
+    });
+    for _ in 0..300 {
+        echoes(address, 100);
+    }
+    echoes(address, 32 << 20);
+    let begun = Instant::now();
+    let status = node.status();
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert_eq!(totals(&status, "listen1")["received"], 300 * 100 + (32 << 20));
+    assert_eq!(status["control_clients"], 3);
+    let begun = Instant::now();
+    assert_eq!(node.ask(&["stop"]).status.code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert_eq!(node.node.wait().0, 0);
+    drop((watcher, asker));
+}
+
+#[test]
+fn a_listener_is_paused_resumed_and_closed_by_name() {
+    let node = Controlled::start(&["--connect", "echo:"]);
+    let address = node.node.address();
+    assert_eq!(node.ask(&["call", "listen1.pause"]).status.code(), Some(0));
+    assert_eq!(node.status()["objects"][1]["state"], "paused");
+    // It waits in the backlog, and with it what it sent.
+    let mut client = connect(address);
+    client.write_all(b"x").unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert!(client.read(&mut [0]).is_err());
+    assert_eq!(node.status()["clients"], 0);
+    assert_eq!(node.ask(&["call", "listen1.resume"]).status.code(), Some(0));
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    // Who is in stays in.
+    assert_eq!(node.ask(&["call", "listen1.close"]).status.code(), Some(0));
+    wait_until("it is closed", PATIENCE, || TcpStream::connect(address).is_err());
+    client.write_all(b"y").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    let closed = node.ask(&["call", "listen1.resume"]);
+    assert_eq!(closed.status.code(), Some(1));
+    assert!(text_of(&closed.stderr).contains("`listen1` is closed"));
+    drop(client);
+    assert_eq!(node.node.wait().0, 0);
+}
+
+#[test]
+fn a_connection_is_ended_by_its_id_and_its_neighbours_are_not() {
+    let (upstream, target) = listener();
+    let node = Controlled::start(&["--connect", &target.to_string()]);
+    let address = node.node.address();
+    let (stays, stays_there) = (connect(address), accept_one(&upstream));
+    let (goes, goes_there) = (connect(address), accept_one(&upstream));
+    node.node.nth_event("connected", 1);
+    let peer = goes.local_addr().unwrap().to_string();
+    let status = node.status();
+    let connections = status["connections"].as_array().unwrap();
+    let of_peer = connections.iter().find(|connection| connection["peer"] == peer).unwrap();
+    let id = of_peer["connection"].to_string();
+    let wrong = node.ask(&["call", "connect1.disconnect", &id]);
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(text_of(&wrong.stderr).contains("belongs to `listen1`"));
+    assert_eq!(node.ask(&["call", "node.disconnect", &id]).status.code(), Some(0));
+    assert_eq!(read_all(&goes).1, Ending::Reset);
+    assert_eq!(read_all(&goes_there).1, Ending::Reset);
+    assert_eq!(node.node.client_gone(0)["reason"], "killed");
+    let gone = node.ask(&["call", "node.disconnect", &id]);
+    assert!(text_of(&gone.stderr).contains("no connection"), "{}", text_of(&gone.stderr));
+    (&stays).write_all(b"x").unwrap();
+    (&stays_there).read_exact(&mut [0]).unwrap();
+
+    // By the id of its target's connection, too.
+    let status = node.status();
+    let id = status["connections"][1]["connection"].to_string();
+    assert_eq!(node.ask(&["call", "connect1.disconnect", &id]).status.code(), Some(0));
+    assert_eq!(read_all(&stays).1, Ending::Reset);
+    assert_eq!(node.node.client_gone(1)["reason"], "killed");
+    assert_eq!(node.node.stop().0, 0);
+}
+
+#[test]
+fn a_client_that_waits_for_its_target_can_be_ended_too() {
+    let (silent, target) = hold_free_port();
+    silent.listen(0).unwrap();
+    let _fills_it = connect(target);
+    let node = Controlled::start(&["--connect", &target.to_string(), "--connect-timeout", "1h"]);
+    let client = connect(node.node.address());
+    let id = node.node.event("new_connection")["connection"].to_string();
+    wait_until("it dials", PATIENCE, || node.status()["connections"][1]["state"] == "connecting");
+    assert_eq!(node.ask(&["call", "listen1.disconnect", &id]).status.code(), Some(0));
+    assert_eq!(read_all(&client).1, Ending::Reset);
+    assert!(
+        node.node.event("connect_failed")["error"].as_str().unwrap().contains("the client was disconnected")
+    );
+    assert_eq!(node.node.client_gone(0)["reason"], "killed");
+    assert_eq!(node.node.stop().0, 0);
+}
+
+#[test]
+fn stop_drains_and_comes_back_when_the_node_has_ended() {
+    let node = Controlled::start(&["--connect", "echo:"]);
+    let mut client = connect(node.node.address());
+    client.write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    let (path, begun) = (node.path(), Instant::now());
+    let asking = std::thread::spawn(move || {
+        run(Command::new(binary()).args(["stop", "--grace", "1h", "--control"]).arg(path), &[])
+    });
+    node.node.line("stopping");
+    assert_eq!(node.status()["state"], "stopping");
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&client).1, Ending::Fin);
+    let out = asking.join().unwrap();
+    assert_eq!(out.status.code(), Some(0));
+    assert_eq!(text_of(&out.stdout), "stopping; 1 clients have 1h to end\nstopped\n");
+    assert!(begun.elapsed() < PATIENCE);
+    assert!(!node.path().exists());
+    assert_eq!(node.node.wait().0, 0);
+
+    let node = Controlled::start(&["--connect", "echo:", "--shutdown-grace", "1h"]);
+    let client = connect(node.node.address());
+    node.node.event("connected");
+    assert_eq!(node.ask(&["stop", "--grace", "0s"]).status.code(), Some(0));
+    assert_eq!(read_all(&client).1, Ending::Reset);
+    assert_eq!(node.node.wait().0, 1);
+}
+
+#[test]
+fn the_socket_is_the_users_alone_and_named_in_the_log() {
+    let node = Controlled::start(&["--connect", "echo:"]);
+    let mode = std::fs::symlink_metadata(node.path()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let line = node.node.line("the control socket is open");
+    assert!(line.contains(node.path().to_str().unwrap()));
+    let path = node.path();
+    assert_eq!(node.node.stop().0, 0);
+    assert!(!path.exists());
+}
+
+#[test]
+fn two_nodes_cannot_share_a_path() {
+    let node = Controlled::start(&["--connect", "echo:"]);
+    let (free, port) = hold_free_port();
+    let path = node.path();
+    let arguments =
+        ["--listen", &port.to_string(), "--connect", "echo:", "--control", path.to_str().unwrap()];
+    let out = run(Command::new(binary()).args(arguments), &[]);
+    let said = text_of(&out.stderr);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(
+        said.contains(path.to_str().unwrap()) && said.contains(&format!("pid {}", node.node.pid())),
+        "{said}"
+    );
+    assert!(!said.contains("listening"), "{said}");
+    assert_eq!(node.status()["pid"], node.node.pid());
+    drop(free);
+
+    let other = node.folder.path().join("file");
+    std::fs::write(&other, "data").unwrap();
+    let arguments = ["--listen", "127.0.0.1:0", "--connect", "echo:", "--control", other.to_str().unwrap()];
+    let out = run(Command::new(binary()).args(arguments), &[]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text_of(&out.stderr).contains("a file that is no socket"), "{}", text_of(&out.stderr));
+    assert_eq!(std::fs::read(&other).unwrap(), b"data");
+}
+
+#[test]
+fn a_file_can_name_the_path_and_the_command_line_wins() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, taken, free) =
+        (folder.path().join("node.toml"), folder.path().join("taken"), folder.path().join("free"));
+    let text = "[node]\ncontrol = \"PATH\"\n[listen.front]\nbind = \"127.0.0.1:0\"\n\
+                [relay.r]\nfrom = \"front\"\nmode = \"echo\"\n";
+    std::fs::write(&file, text.replace("PATH", taken.to_str().unwrap())).unwrap();
+    let start = |control: &[&Path]| {
+        let mut command = Command::new(binary());
+        command.arg("run").arg(&file).args(["--log-format", "json"]);
+        command.args(control.iter().flat_map(|path| [Path::new("--control"), path]));
+        command
+    };
+    let first = NodeProcess::spawn(&mut start(&[]));
+    first.address();
+    assert_eq!(Talk::to(&taken).ask(&json!({ "call": "status" }))["ok"]["pid"], first.pid());
+    let second = NodeProcess::spawn(&mut start(&[&free]));
+    second.address();
+    assert_eq!(Talk::to(&free).ask(&json!({ "call": "status" }))["ok"]["pid"], second.pid());
+    let third = run(&mut start(&[]), &[]);
+    assert_eq!(third.status.code(), Some(1));
+    let said = text_of(&third.stderr);
+    assert!(said.contains(&format!("{}:2:11", file.display())) && said.contains("pid"), "{said}");
+    assert_eq!((first.stop().0, second.stop().0), (0, 0));
+}
+
+#[test]
+fn a_reload_is_answered_with_what_has_changed_or_with_every_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, control) = (folder.path().join("node.toml"), folder.path().join("control"));
+    let write = |most: &str, rest: &str| {
+        let text = format!(
+            "[node]\nmax_connections = {most}\n{rest}[listen.front]\nbind = \"127.0.0.1:0\"\n\
+             [relay.r]\nfrom = \"front\"\nmode = \"echo\"\n"
+        );
+        std::fs::write(&file, text).unwrap();
+    };
+    write("10", "");
+    let mut command = Command::new(binary());
+    command.arg("run").arg(&file).arg("--control").arg(&control).args(["--log-format", "json"]);
+    let node = NodeProcess::spawn(&mut command);
+    node.address();
+    let reload = || run(Command::new(binary()).arg("reload").env("SIGNAL_NODE_CONTROL", &control), &[]);
+    let said = |out: Output| (out.status.code(), text_of(&out.stdout), text_of(&out.stderr));
+
+    assert_eq!(said(reload()), (Some(0), "reloaded: nothing has changed\n".into(), String::new()));
+    write("20", "threads = 2\n");
+    let expected = "reloaded: changed node\nonly a restart changes threads\n";
+    assert_eq!(said(reload()), (Some(0), expected.into(), String::new()));
+    write("\"many\"", "treads = 2\n");
+    let (code, out, faults) = said(reload());
+    assert_eq!((code, out.as_str(), faults.lines().count()), (Some(1), "", 2), "{faults}");
+    for (line, at) in faults.lines().zip([":2:19: ", ":3:1: "]) {
+        assert!(line.starts_with(&format!("error: {}{at}", file.display())), "{line}");
+    }
+    let answer = Talk::to(&control).ask(&json!({ "id": 1, "call": "reload" }));
+    assert_eq!(answer["error"].as_str().unwrap().lines().count(), 2, "{answer}");
+    assert_eq!(Talk::to(&control).ask(&json!({ "call": "status" }))["ok"]["state"], "running");
+
+    // Many at once, as one.
+    write("30", "");
+    let all: Vec<_> = std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| said(reload()))).collect();
+        asking.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert!(all.iter().all(|(code, ..)| *code == Some(0)), "{all:?}");
+    assert_eq!(node.stop().0, 0);
+}
+
+#[test]
+fn what_a_killed_node_has_left_is_replaced() {
+    let first = Controlled::start(&["--connect", "echo:"]);
+    let path = first.path();
+    let Controlled { node, folder: _folder } = first;
+    node.signal(Signal::KILL);
+    node.wait();
+    assert!(path.exists());
+    let second = NodeProcess::start([
+        "--listen",
+        "127.0.0.1:0",
+        "--connect",
+        "echo:",
+        "--control",
+        path.to_str().unwrap(),
+    ]);
+    second.address();
+    assert_eq!(Talk::to(&path).ask(&json!({ "call": "status" }))["ok"]["pid"], second.pid());
+    assert_eq!(second.stop().0, 0);
+    assert!(!path.exists());
+}
+
+#[test]
+fn wrong_input_gets_one_clear_answer() {
+    let node = Controlled::start(&["--connect", "echo:"]);
+    let mut talk = node.talk();
+    for (line, expected) in [
+        ("nonsense", "not JSON"),
+        ("", "not JSON"),
+        ("\u{0}\u{1}", "not JSON"),
+        ("{\"id\":1}", "no `call`"),
+        ("{\"id\":1,\"call\":\"statsu\"}", "there are status, signals, call, reload, stop"),
+        ("{\"id\":1,\"call\":\"call\",\"object\":\"listen2\",\"slot\":\"pause\"}", "did you mean `listen1`"),
+        ("{\"id\":1,\"call\":\"call\",\"object\":\"listen1\",\"slot\":\"paus\"}", "there are pause"),
+        ("{\"id\":1,\"call\":\"call\",\"object\":\"relay\",\"slot\":\"pause\"}", "no listener"),
+        ("{\"id\":1,\"call\":\"call\",\"object\":\"node\",\"slot\":\"disconnect\"}", "takes the id"),
+        (
+            "{\"id\":1,\"call\":\"call\",\"object\":\"node\",\"slot\":\"disconnect\",\"args\":[0]}",
+            "no connection 0",
+        ),
+        ("{\"id\":1,\"call\":\"reload\"}", "nothing to reload"),
+    ] {
+        talk.say(&format!("{line}\n"));
+        let answer = talk.next().unwrap();
+        assert!(answer["error"].as_str().unwrap().contains(expected), "{line}: {answer}");
+        assert_eq!(answer["id"], if line.contains("\"id\"") { json!(1) } else { Value::Null });
+    }
+    assert_eq!(talk.ask(&json!({ "call": "status" }))["ok"]["state"], "running");
+
+    talk.say(&"x".repeat(70_000));
+    assert!(talk.next().unwrap()["error"].as_str().unwrap().contains("longer than 65536 bytes"));
+    assert_eq!(talk.next(), None);
+
+    let mut stream = node.talk();
+    stream.say("{\"call\":\"signals\"}\n{\"call\":\"status\"}\n");
+    assert!(stream.next().unwrap()["ok"].is_object());
+    assert!(stream.next().unwrap()["error"].as_str().unwrap().contains("another one"));
+    assert_eq!(stream.next(), None);
+    assert_eq!(node.node.stop().0, 0);
+}
+
+#[test]
+fn a_pipe_that_has_ended_still_gets_its_answers() {
+    let node = Controlled::start(&["--connect", "echo:"]);
+    let mut talk = node.talk();
+    talk.say("{\"id\":1,\"call\":\"status\"}\n{\"id\":2,\"call\":\"signals\"}\n");
+    talk.stream.get_ref().shutdown(Shutdown::Write).unwrap();
+    assert_eq!(talk.next().unwrap()["id"], 1);
+    assert_eq!(talk.next().unwrap()["ok"], json!({}));
+    echoes(node.node.address(), 10);
+    assert_eq!(talk.next().unwrap()["signal"]["event"], "new_connection");
+    // One that has gone altogether gives its place back, though nothing happens.
+    drop(talk);
+    wait_until("it is let go", PATIENCE, || node.status()["control_clients"] == 1);
+    assert_eq!(node.node.stop().0, 0);
+}
+
+#[test]
+fn there_is_a_limit_to_control_clients_and_the_next_one_is_told() {
+    let node = Controlled::start(&["--connect", "echo:"]);
+    let mut clients: Vec<_> = (0..16).map(|_| node.talk()).collect();
+    let out = node.ask(&["status"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text_of(&out.stderr).contains("16 control clients already"), "{}", text_of(&out.stderr));
+    assert_eq!(clients[15].ask(&json!({ "call": "status" }))["ok"]["control_clients"], 16);
+    clients.pop();
+    wait_until("there is a place again", PATIENCE, || node.ask(&["status"]).status.success());
+    assert_eq!(node.node.stop().0, 0);
+}
+
+#[test]
+fn a_node_that_cannot_be_asked_is_an_error_that_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("file"), "").unwrap();
+    drop(std::os::unix::net::UnixListener::bind(path("dead")).unwrap());
+    for (arguments, code, expected) in [
+        (vec!["status".to_owned()], 2, "SIGNAL_NODE_CONTROL"),
+        (vec!["status".into(), "--control".into(), path("none")], 1, "there is no such socket"),
+        (vec!["status".into(), "--control".into(), path("file")], 1, "it is no socket"),
+        (vec!["stop".into(), "--control".into(), path("dead")], 1, "no node listens there any more"),
+        (vec!["call".into(), "pause".into(), "--control".into(), path("none")], 2, "OBJECT.SLOT"),
+        (vec!["status".into(), "--connections".into(), "x".into()], 2, "not a number"),
+    ] {
+        let out = run(Command::new(binary()).args(&arguments).env_remove("SIGNAL_NODE_CONTROL"), &[]);
+        assert_eq!(out.status.code(), Some(code), "{arguments:?}");
+        assert!(text_of(&out.stderr).contains(expected), "{arguments:?}: {}", text_of(&out.stderr));
+    }
+}
