@@ -123,7 +123,8 @@ async fn a_changed_idle_timeout_holds_for_those_who_are_there() {
     let begun = tokio::time::Instant::now();
     let error = client.read(&mut [0]).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    // The clock runs ahead of sockets while it is paused, but never by another limit.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert_eq!(node.shutdown(Duration::ZERO).await.cut, 0);
 }
 
