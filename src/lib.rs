@@ -3,6 +3,7 @@
 pub mod address;
 pub mod bus;
 pub mod event;
+pub mod framing;
 pub mod signal;
 
 mod budget;
