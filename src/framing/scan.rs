@@ -76,6 +76,17 @@ impl Framing {
         }
     }
 
+    /// The bodies of whole frames that were cut before.
+    pub(crate) fn bodies<'a>(&self, mut bytes: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        let framing = *self;
+        std::iter::from_fn(move || {
+            let cut = framing.scan(bytes, 0, usize::MAX).ok().flatten()?;
+            let body = &bytes[cut.body];
+            bytes = &bytes[cut.end..];
+            Some(body)
+        })
+    }
+
     /// Where the first whole frame of bytes that were cut before ends.
     pub(crate) fn first_end(&self, bytes: &[u8]) -> usize {
         let cut = self.scan(bytes, 0, usize::MAX).ok().flatten();

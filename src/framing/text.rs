@@ -63,7 +63,8 @@ impl FromStr for Framing {
             }
             ("raw" | "mbap", Some(_)) => error(format!("{word} has no variants; write {word} alone")),
             _ => {
-                let hint = did_you_mean(word, WORDS.into_iter()).unwrap_or_else(|| format!("; write {}", WORDS.join(", ")));
+                let hint = did_you_mean(word, WORDS.into_iter())
+                    .unwrap_or_else(|| format!("; write {}", WORDS.join(", ")));
                 error(format!("there is no framing `{}`{hint}", shown()))
             }
         }
@@ -155,10 +156,29 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_says_what_to_write() {
         for text in [
-            "", "line", "Lines", "raw:1", "mbap:", "lines:", "lines:0", "lines:xx", "lines:000000000000000000",
-            "delimited:", "delimited:02", "delimited:02,02", "delimited:0202,03", "length:", "length:3",
-            "length:2,litle", "length:2,little,little", "length:2,little,big", "fixed", "fixed:", "fixed:0",
-            "fixed:-1", "fixed:99999999999999999999",
+            "",
+            "line",
+            "Lines",
+            "raw:1",
+            "mbap:",
+            "lines:",
+            "lines:0",
+            "lines:xx",
+            "lines:000000000000000000",
+            "delimited:",
+            "delimited:02",
+            "delimited:02,02",
+            "delimited:0202,03",
+            "length:",
+            "length:3",
+            "length:2,litle",
+            "length:2,little,little",
+            "length:2,little,big",
+            "fixed",
+            "fixed:",
+            "fixed:0",
+            "fixed:-1",
+            "fixed:99999999999999999999",
         ] {
             let error = text.parse::<Framing>().unwrap_err().to_string();
             assert!(error.contains("; write") || error.contains("did you mean"), "{text}: {error}");
