@@ -3,6 +3,7 @@
 pub mod address;
 pub mod bus;
 pub mod event;
+pub mod framing;
 pub mod signal;
 
 mod budget;
@@ -23,12 +24,15 @@ pub mod testing;
 pub use self::address::{Address, AddressError, Host};
 pub use self::bus::{EventBus, Subscription};
 pub use self::config::Config;
-pub use self::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventMask, Reason, State};
+pub use self::event::{
+    ConnectionId, DropCause, Endpoint, Envelope, Event, EventKind, EventMask, Reason, State,
+};
 pub use self::flow::{Tap, TapChunk, TapDirection, TapReader};
+pub use self::framing::Framing;
 pub use self::net::{
-    AccessList, BindError, CidrError, DialError, DialOptions, Keepalive, ListenOptions, Reconnect,
-    ServerOptions, SocketError, SocketErrorKind, SocketOptions, TcpServer, TcpSocket, inherit_sockets,
-    server, socket,
+    AccessList, BindError, CidrError, DialError, DialOptions, Keepalive, ListenOptions, MessageOptions,
+    Overflow, QueueOptions, Reconnect, ServerOptions, SocketError, SocketErrorKind, SocketOptions, TcpServer,
+    TcpSocket, inherit_sockets, server, socket,
 };
 pub use self::node::{Changes, Node, NodeError, Outcome, Stopper};
 pub use self::registry::Registry;

@@ -389,6 +389,11 @@ impl Record {
         self.id
     }
 
+    /// The name of its listener or target.
+    pub(crate) fn endpoint(&self) -> &Arc<str> {
+        &self.endpoint
+    }
+
     /// Bytes received so far.
     pub(crate) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
@@ -409,7 +414,8 @@ impl Record {
         }
     }
 
-    fn ends(&self) -> (Endpoint, Endpoint) {
+    /// The peer, and our own address.
+    pub(crate) fn ends(&self) -> (Endpoint, Endpoint) {
         self.ends.get().expect("a connection that was announced has its addresses").clone()
     }
 

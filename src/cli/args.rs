@@ -12,8 +12,8 @@ use tracing_subscriber::EnvFilter;
 use super::remote::Ask;
 use crate::address::Address;
 use crate::config::{Config, Fault, LogFormat, Origins, Place, ProgramOptions, size, socket_path};
-use crate::net::{BindError, DialOptions, ListenOptions};
-use crate::relay::RelayOptions;
+use crate::net::{BindError, DialOptions, ListenOptions, MessageOptions, Overflow, QueueOptions};
+use crate::relay::{RelayMode, RelayOptions};
 use crate::service::CONTROL;
 
 /// Joins two networks: each client that comes to --listen gets a connection
@@ -28,6 +28,22 @@ pub(super) struct Args {
     /// Connect each client to this: host:9001, 9001, unix:/path, stdio:, echo: (repeatable: the next is tried when one fails)
     #[arg(long, value_name = "ADDR", allow_negative_numbers = true)]
     connect: Vec<String>,
+    /// How the two are joined [default: pair, each client with a connection of its own]
+    #[arg(long, value_name = "MODE")]
+    mode: Option<RelayMode>,
+
+    /// How messages are told apart: lines, lines:crlf, delimited:02,03, length:4, fixed:16, mbap, raw
+    #[arg(long, value_name = "FRAMING", help_heading = "Messages")]
+    frame: Option<String>,
+    /// The most one message may have [default: 1MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Messages")]
+    max_frame: Option<String>,
+    /// What may wait for a connection [default: 1MiB, in mode collect 16MiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Messages")]
+    queue: Option<String>,
+    /// What happens when more would wait [default: disconnect, in mode collect block]
+    #[arg(long, value_name = "POLICY", help_heading = "Messages")]
+    overflow: Option<Overflow>,
 
     /// Accept clients only from this network (repeatable)
     #[arg(long, value_name = "CIDR", help_heading = "Limits")]
@@ -278,6 +294,26 @@ impl Seeing {
     }
 }
 
+impl clap::ValueEnum for RelayMode {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(clap::builder::PossibleValue::new(self.name()))
+    }
+}
+
+impl clap::ValueEnum for Overflow {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(clap::builder::PossibleValue::new(self.name()))
+    }
+}
+
 impl clap::ValueEnum for LogFormat {
     fn value_variants<'a>() -> &'a [Self] {
         &Self::ALL
@@ -351,17 +387,36 @@ impl Args {
         Run { config, filter, source: Source::CommandLine }
     }
 
+    /// How messages are told apart, and how many may wait.
+    fn messages(&self, meaning: &mut Meaning) -> MessageOptions {
+        let framing = self.frame.as_ref().and_then(|text| meaning.note("--frame", text.parse()));
+        MessageOptions {
+            framing,
+            max_frame: meaning.size("--max-frame", &self.max_frame),
+            queue: QueueOptions { max: meaning.size("--queue", &self.queue), overflow: self.overflow },
+        }
+    }
+
     /// The relay, its listeners and targets, with their options.
     fn relay(&self, meaning: &mut Meaning) -> Config {
         let mut from = meaning.all("--listen", &self.listen);
         let mut to = meaning.all("--connect", &self.connect);
+        let mode = self.mode.unwrap_or_default();
         // A lone --listen or --connect is joined with this terminal.
         for (end, other) in [(&self.listen, &mut from), (&self.connect, &mut to)] {
-            if end.is_empty() {
+            if end.is_empty() && mode == RelayMode::Pair {
                 other.push(Address::Stdio);
             }
         }
         let mut config = Config::relay(from, to);
+        for relay in config.relay.values_mut() {
+            relay.mode = mode;
+            if mode == RelayMode::Publish {
+                // Who listens on the command line hears what the target says.
+                std::mem::swap(&mut relay.from, &mut relay.to);
+            }
+        }
+        let messages = self.messages(meaning);
 
         let mut listen = ListenOptions::default();
         for text in &self.allow {
@@ -371,6 +426,11 @@ impl Args {
             meaning.note("--deny", listen.access.deny(text));
         }
         listen.backlog = meaning.number("--backlog", &self.backlog);
+        listen.messages = messages;
+        if mode == RelayMode::Collect {
+            // What waits for the target is meant, and not the answers that wait for a client.
+            listen.messages.queue = QueueOptions::default();
+        }
         config.listen.values_mut().for_each(|listener| listener.options = listen.clone());
 
         let mut dial = DialOptions::default();
@@ -382,6 +442,7 @@ impl Args {
                 |_| format!("`{}` is not an IP address; write for example 192.0.2.1", text.escape_debug());
             dial.source = meaning.note("--source", text.parse().map_err(problem));
         }
+        dial.messages = messages;
         config.client.values_mut().for_each(|client| client.options = dial);
 
         let mut relay = RelayOptions::default();
@@ -407,6 +468,11 @@ pub(super) fn option(place: &Place) -> &'static str {
         (_, "connect_timeout") => "--connect-timeout",
         (_, "max_read") => "--max-read",
         (_, "threads") => "--threads",
+        (_, "mode") => "--mode",
+        (_, "framing") => "--frame",
+        (_, "max_frame") => "--max-frame",
+        (_, "queue_max") => "--queue",
+        (_, "queue_overflow") => "--overflow",
         (_, "source") => "--source",
         (_, "idle_timeout") => "--idle-timeout",
         (_, "half_closed_timeout") => "--half-closed-timeout",
@@ -461,6 +527,8 @@ Examples:
   node --listen 9000 --connect echo:       an echo server, with no other program
   node --listen 9000                       talk to the first client from this terminal
   tar c . | node --connect host:9001       send a pipe, end when both sides have finished
+  node --listen 9000 --mode hub --frame lines
+                                           every client hears the lines of the others
   node -x --listen 9000 --connect host:80  watch every byte
   node check relay.toml                    say what a config file does
   node run relay.toml                      do it

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::address::Address;
 use crate::config::{ClientConfig, Config, ListenConfig, RelayConfig};
+use crate::net::MessageOptions;
 use crate::relay::{RelayMode, most_connections};
 
 /// What listens where, what goes to what, and the limits.
@@ -31,13 +32,17 @@ fn relay(out: &mut String, config: &Config, id: &str, relay: &RelayConfig) {
         RelayMode::Pair if config.is_conversation(relay) => "one conversation with this terminal",
         RelayMode::Pair => "each client gets a connection of its own",
         RelayMode::Echo => "each client gets back what it sends",
+        RelayMode::Hub => "every client hears what the others send",
+        RelayMode::Collect => "what all clients send goes to one target that is kept connected",
+        RelayMode::Publish => "one end hears what the other sends",
     };
     let _ = writeln!(out, "\nrelay.{id}: {what}");
     for (id, one) in config.from(relay) {
-        let _ = writeln!(out, "  from {}", listener(id, one));
+        let _ = writeln!(out, "  {} {}", end(relay, id, "from"), listener(id, one));
     }
     for (nth, (id, one)) in config.to(relay).enumerate() {
-        let _ = writeln!(out, "  {} {}", if nth == 0 { "to" } else { "else to" }, client(id, one));
+        let role = if nth == 0 || relay.mode.is_group() { "to" } else { "else to" };
+        let _ = writeln!(out, "  {} {}", end(relay, id, role), client(id, one));
     }
     let idle = relay
         .options
@@ -45,6 +50,29 @@ fn relay(out: &mut String, config: &Config, id: &str, relay: &RelayConfig) {
         .map_or_else(|| "off".into(), |limit| humantime::format_duration(limit).to_string());
     let half_closed = humantime::format_duration(relay.options.half_closed_timeout);
     let _ = writeln!(out, "  idle timeout {idle}; half-closed {half_closed}");
+}
+
+/// Which end of a relay an object is at: in mode publish either kind may be at either.
+fn end(relay: &RelayConfig, id: &str, usual: &'static str) -> &'static str {
+    match relay.mode {
+        RelayMode::Publish if relay.from.iter().any(|from| from == id) => "from",
+        RelayMode::Publish => "to",
+        _ => usual,
+    }
+}
+
+/// How its messages are told apart, if it has any.
+fn messages(text: &mut String, messages: &MessageOptions) {
+    if let Some(framing) = messages.framing {
+        let _ = write!(text, "; messages are {framing}");
+    }
+    let queue = messages.queue;
+    if let Some(max) = queue.max {
+        let _ = write!(text, "; up to {max} bytes wait for each");
+    }
+    if let Some(overflow) = queue.overflow {
+        let _ = write!(text, "; when more would: {}", overflow.name());
+    }
 }
 
 fn listener(id: &str, listener: &ListenConfig) -> String {
@@ -65,6 +93,7 @@ fn listener(id: &str, listener: &ListenConfig) -> String {
     if let Some(most) = listener.options.max_connections {
         let _ = write!(text, "; up to {most} at once");
     }
+    messages(&mut text, &listener.options.messages);
     text
 }
 
@@ -78,5 +107,6 @@ fn client(id: &str, client: &ClientConfig) -> String {
         let _ = write!(text, " from {source}");
     }
     let _ = write!(text, ", within {}", humantime::format_duration(client.options.connect_timeout));
+    messages(&mut text, &client.options.messages);
     text
 }

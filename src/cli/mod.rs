@@ -280,10 +280,18 @@ fn plan(config: &Config) -> String {
             format!("joining standard input and output to {to}")
         } else if config.is_conversation(relay) {
             "joining the first client to standard input and output; others wait".into()
-        } else if relay.mode == RelayMode::Echo {
-            format!("sending back to each client, up to {most}, what it sends")
         } else {
-            format!("relaying each client, up to {most}, over a connection of its own, to {to}")
+            match relay.mode {
+                RelayMode::Echo => format!("sending back to each client, up to {most}, what it sends"),
+                RelayMode::Pair => {
+                    format!("relaying each client, up to {most}, over a connection of its own, to {to}")
+                }
+                RelayMode::Hub => format!("joining up to {most} clients, each of whom hears the others"),
+                RelayMode::Collect => format!("collecting what up to {most} clients send for {to}"),
+                RelayMode::Publish => {
+                    format!("publishing what {} send to {}", relay.from.join(", "), relay.to.join(", "))
+                }
+            }
         }
     };
     config.relay.values().map(plan).collect::<Vec<_>>().join("; ")

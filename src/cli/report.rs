@@ -208,6 +208,21 @@ impl Reporter {
             // Counted by the subscription too, which says so.
             Event::Lagged { .. } => {}
             Event::SlotPanicked { slot } => warn!(slot, "a slot panicked"),
+            Event::WriteBufferHigh { connection, endpoint, waiting } => {
+                debug!(connection = number(*connection), %endpoint, waiting, "write buffer high");
+            }
+            Event::WriteBufferLow { connection, endpoint, waiting } => {
+                debug!(connection = number(*connection), %endpoint, waiting, "write buffer low");
+            }
+            Event::FramesDropped { connection, endpoint, cause, frames, bytes } => {
+                let cause = cause.name();
+                debug!(connection = number(*connection), %endpoint, cause, frames, bytes, "frames dropped, in all");
+                self.limiter.say(Line { what: "frames dropped", endpoint, cause }, OFTEN);
+            }
+            Event::Reconnecting { endpoint, target, attempt, pause } => {
+                let pause = format!("{:.3}s", pause.as_secs_f64());
+                debug!(%endpoint, target, attempt, pause, "reconnecting");
+            }
         }
     }
 }
@@ -318,6 +333,7 @@ const FAULTS: &[EventKind] = &[
     EventKind::ConnectFailed,
     EventKind::Lagged,
     EventKind::SlotPanicked,
+    EventKind::FramesDropped,
 ];
 const USUAL: &[EventKind] = &[
     EventKind::Listening,
@@ -329,6 +345,7 @@ const USUAL: &[EventKind] = &[
     EventKind::Disconnected,
     EventKind::Lagged,
     EventKind::SlotPanicked,
+    EventKind::FramesDropped,
 ];
 const TALK: &[EventKind] = &[
     EventKind::Listening,

@@ -32,6 +32,7 @@ impl Config {
             self.check_relay(id, relay, &mut taken, &mut faults);
         }
         self.check_ends(&mut faults);
+        faults.0.extend(self.check_messages());
         faults.0.extend(self.circles(&self.literal_leads()));
         faults.0
     }
@@ -39,13 +40,12 @@ impl Config {
     /// Objects that do nothing, since no relay names them.
     pub(super) fn unused(&self) -> Vec<Fault> {
         let mut faults = Faults(Vec::new());
-        let from: HashSet<_> = self.relay.values().flat_map(|relay| &relay.from).collect();
-        let to: HashSet<_> = self.relay.values().flat_map(|relay| &relay.to).collect();
-        for id in self.listen.keys().filter(|id| !from.contains(id)) {
+        let used: HashSet<_> = self.relay.values().flat_map(RelayConfig::ends).collect();
+        for id in self.listen.keys().filter(|id| !used.contains(id.as_str())) {
             let text = "no relay begins here; name it in the `from` of one, or remove it";
             faults.add(Place::new("listen", id, ""), text);
         }
-        for id in self.client.keys().filter(|id| !to.contains(id)) {
+        for id in self.client.keys().filter(|id| !used.contains(id.as_str())) {
             let text = "no relay leads here; name it in the `to` of one, or remove it";
             faults.add(Place::new("client", id, ""), text);
         }
@@ -175,37 +175,51 @@ impl Config {
         faults: &mut Faults,
     ) {
         let at = |key| Place::new("relay", id, key);
-        for (nth, name) in relay.from.iter().enumerate() {
-            let place = at("from").element(nth);
-            if relay.from[..nth].contains(name) {
-                faults.add(place, format!("`{name}` is listed twice; remove one"));
-            } else if !self.listen.contains_key(name) {
-                faults.add(place, self.unknown("from", name));
-            } else if let Some(other) = taken.insert(name, id) {
-                let text =
-                    format!("`{name}` leads to relay.{other} already; its clients can go only one way");
-                faults.add(place, text);
-            }
-        }
-        for (nth, name) in relay.to.iter().enumerate() {
-            let place = at("to").element(nth);
-            if relay.to[..nth].contains(name) {
-                faults.add(place, format!("`{name}` is listed twice; remove one"));
-            } else if !self.client.contains_key(name) {
-                faults.add(place, self.unknown("to", name));
+        for (key, names) in [("from", &relay.from), ("to", &relay.to)] {
+            for (nth, name) in names.iter().enumerate() {
+                let place = at(key).element(nth);
+                let (listens, connects) = (self.listen.contains_key(name), self.client.contains_key(name));
+                // Whoever is published, and whoever hears it, may have come to us or be dialled.
+                let fits = match key {
+                    _ if relay.mode == RelayMode::Publish => listens || connects,
+                    "from" => listens,
+                    _ => connects,
+                };
+                if names[..nth].contains(name) {
+                    faults.add(place, format!("`{name}` is listed twice; remove one"));
+                } else if !fits {
+                    faults.add(place, self.unknown(key, name));
+                } else if listens && let Some(other) = taken.insert(name, id).filter(|other| *other != id) {
+                    let text =
+                        format!("`{name}` leads to relay.{other} already; its clients can go only one way");
+                    faults.add(place, text);
+                }
             }
         }
         let listens = "there is nothing to listen on; name a listener";
         let connects = "there is nothing to connect to; name a client, or write mode = \"echo\"";
-        if relay.from.is_empty() {
-            faults.add(at("from"), listens);
+        match relay.mode {
+            RelayMode::Publish if relay.from.is_empty() => {
+                faults.add(at("from"), "there is nobody to be heard; name a client or a listener");
+            }
+            _ if relay.from.is_empty() => faults.add(at("from"), listens),
+            _ => {}
         }
         match relay.mode {
             RelayMode::Pair if relay.to.is_empty() => faults.add(at("to"), connects),
             RelayMode::Echo if !relay.to.is_empty() => {
                 faults.add(at("to"), "mode echo has no target; remove it, or write mode = \"pair\"");
             }
-            RelayMode::Pair | RelayMode::Echo => {}
+            RelayMode::Hub if !relay.to.is_empty() => {
+                faults.add(at("to"), "mode hub joins the clients of its listeners; remove the target");
+            }
+            RelayMode::Publish if relay.to.is_empty() => {
+                faults.add(at("to"), "there is nobody to hear it; name a listener or a client");
+            }
+            RelayMode::Collect if relay.to.len() != 1 => {
+                faults.add(at("to"), "mode collect leads to exactly one target; name one");
+            }
+            _ => {}
         }
         if relay.to.len() > MOST_TARGETS {
             faults.add(

@@ -9,9 +9,10 @@ use super::kinds::{
     AddressText, Count, Kind, Limit, Names, Networks, Number, OneOf, Problem, Size, SocketPath, Source,
     Switch, Text, Time, Word,
 };
+use super::messages::{Auto, FramingText};
 use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig};
 use crate::address::Address;
-use crate::net::{DialOptions, Keepalive, ListenOptions};
+use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow};
 use crate::relay::RelayMode;
 
 /// When a changed key takes effect at a reload.
@@ -142,6 +143,10 @@ pub(crate) fn listen() -> Vec<Key<ListenConfig>> {
         key(a::<Time>(), "keepalive_idle", |l| &mut l.options.keepalive.idle, NewConnections, "silence before a client is probed"),
         key(a::<Time>(), "keepalive_interval", |l| &mut l.options.keepalive.interval, NewConnections, "time between probes"),
         key(a::<Number<u32>>(), "keepalive_probes", |l| &mut l.options.keepalive.probes, NewConnections, "unanswered probes that end the connection"),
+        key(a::<Auto<FramingText>>(), "framing", |l| &mut l.options.messages.framing, NewConnections, "how messages are told apart; auto: not at all"),
+        key(a::<Auto<Size>>(), "max_frame", |l| &mut l.options.messages.max_frame, NewConnections, "the most a message may have; auto: 1MiB"),
+        key(a::<Auto<Size>>(), "queue_max", |l| &mut l.options.messages.queue.max, NewConnections, "what may wait for a connection; auto: 1MiB"),
+        key(a::<Auto<OneOf<Overflow>>>(), "queue_overflow", |l| &mut l.options.messages.queue.overflow, NewConnections, "what happens when more would; auto: disconnect"),
     ]
 }
 
@@ -155,6 +160,10 @@ pub(crate) fn client() -> Vec<Key<ClientConfig>> {
         key(a::<Time>(), "keepalive_idle", |c| &mut c.options.keepalive.idle, NewConnections, "silence before the target is probed"),
         key(a::<Time>(), "keepalive_interval", |c| &mut c.options.keepalive.interval, NewConnections, "time between probes"),
         key(a::<Number<u32>>(), "keepalive_probes", |c| &mut c.options.keepalive.probes, NewConnections, "unanswered probes that end the connection"),
+        key(a::<Auto<FramingText>>(), "framing", |c| &mut c.options.messages.framing, NewConnections, "how messages are told apart; auto: as the relay's listener"),
+        key(a::<Auto<Size>>(), "max_frame", |c| &mut c.options.messages.max_frame, NewConnections, "the most a message may have; auto: 1MiB"),
+        key(a::<Auto<Size>>(), "queue_max", |c| &mut c.options.messages.queue.max, NewConnections, "what may wait for it; auto: 1MiB, and 16MiB in mode collect"),
+        key(a::<Auto<OneOf<Overflow>>>(), "queue_overflow", |c| &mut c.options.messages.queue.overflow, NewConnections, "what happens when more would; auto: disconnect, and block in mode collect"),
     ]
 }
 
@@ -162,9 +171,9 @@ pub(crate) fn client() -> Vec<Key<ClientConfig>> {
 #[rustfmt::skip]
 pub(crate) fn relay() -> Vec<Key<RelayConfig>> {
     vec![
-        required(key(a::<Names>(), "from", |r: &mut RelayConfig| &mut r.from, NewConnections, "the listeners whose clients it takes")),
-        key(a::<Names>(), "to", |r| &mut r.to, NewConnections, "the clients it leads to: the first is dialled, the next when that fails"),
-        key(a::<OneOf<RelayMode>>(), "mode", |r| &mut r.mode, NewConnections, "pair: a connection of its own for each client; echo: all comes back, and there is no to"),
+        required(key(a::<Names>(), "from", |r: &mut RelayConfig| &mut r.from, NewConnections, "the listeners whose clients it takes; in mode publish, who is heard")),
+        key(a::<Names>(), "to", |r| &mut r.to, NewConnections, "the clients it leads to: the first is dialled, the next when that fails; in mode publish, who hears"),
+        key(a::<OneOf<RelayMode>>(), "mode", |r| &mut r.mode, NewConnections, "pair: a connection of its own for each client; echo: all comes back, and there is no to; hub: each client hears what the others send; publish: those in to hear those in from; collect: all go to one target that is kept connected"),
         key(a::<Limit>(), "idle_timeout", |r| &mut r.options.idle_timeout, Live, "ends a pair in which nothing moves for so long"),
         key(a::<Time>(), "half_closed_timeout", |r| &mut r.options.half_closed_timeout, Live, "the same once one side has finished"),
     ]

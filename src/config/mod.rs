@@ -8,6 +8,7 @@ mod file;
 pub(crate) mod keys;
 mod kinds;
 mod loops;
+mod messages;
 mod origin;
 mod show;
 mod syntax;
@@ -164,15 +165,22 @@ pub struct ClientConfig {
 /// A relay from listeners to targets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RelayConfig {
-    /// The names of its listeners.
+    /// The names of its listeners; in mode publish, of those who are heard.
     pub from: Vec<String>,
     /// The names of its targets: the first is dialled for each client, the
-    /// next when it fails.
+    /// next when it fails. In mode publish, of those who hear.
     pub to: Vec<String>,
     /// How they are joined.
     pub mode: RelayMode,
     /// Its limits.
     pub options: RelayOptions,
+}
+
+impl RelayConfig {
+    /// The names of all it joins.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = &str> {
+        self.from.iter().chain(&self.to).map(String::as_str)
+    }
 }
 
 impl Config {
@@ -198,20 +206,20 @@ impl Config {
         config
     }
 
-    /// The listeners of a relay, in its order, with their names.
+    /// The listeners of a relay, at whichever end, in its order, with their names.
     pub(crate) fn from<'a>(
         &'a self,
         relay: &'a RelayConfig,
     ) -> impl Iterator<Item = (&'a str, &'a ListenConfig)> {
-        relay.from.iter().filter_map(|id| Some((id.as_str(), self.listen.get(id)?)))
+        relay.ends().filter_map(|id| Some((id, self.listen.get(id)?)))
     }
 
-    /// The targets of a relay, in its order, with their names.
+    /// The targets of a relay, at whichever end, in its order, with their names.
     pub(crate) fn to<'a>(
         &'a self,
         relay: &'a RelayConfig,
     ) -> impl Iterator<Item = (&'a str, &'a ClientConfig)> {
-        relay.to.iter().filter_map(|id| Some((id.as_str(), self.client.get(id)?)))
+        relay.ends().filter_map(|id| Some((id, self.client.get(id)?)))
     }
 
     /// Tells whether a relay is one conversation with standard input and output.

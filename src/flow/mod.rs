@@ -7,6 +7,6 @@ mod tap;
 mod turn;
 
 pub(crate) use self::copy::{Broken, Flow, Side, Surroundings};
-pub(crate) use self::scratch::SIZE as MOST_READ;
+pub(crate) use self::scratch::{SIZE as MOST_READ, with as with_scratch};
 pub use self::tap::{Tap, TapChunk, TapDirection, TapReader};
 pub(crate) use self::turn::Turns;

@@ -11,7 +11,7 @@ thread_local! {
 ///
 /// Limits: `size` ≤ [`SIZE`]. The pages are touched only as far as reads
 /// reach, so an idle node does not pay for them.
-pub(super) fn with<R>(size: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
+pub(crate) fn with<R>(size: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
     SCRATCH.with_borrow_mut(|scratch| {
         if scratch.is_empty() {
             *scratch = vec![0; SIZE];

@@ -22,7 +22,7 @@ impl Turns {
     }
 
     /// The largest read, in bytes.
-    pub(super) const fn max_read(&self) -> usize {
+    pub(crate) const fn max_read(&self) -> usize {
         self.max_read
     }
 

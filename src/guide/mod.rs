@@ -6,6 +6,9 @@ pub mod command_line {}
 #[doc = include_str!("config.md")]
 pub mod config {}
 
+#[doc = include_str!("topologies.md")]
+pub mod topologies {}
+
 #[doc = include_str!("addresses.md")]
 pub mod addresses {}
 
@@ -51,6 +54,11 @@ pub const PAGES: &[Page] = &[
         topic: "config",
         about: "config files: every key, variables, several files, reload",
         text: include_str!("config.md"),
+    },
+    Page {
+        topic: "topologies",
+        about: "modes, framing, queues: who hears what, and who waits for whom",
+        text: include_str!("topologies.md"),
     },
     Page {
         topic: "addresses",

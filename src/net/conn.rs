@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use super::options::Keepalive;
 use super::transport::Stream;
+use super::unacknowledged::{Unacknowledged, unacknowledged};
 use crate::bus::{EventBus, Record};
 use crate::event::{ConnectionId, Endpoint, Reason};
 
@@ -67,6 +68,17 @@ impl Conn {
         Poll::Ready(Ok(count))
     }
 
+    /// Writes from several pieces at once, and says how many bytes were taken.
+    pub(crate) fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(self.stream_mut().poll_write_vectored(cx, pieces))?;
+        self.record.add_sent(count);
+        Poll::Ready(Ok(count))
+    }
+
     /// Announces that the peer has finished: a read yielded 0, and not because the connection broke.
     pub(crate) fn read_finished(&self) {
         self.record.read_finished();
@@ -92,6 +104,11 @@ impl Conn {
         self.stream().keep_alive(keepalive);
     }
 
+    /// Bounds what the kernel holds without having sent it, in bytes.
+    pub(crate) fn limit_unsent(&self, bytes: u32) {
+        self.stream().limit_unsent(bytes);
+    }
+
     /// Asks the kernel to report the socket as writable only when it has sent everything.
     pub(crate) fn report_drained(&self) {
         self.stream().report_drained();
@@ -100,6 +117,15 @@ impl Conn {
     /// Tells whether the kernel has sent everything, after [`report_drained`](Self::report_drained).
     pub(crate) fn is_drained(&self) -> bool {
         self.stream().is_drained()
+    }
+
+    /// How much of what was sent the peer's kernel has not acknowledged.
+    pub(crate) fn unacknowledged(&self) -> Unacknowledged {
+        match self.record.ends() {
+            (Endpoint::Tcp(peer), Endpoint::Tcp(local)) => unacknowledged(local, peer),
+            // Written there is delivered.
+            _ => Unacknowledged::Bytes(0),
+        }
     }
 
     /// The connection's id.

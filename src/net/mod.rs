@@ -13,11 +13,13 @@ mod listener;
 mod options;
 #[cfg(feature = "cli")]
 mod private;
+mod queue;
 mod resolve;
 pub mod server;
 pub mod socket;
 mod stdio;
 mod transport;
+mod unacknowledged;
 
 pub(crate) use self::access::network;
 pub use self::access::{AccessList, CidrError};
@@ -31,11 +33,14 @@ pub use self::listener::BindError;
 #[cfg(feature = "cli")]
 pub(crate) use self::listener::UnixPath;
 pub(crate) use self::listener::{Accepted, Listener, bind, check_source, is_of_the_client};
-pub use self::options::{DialOptions, Keepalive, ListenOptions};
+pub use self::options::{DialOptions, Keepalive, ListenOptions, MessageOptions, QueueOptions};
 #[cfg(feature = "cli")]
 pub(crate) use self::private::bind_private;
+pub use self::queue::Overflow;
+pub(crate) use self::queue::{Amount, Change, Level, Queue, QueueLimit};
 pub(crate) use self::resolve::{addresses, is_own};
 pub use self::server::{ServerOptions, TcpServer};
 pub use self::socket::{Reconnect, SocketOptions, TcpSocket};
 #[cfg(test)]
 pub(crate) use self::transport::Stream;
+pub(crate) use self::unacknowledged::Unacknowledged;

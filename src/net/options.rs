@@ -7,6 +7,8 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 
 use super::access::AccessList;
+use super::queue::{Overflow, QueueLimit};
+use crate::framing::Framing;
 
 /// How a silent peer is found out: after `idle` without traffic, `probes`
 /// probes `interval` apart. It is given up after `idle + probes × interval`.
@@ -40,6 +42,8 @@ pub struct ListenOptions {
     pub backlog: Option<u32>,
     /// Keepalive of accepted connections.
     pub keepalive: Keepalive,
+    /// Messages, in a relay that joins many.
+    pub messages: MessageOptions,
 }
 
 /// Options of outbound connections.
@@ -51,12 +55,66 @@ pub struct DialOptions {
     pub source: Option<IpAddr>,
     /// Keepalive of the connection, set within a second of its beginning.
     pub keepalive: Keepalive,
+    /// Messages, in a relay that joins many.
+    pub messages: MessageOptions,
 }
 
 impl Default for DialOptions {
     /// 5 s per target, from whichever address the kernel chooses.
     fn default() -> Self {
-        Self { connect_timeout: Duration::from_secs(5), source: None, keepalive: Keepalive::default() }
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            source: None,
+            keepalive: Keepalive::default(),
+            messages: MessageOptions::default(),
+        }
+    }
+}
+
+/// How messages are told apart on a connection, and how many may wait for it.
+///
+/// Only for relays that join many: a pair passes bytes on as they come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MessageOptions {
+    /// How messages are told apart. `None`: as the relay's listener does, or not at all.
+    pub framing: Option<Framing>,
+    /// The most a message may have, in bytes. `None`: 1 MiB.
+    pub max_frame: Option<usize>,
+    /// What may wait for the connection.
+    pub queue: QueueOptions,
+}
+
+/// How much may wait for a connection, and what happens then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueOptions {
+    /// In bytes; each piece counts 64 more. `None`: 1 MiB, and 16 MiB for the target of mode collect.
+    pub max: Option<usize>,
+    /// `None`: disconnect, and block for the target of mode collect.
+    pub overflow: Option<Overflow>,
+}
+
+impl MessageOptions {
+    pub(crate) fn framing(&self) -> Framing {
+        self.framing.unwrap_or(Framing::Raw)
+    }
+
+    pub(crate) fn max_frame(&self) -> usize {
+        self.max_frame.unwrap_or(Framing::MAX_FRAME)
+    }
+}
+
+impl QueueOptions {
+    /// With the defaults of a target that many collect for.
+    pub(crate) fn of_uplink(&self) -> QueueLimit {
+        QueueLimit { max: self.max.unwrap_or(16 << 20), overflow: self.overflow.unwrap_or(Overflow::Block) }
+    }
+
+    /// With the defaults of a connection that is one of many.
+    pub(crate) fn of_member(&self) -> QueueLimit {
+        QueueLimit {
+            max: self.max.unwrap_or(1 << 20),
+            overflow: self.overflow.unwrap_or(Overflow::Disconnect),
+        }
     }
 }
 

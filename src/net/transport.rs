@@ -52,6 +52,19 @@ impl Stream {
         }
     }
 
+    /// The same from several pieces at once, where that is one system call.
+    pub(super) fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            Self::Stdio(_) | Self::Echo(_) => self.poll_write(cx, pieces.first().map_or(&[], |piece| piece)),
+        }
+    }
+
     /// Waits until what was written has left the process; with sockets it always has.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
@@ -104,6 +117,14 @@ impl Stream {
         if let Self::Tcp(stream) = self {
             // Fails only on a socket that is gone already.
             let _ = keep_alive(&SockRef::from(stream), keepalive);
+        }
+    }
+
+    /// Bounds what the kernel holds without having sent it, in bytes.
+    pub(super) fn limit_unsent(&self, bytes: u32) {
+        if let Self::Tcp(stream) = self {
+            // Fails only on a socket that is gone already.
+            let _ = SockRef::from(stream).set_tcp_notsent_lowat(bytes);
         }
     }
 

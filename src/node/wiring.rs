@@ -13,12 +13,13 @@ use tokio::task::JoinSet;
 use super::NodeError;
 use crate::address::{Address, Host};
 use crate::bus::EventBus;
-use crate::config::{Config, Leads, ListenConfig, RelayConfig};
+use crate::config::{ClientConfig, Config, Leads, ListenConfig, RelayConfig};
 use crate::event::Endpoint;
 use crate::net::{Listener, Target, addresses, bind, check_source, is_own};
-use crate::registry::{Door, ListenerState, Object, Places};
+use crate::registry::{Door, Ledger, ListenerState, Object, Places};
 use crate::relay::{
-    Ended, Entrance, Limits, Outlet, Relay, RelayMode, Shared, Stop, most_connections, serve, serve_stdio,
+    Ended, Entrance, Group, Limits, Outlet, Relay, RelayMode, RelayOptions, Shared, Side, Stop, Uplink, keep,
+    most_connections, serve, serve_stdio,
 };
 
 /// What runs.
@@ -27,7 +28,20 @@ pub(super) struct Wiring {
     shared: Arc<Shared>,
     /// By the names of their relays, so that what lives follows a change.
     limits: BTreeMap<String, Arc<Limits>>,
+    /// Those of relays that join many, by their names.
+    groups: BTreeMap<String, Joined>,
     open: Vec<Open>,
+}
+
+/// A relay that joins many, and what it was made from.
+struct Joined {
+    group: Arc<Group>,
+    relay: RelayConfig,
+    clients: Vec<ClientConfig>,
+    /// The accounts of its clients, by their names.
+    ledgers: BTreeMap<String, Arc<Ledger>>,
+    /// Dropped, its clients are dialled no more.
+    _alive: watch::Sender<()>,
 }
 
 /// A listener whose tasks run.
@@ -117,7 +131,13 @@ impl Wiring {
         let places = config.node.max_connections.unwrap_or_else(most_connections);
         let shared =
             Shared::new(bus.clone(), config.node.budget, config.node.max_read, places, config.tap.clone());
-        Self { bus: bus.clone(), shared: Arc::new(shared), limits: BTreeMap::new(), open: Vec::new() }
+        Self {
+            bus: bus.clone(),
+            shared: Arc::new(shared),
+            limits: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            open: Vec::new(),
+        }
     }
 
     pub(super) fn shared(&self) -> Arc<Shared> {
@@ -225,6 +245,7 @@ impl Wiring {
         }
         let all: Arc<[SocketAddr]> = own.values().flatten().copied().collect();
         let mut limits = BTreeMap::new();
+        let mut groups = BTreeMap::new();
         let mut bound: BTreeMap<_, _> = bound.into_iter().map(|bound| (bound.id, bound.listeners)).collect();
         for (name, relay) in &config.relay {
             let limit = match self.limits.remove(name) {
@@ -236,14 +257,22 @@ impl Wiring {
                 None => Arc::new(Limits::new(&relay.options)),
             };
             limits.insert(name.clone(), Arc::clone(&limit));
-            let outlets = outlets(config, name, relay, leads, &own, &all);
+            let mut outlets = outlets(config, name, relay, leads, &own, &all);
             let once = config.is_conversation(relay);
-            let running = Arc::new(Relay::new(Arc::clone(&self.shared), outlets, limit, once));
+            let joined = relay.mode.is_group().then(|| {
+                let outlets = std::mem::take(&mut outlets);
+                self.join(config, name, relay, outlets, stop, serving)
+            });
+            let group = joined.as_ref().map(|joined| Arc::clone(&joined.group));
+            groups.extend(joined.map(|joined| (name.clone(), joined)));
+            let running = Arc::new(Relay::new(Arc::clone(&self.shared), outlets, limit, group, once));
             let one = Arc::new(Places::new(1));
             for (id, listener) in config.from(relay) {
                 let endpoint = Arc::from(id);
+                let side = side(relay, id);
                 let relay = Arc::clone(&running);
-                let entrance = Entrance { endpoint, options: listener.options.clone(), relay };
+                let options = listener.options.clone();
+                let entrance = Entrance { endpoint, options, relay, side };
                 let places = listener.options.max_connections.unwrap_or(usize::MAX);
                 match self.open.iter().find(|open| open.id == id) {
                     Some(open) => {
@@ -262,6 +291,8 @@ impl Wiring {
             }
         }
         self.limits = limits;
+        // Dropping the old ones ends their clients.
+        self.groups = groups;
         self.objects(config)
     }
 
@@ -294,19 +325,60 @@ impl Wiring {
         Open { id, bind, bound, door, entrance }
     }
 
+    /// The group of a relay: the one there is, if the relay has not changed, or
+    /// a new one, whose clients are dialled from now on.
+    fn join(
+        &mut self,
+        config: &Config,
+        name: &str,
+        relay: &RelayConfig,
+        outlets: Vec<Outlet>,
+        stop: &watch::Sender<Stop>,
+        serving: &mut JoinSet<Ended>,
+    ) -> Joined {
+        let clients: Vec<_> = config.to(relay).map(|(_, client)| client.clone()).collect();
+        // Its limits follow a change by themselves.
+        let relay = RelayConfig { options: RelayOptions::default(), ..relay.clone() };
+        if let Some(joined) = self.groups.remove(name)
+            && joined.relay == relay
+            && joined.clients == clients
+        {
+            return joined;
+        }
+        let group = Arc::new(Group::new(Arc::clone(&self.shared), relay.mode));
+        let alive = watch::Sender::new(());
+        let mut ledgers = BTreeMap::new();
+        let framing = config.from(&relay).find_map(|(_, listener)| listener.options.messages.framing);
+        for (outlet, client) in outlets.into_iter().zip(&clients) {
+            let mut messages = client.options.messages;
+            messages.framing = messages.framing.or(framing);
+            let side = side(&relay, &outlet.target.name);
+            let name = outlet.target.name.to_string();
+            let uplink = Uplink::new(&group, outlet, side, messages);
+            ledgers.extend(uplink.ledger().map(|ledger| (name, ledger)));
+            serving.spawn(keep(uplink, stop.subscribe(), alive.subscribe()));
+        }
+        Joined { group, relay, clients, ledgers, _alive: alive }
+    }
+
     /// Everything that has a name.
     fn objects(&self, config: &Config) -> BTreeMap<Arc<str>, Object> {
         let listeners =
             self.open.iter().map(|open| (open.id.as_str().into(), Object::Listener(Arc::clone(&open.door))));
-        let clients = config
-            .client
-            .iter()
-            .map(|(id, client)| (id.as_str().into(), Object::Client { to: client.to.as_target() }));
+        let clients = config.client.iter().map(|(id, client)| {
+            let ledger = self.groups.values().find_map(|joined| joined.ledgers.get(id)).cloned();
+            (id.as_str().into(), Object::Client { to: client.to.as_target(), ledger })
+        });
         let relays = config.relay.iter().map(|(id, relay)| {
             (id.as_str().into(), Object::Relay { from: relay.from.clone(), to: relay.to.clone() })
         });
         listeners.chain(clients).chain(relays).collect()
     }
+}
+
+/// The end of a relay an object is at.
+fn side(relay: &RelayConfig, id: &str) -> Side {
+    if relay.from.iter().any(|from| from == id) { Side::From } else { Side::To }
 }
 
 /// The targets of a relay. None may lead to a listener of ours, unless the
@@ -323,7 +395,7 @@ fn outlets(
         let target = Target::new(name.into(), Address::Echo);
         return vec![Outlet { target, options: Default::default(), own: [].into() }];
     }
-    let outlet = |(id, client): (&str, &crate::config::ClientConfig)| {
+    let outlet = |(id, client): (&str, &ClientConfig)| {
         let led = |listener: &String| leads.contains(&(id.to_owned(), listener.clone()));
         let own = match leads.iter().any(|(client, _)| client == id) {
             false => Arc::clone(all),

@@ -2,6 +2,7 @@
 //! slots that can be called on them. The node enters and removes objects; whoever
 //! has a [`Registry`] may look and call, and never holds anything up.
 
+mod accounts;
 mod places;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 use tokio::sync::watch;
 
+pub use self::accounts::Accounts;
+pub(crate) use self::accounts::Ledger;
 pub(crate) use self::places::{Place, Places};
 use crate::event::Endpoint;
 use crate::nearest::{did_you_mean, quoted};
@@ -24,7 +27,7 @@ pub struct Registry {
 #[derive(Clone, Debug)]
 pub(crate) enum Object {
     Listener(Arc<Door>),
-    Client { to: String },
+    Client { to: String, ledger: Option<Arc<Ledger>> },
     Relay { from: Vec<String>, to: Vec<String> },
 }
 
@@ -75,6 +78,9 @@ pub enum ObjectKind {
     Client {
         /// The target as it is dialled.
         to: String,
+        /// Where every message is that was taken for it, in mode collect.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        accounts: Option<Accounts>,
     },
     /// Joins listeners to clients.
     Relay {
@@ -183,7 +189,10 @@ impl Object {
                 addresses: door.addresses.clone(),
                 connections: door.places.taken(),
             },
-            Self::Client { to } => ObjectKind::Client { to: to.clone() },
+            Self::Client { to, ledger } => ObjectKind::Client {
+                to: to.clone(),
+                accounts: ledger.as_ref().map(|ledger| ledger.accounts()),
+            },
             Self::Relay { from, to } => ObjectKind::Relay { from: from.clone(), to: to.clone() },
         }
     }
@@ -254,7 +263,7 @@ mod tests {
         let door = Arc::new(Door::new(Vec::new(), Arc::new(Places::new(1))));
         let objects = [
             (Arc::from("front"), Object::Listener(Arc::clone(&door))),
-            (Arc::from("back"), Object::Client { to: "host:1".into() }),
+            (Arc::from("back"), Object::Client { to: "host:1".into(), ledger: None }),
         ];
         registry.replace(objects.into());
         registry.call("front", Slot::Pause).unwrap();

@@ -11,6 +11,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, sleep_until};
 
+use super::group::Side;
+use super::member::Member;
 use super::session::Session;
 use super::{Ended, Relay, Stop};
 use crate::event::{Endpoint, Event, EventKind, Reason};
@@ -24,6 +26,8 @@ pub(crate) struct Entrance {
     pub(crate) endpoint: Arc<str>,
     pub(crate) options: ListenOptions,
     pub(crate) relay: Arc<Relay>,
+    /// Its end of a relay that joins many.
+    pub(crate) side: Side,
 }
 
 /// The places of a client: its listener's and its node's.
@@ -38,6 +42,7 @@ pub(crate) async fn serve(
     mut stop: watch::Receiver<Stop>,
 ) -> Ended {
     let mut state = door.watch();
+    let told = stop.clone();
     let mut sessions = JoinSet::new();
     let mut conversation = None;
     let mut now = Arc::clone(&entrance.borrow_and_update());
@@ -65,7 +70,7 @@ pub(crate) async fn serve(
             // A look before each client; to wait costs more, and comes where nobody is there.
             () = poll_fn(|_| if is_news() { Poll::Ready(()) } else { Poll::Pending }) => {}
             (client, places) = now.admit(&listener, door.places()), if does == ListenerState::Listening => {
-                enter(&mut sessions, &now.relay, client, places);
+                enter(&mut sessions, &now, client, places, &told);
             }
             _ = woken.0.wait_for(|stop| *stop != Stop::No) => break,
             Ok(()) = woken.1.changed() => {}
@@ -93,14 +98,32 @@ pub(crate) async fn serve_stdio(
     let places = door.places().take().zip(relay.shared.places.take());
     let client = Conn::stdio(&relay.shared.bus, &entrance.endpoint);
     let mut sessions = JoinSet::new();
-    enter(&mut sessions, relay, client, places.expect("nobody else can be there yet"));
+    enter(&mut sessions, &entrance, client, places.expect("nobody else can be there yet"), &stop);
     drain(relay.once, sessions, None, stop).await
 }
 
 /// Starts the session of a client, by which the client can be ended.
-fn enter(sessions: &mut JoinSet<Reason>, relay: &Arc<Relay>, client: Conn, places: Admission) {
+fn enter(
+    sessions: &mut JoinSet<Reason>,
+    entrance: &Entrance,
+    client: Conn,
+    places: Admission,
+    stop: &watch::Receiver<Stop>,
+) {
     let record = Arc::clone(client.record());
-    record.belongs_to(sessions.spawn(Session::new(relay, client, places)));
+    let relay = &entrance.relay;
+    let task = match &relay.group {
+        None => sessions.spawn(Session::new(relay, client, places)),
+        Some(group) => {
+            let (options, stop) = (&entrance.options.messages, stop.clone());
+            let member = Member::new(group, &relay.limits, client, entrance.side, options);
+            sessions.spawn(async move {
+                let _places = places;
+                member.serve(stop).await
+            })
+        }
+    };
+    record.belongs_to(task);
 }
 
 /// Waits for the sessions to end, and cuts those that are left when their time is up.
@@ -125,7 +148,7 @@ async fn drain(
     Ended { cut, conversation: conversation.or(was_cut) }
 }
 
-async fn passed(stop: Stop) {
+pub(super) async fn passed(stop: Stop) {
     match stop {
         Stop::No => std::future::pending().await,
         Stop::At(time) => sleep_until(time).await,

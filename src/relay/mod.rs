@@ -1,11 +1,15 @@
-//! Relays: ready-made topologies. Each client of a listener gets an outbound
-//! connection of its own, and bytes and ends are carried through.
+//! Relays: ready-made topologies. In a pair each client of a listener gets an
+//! outbound connection of its own, and bytes and ends are carried through; in
+//! a group messages go from each to many.
 
 mod abort;
 mod accept;
+mod group;
+mod member;
 mod pair;
 mod session;
 mod sweep;
+mod uplink;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,12 +18,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub(crate) use self::accept::{Entrance, serve, serve_stdio};
+pub(crate) use self::group::{Group, Side};
 pub(crate) use self::sweep::Limits;
 use self::sweep::Sweep;
+pub(crate) use self::uplink::{Uplink, keep};
 use crate::budget::Budget;
 use crate::bus::EventBus;
 use crate::event::Reason;
 use crate::flow::{Tap, Turns};
+use crate::framing::Unfinished;
 use crate::net::{DialOptions, Target};
 use crate::registry::Places;
 
@@ -31,6 +38,12 @@ pub enum RelayMode {
     Pair,
     /// Each client gets back what it sends; there is no target.
     Echo,
+    /// Every client hears what the others send, message by message; there is no target.
+    Hub,
+    /// Those at one end hear what those at the other send, and nothing goes back.
+    Publish,
+    /// What all clients send goes to one target that is kept connected, and its answers to all of them.
+    Collect,
 }
 
 /// What a relay does beside moving bytes.
@@ -51,14 +64,22 @@ impl Default for RelayOptions {
 
 impl RelayMode {
     /// Every mode there is.
-    pub const ALL: [Self; 2] = [Self::Pair, Self::Echo];
+    pub const ALL: [Self; 5] = [Self::Pair, Self::Echo, Self::Hub, Self::Publish, Self::Collect];
 
     /// How it is written.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pair => "pair",
             Self::Echo => "echo",
+            Self::Hub => "hub",
+            Self::Publish => "publish",
+            Self::Collect => "collect",
         }
+    }
+
+    /// Tells whether its connections are members of a group, in which messages have more than one destination.
+    pub const fn is_group(self) -> bool {
+        matches!(self, Self::Hub | Self::Publish | Self::Collect)
     }
 }
 
@@ -71,6 +92,8 @@ pub(crate) struct Shared {
     places: Arc<Places>,
     sweep: Sweep,
     tap: Option<Tap>,
+    /// What frames hold of which only a part has come.
+    unfinished: Arc<Unfinished>,
 }
 
 /// Where the clients of some listeners go. It never changes; a reload makes
@@ -79,6 +102,8 @@ pub(crate) struct Relay {
     shared: Arc<Shared>,
     outlets: Vec<Outlet>,
     limits: Arc<Limits>,
+    /// What its clients are members of, in a mode that joins many.
+    group: Option<Arc<Group>>,
     /// Ends with its first conversation, because it speaks to standard input and output.
     once: bool,
 }
@@ -124,6 +149,7 @@ impl Shared {
             places: Arc::new(Places::new(places)),
             sweep: Sweep::default(),
             tap,
+            unfinished: Arc::new(Unfinished::new(budget / 4)),
         }
     }
 
@@ -144,8 +170,14 @@ impl Shared {
 }
 
 impl Relay {
-    pub(crate) fn new(shared: Arc<Shared>, outlets: Vec<Outlet>, limits: Arc<Limits>, once: bool) -> Self {
-        Self { shared, outlets, limits, once }
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        outlets: Vec<Outlet>,
+        limits: Arc<Limits>,
+        group: Option<Arc<Group>>,
+        once: bool,
+    ) -> Self {
+        Self { shared, outlets, limits, group, once }
     }
 }
 

@@ -36,6 +36,8 @@ pub(crate) fn run(load: &Load) -> Sample {
         "connect" => Loop::new(load).connects(load),
         "idle" => Loop::new(load).idle(load),
         "mixed" => mixed(load),
+        "fan-out" => crate::crowd::fan_out(load),
+        "fan-in" => crate::crowd::fan_in(load),
         other => panic!("no scenario is called {other}"),
     }
 }

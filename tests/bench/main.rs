@@ -8,6 +8,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it prints a table")]
 
+mod crowd;
 mod load;
 mod meter;
 mod peers;
@@ -49,6 +50,7 @@ const RATE: Column = Column { name: "/s", value: |s| s.count / s.seconds, less: 
 const P50: Column = Column { name: "p50 us", value: |s| s.percentiles.p50, less: true };
 const P99: Column = Column { name: "p99 us", value: |s| s.percentiles.p99, less: true };
 const CPU_EACH: Column = Column { name: "CPU us each", value: |s| s.cpu / s.count * 1e6, less: true };
+const CPU_NS: Column = Column { name: "CPU ns each", value: |s| s.cpu / s.count * 1e9, less: true };
 const KIB: Column = Column { name: "KiB a pair", value: |s| s.count, less: true };
 
 const ROWS: &[Row] = &[
@@ -71,6 +73,9 @@ const ROWS: &[Row] = &[
         connections: 8,
         columns: &[P50, P99, GIGABYTES, CPU_PER_GB],
     },
+    Row { name: "fan-out-8", scenario: "fan-out", connections: 8, columns: &[RATE, CPU_NS] },
+    Row { name: "fan-out-100", scenario: "fan-out", connections: 100, columns: &[RATE, CPU_NS] },
+    Row { name: "fan-in-8", scenario: "fan-in", connections: 8, columns: &[RATE, CPU_NS] },
 ];
 
 /// What was asked for.
@@ -126,7 +131,7 @@ fn plan(words: &[&str]) -> Plan {
     let mut plan = Plan {
         rounds: 5,
         seconds: 1.0,
-        peers: peers::ALL[..11].iter().map(|&name| name.to_owned()).collect(),
+        peers: peers::ALL[..11].iter().chain(peers::HUBS).map(|&name| name.to_owned()).collect(),
         rows: ROWS.iter().collect(),
         free: false,
         quartile: false,
@@ -176,10 +181,10 @@ fn compare(plan: &Plan) -> usize {
     for row in &plan.rows {
         let mut samples: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
         let fresh = row.scenario == "idle";
-        let mut running = if fresh { Vec::new() } else { start_all(plan, &ground) };
+        let mut running = if fresh { Vec::new() } else { start_all(plan, row, &ground) };
         for round in 0..if fresh { plan.rounds.min(3) } else { plan.rounds } {
             if fresh {
-                running = start_all(plan, &ground);
+                running = start_all(plan, row, &ground);
             }
             // Another one begins each time, so that none always follows the same.
             for i in 0..running.len() {
@@ -200,10 +205,15 @@ fn compare(plan: &Plan) -> usize {
     failures
 }
 
-fn start_all(plan: &Plan, ground: &Ground) -> Vec<Peer> {
+fn start_all(plan: &Plan, row: &Row, ground: &Ground) -> Vec<Peer> {
     let start =
         |name: &String| peers::start(name, ground).map_err(|why| eprintln!("without {name}: {why}")).ok();
-    plan.peers.iter().filter_map(start).collect()
+    let joins_many = row.scenario.starts_with("fan-");
+    plan.peers
+        .iter()
+        .filter(|name| peers::HUBS.contains(&name.as_str()) == joins_many)
+        .filter_map(start)
+        .collect()
 }
 
 /// Runs the load in a process of its own, so that relays and load share nothing.

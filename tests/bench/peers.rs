@@ -94,6 +94,9 @@ pub(crate) const ALL: &[&str] = &[
     "node-json",
 ];
 
+/// Those that join many, for the rows that need that.
+pub(crate) const HUBS: &[&str] = &["node-hub", "ncat"];
+
 /// Starts a peer, or says why it is not there.
 pub(crate) fn start(name: &str, ground: &Ground) -> Result<Peer, String> {
     if name == "direct" {
@@ -110,6 +113,27 @@ pub(crate) fn start(name: &str, ground: &Ground) -> Result<Peer, String> {
                     .map(str::to_owned)
                     .to_vec();
             (PathBuf::from(name.strip_prefix("node@").unwrap_or(env!("CARGO_BIN_EXE_node"))), arguments)
+        }
+        "node-hub" => {
+            let arguments = [
+                "-q",
+                "--threads",
+                &ground.threads.to_string(),
+                "--listen",
+                &listen,
+                "--mode",
+                "hub",
+                "--frame",
+                "lines",
+            ]
+            .map(str::to_owned)
+            .to_vec();
+            (PathBuf::from(env!("CARGO_BIN_EXE_node")), arguments)
+        }
+        "ncat" => {
+            let port = address.port().to_string();
+            let arguments = ["--broker", "-l", "-m", "1100", "127.0.0.1", &port].map(str::to_owned).to_vec();
+            (installed("ncat")?, arguments)
         }
         "node-0" | "node-1" | "node-4" | "node-unread" | "naive" | "splice" => (own(), role(name)),
         "node-json" => return node_json(address, ground),

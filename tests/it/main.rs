@@ -9,6 +9,7 @@
 mod support;
 
 mod api;
+mod collect;
 mod command_line;
 mod control;
 mod cost;
@@ -32,4 +33,5 @@ mod sockets;
 mod stdio;
 mod stream;
 mod supervisor;
+mod topologies;
 mod traces;

@@ -2,109 +2,20 @@
 //! contract. Payload never does. Adding an event means adding a variant here,
 //! its line in [`EventKind`], and the place that emits it.
 
-use std::collections::HashMap;
+mod cause;
+mod ends;
+mod mask;
+
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hasher};
-use std::net::SocketAddr;
-use std::num::NonZeroU64;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
 
-/// Names one connection, accepted or dialled, for the life of the process.
-///
-/// Never used twice, and given at the start of a dial, so that
-/// `connect_failed` and `connected` carry it too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct ConnectionId(NonZeroU64);
-
-impl ConnectionId {
-    pub(crate) fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self(NonZeroU64::new(NEXT.fetch_add(1, Ordering::Relaxed)).expect("2^64 connections were not made"))
-    }
-
-    /// The number, which is what logs show.
-    pub const fn get(self) -> u64 {
-        self.0.get()
-    }
-}
-
-/// A map by connection. The ids are our own and count upwards, so they need no hash that strangers cannot guess.
-pub(crate) type ConnectionMap<T> = HashMap<ConnectionId, T, BuildHasherDefault<CountedHasher>>;
-
-/// Spreads a counter over all bits by one multiplication.
-#[derive(Default)]
-pub(crate) struct CountedHasher(u64);
-
-impl Hasher for CountedHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("a ConnectionId hashes as one u64");
-    }
-
-    fn write_u64(&mut self, id: u64) {
-        // An odd number near 2^64 / the golden ratio: consecutive ids fall far apart, high bits included.
-        self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
-}
-
-impl fmt::Display for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// One end of a connection, or what a listener is bound to.
-///
-/// IPv4 addresses seen through an IPv6 socket are shown as IPv4.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// An address and a port.
-    Tcp(SocketAddr),
-    /// A Unix socket, with its path if it has one.
-    Unix(Option<Arc<Path>>),
-    /// Standard input and output.
-    Stdio,
-    /// The built-in echo service.
-    Echo,
-}
-
-impl From<SocketAddr> for Endpoint {
-    fn from(address: SocketAddr) -> Self {
-        match address {
-            SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some() => {
-                Self::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port()))
-            }
-            _ => Self::Tcp(address),
-        }
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix(Some(path)) => write!(f, "unix:{}", path.display().to_string().escape_debug()),
-            Self::Unix(None) => f.write_str("unix:"),
-            Self::Stdio => f.write_str("stdio:"),
-            Self::Echo => f.write_str("echo:"),
-        }
-    }
-}
-
-impl Serialize for Endpoint {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
+pub use self::cause::DropCause;
+pub(crate) use self::ends::ConnectionMap;
+pub use self::ends::{ConnectionId, Endpoint};
+pub use self::mask::EventMask;
 
 /// The life of a connection, in Qt's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -149,6 +60,16 @@ pub enum Reason {
     Aborted,
     /// Somebody asked for it (`node call node.disconnect ID`); reset.
     Killed,
+    /// Too much waited for it, and it did not catch up; reset.
+    SlowConsumer,
+    /// It sent a frame that is longer than allowed; reset.
+    FrameTooLong,
+    /// It sent what its framing does not allow; reset.
+    MalformedFrame,
+    /// It finished inside a frame, which was not passed on.
+    TruncatedFrame,
+    /// Memory for unfinished frames was needed, and its was the oldest; reset.
+    StalledFrame,
 }
 
 impl Reason {
@@ -166,6 +87,11 @@ impl Reason {
             Self::Shutdown => "shutdown",
             Self::Aborted => "aborted",
             Self::Killed => "killed",
+            Self::SlowConsumer => "slow_consumer",
+            Self::FrameTooLong => "frame_too_long",
+            Self::MalformedFrame => "malformed_frame",
+            Self::TruncatedFrame => "truncated_frame",
+            Self::StalledFrame => "stalled_frame",
         }
     }
 }
@@ -382,6 +308,58 @@ pub enum Event {
         /// Where the slot was connected, as `file:line:column`.
         slot: String,
     },
+    /// Half of what may wait for a connection does.
+    ///
+    /// From: whoever put it there. Order: a `write_buffer_low` comes before the next one.
+    WriteBufferHigh {
+        /// The connection; none while a target that is kept connected is not.
+        connection: Option<ConnectionId>,
+        /// Its listener's or target's name.
+        endpoint: Arc<str>,
+        /// Bytes that wait for it.
+        waiting: u64,
+    },
+    /// It is down to a quarter again.
+    WriteBufferLow {
+        /// The connection; none while a target that is kept connected is not.
+        connection: Option<ConnectionId>,
+        /// Its listener's or target's name.
+        endpoint: Arc<str>,
+        /// Bytes that wait for it.
+        waiting: u64,
+    },
+    /// Frames were dropped.
+    ///
+    /// From: whoever dropped them, at most once a second for a connection and a cause, and at its end.
+    /// Carries: the totals of the connection and the cause.
+    FramesDropped {
+        /// The connection they were for, or with the causes `unheard` and
+        /// `unsendable` the one they came from. None while a target that is kept
+        /// connected is not.
+        connection: Option<ConnectionId>,
+        /// Its listener's or target's name.
+        endpoint: Arc<str>,
+        /// Why.
+        cause: DropCause,
+        /// How many since it began; bytes that no frame was made of are not in it.
+        frames: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// A target that is kept connected will be dialled again.
+    ///
+    /// From: the client's task, after a `connect_failed` or a `disconnected`.
+    Reconnecting {
+        /// The target's name.
+        endpoint: Arc<str>,
+        /// The target as configured.
+        target: String,
+        /// Attempts since it was last connected for a while, this one included.
+        attempt: u32,
+        /// Time until then.
+        #[serde(rename = "seconds", serialize_with = "seconds")]
+        pause: Duration,
+    },
 }
 
 fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -405,7 +383,11 @@ impl Event {
             | Self::BytesWritten { endpoint, .. }
             | Self::ReadFinished { endpoint, .. }
             | Self::ErrorOccurred { endpoint, .. }
-            | Self::Disconnected { endpoint, .. } => Some(endpoint),
+            | Self::Disconnected { endpoint, .. }
+            | Self::WriteBufferHigh { endpoint, .. }
+            | Self::WriteBufferLow { endpoint, .. }
+            | Self::FramesDropped { endpoint, .. }
+            | Self::Reconnecting { endpoint, .. } => Some(endpoint),
             Self::Lagged { .. } | Self::SlotPanicked { .. } => None,
         }
     }
@@ -429,6 +411,10 @@ impl Event {
             Self::Disconnected { .. } => EventKind::Disconnected,
             Self::Lagged { .. } => EventKind::Lagged,
             Self::SlotPanicked { .. } => EventKind::SlotPanicked,
+            Self::WriteBufferHigh { .. } => EventKind::WriteBufferHigh,
+            Self::WriteBufferLow { .. } => EventKind::WriteBufferLow,
+            Self::FramesDropped { .. } => EventKind::FramesDropped,
+            Self::Reconnecting { .. } => EventKind::Reconnecting,
         }
     }
 }
@@ -455,6 +441,10 @@ pub enum EventKind {
     Disconnected,
     Lagged,
     SlotPanicked,
+    WriteBufferHigh,
+    WriteBufferLow,
+    FramesDropped,
+    Reconnecting,
 }
 
 impl EventKind {
@@ -477,11 +467,15 @@ impl EventKind {
             Self::Disconnected => "disconnected",
             Self::Lagged => "lagged",
             Self::SlotPanicked => "slot_panicked",
+            Self::WriteBufferHigh => "write_buffer_high",
+            Self::WriteBufferLow => "write_buffer_low",
+            Self::FramesDropped => "frames_dropped",
+            Self::Reconnecting => "reconnecting",
         }
     }
 
     /// All kinds, in the order of declaration.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::Listening,
         Self::AcceptError,
         Self::AcceptPaused,
@@ -498,6 +492,10 @@ impl EventKind {
         Self::Disconnected,
         Self::Lagged,
         Self::SlotPanicked,
+        Self::WriteBufferHigh,
+        Self::WriteBufferLow,
+        Self::FramesDropped,
+        Self::Reconnecting,
     ];
 
     /// Tells whether notices of this kind are coalesced and carry totals.
@@ -508,47 +506,6 @@ impl EventKind {
     /// Tells whether the outbox always has a place for it.
     pub(crate) const fn is_reserved(self) -> bool {
         matches!(self, Self::NewConnection | Self::Connected | Self::ConnectFailed | Self::Disconnected)
-    }
-}
-
-/// A set of [`EventKind`]s.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EventMask(u32);
-
-impl EventMask {
-    /// No kind.
-    pub const NONE: Self = Self(0);
-    /// Every kind.
-    pub const ALL: Self = Self((1 << EventKind::ALL.len()) - 1);
-    /// The coalesced kinds, `ready_read` and `bytes_written`.
-    pub const LEVEL: Self = Self(1 << EventKind::ReadyRead as u8 | 1 << EventKind::BytesWritten as u8);
-    /// Every kind that is not coalesced.
-    pub const DISCRETE: Self = Self(Self::ALL.0 & !Self::LEVEL.0);
-
-    /// The set of these kinds.
-    pub const fn of(kinds: &[EventKind]) -> Self {
-        let mut bits = 0;
-        let mut i = 0;
-        while i < kinds.len() {
-            bits |= 1 << kinds[i] as u8;
-            i += 1;
-        }
-        Self(bits)
-    }
-
-    /// Tells whether `kind` is in the set.
-    pub const fn contains(self, kind: EventKind) -> bool {
-        self.0 & 1 << kind as u8 != 0
-    }
-
-    /// Tells whether the two sets share a kind.
-    pub const fn intersects(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    /// The kinds of this set whose bits are set in `bits`.
-    pub(crate) const fn restrict(self, bits: u32) -> Self {
-        Self(self.0 & bits)
     }
 }
 
@@ -574,6 +531,8 @@ fn timestamp<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]

@@ -1,0 +1,163 @@
+//! The keys of messages (framing and queue), as kinds of values and as faults:
+//! what only makes sense in a relay that joins many, and what that needs.
+
+use std::marker::PhantomData;
+
+use toml::de::DeValue;
+
+use super::kinds::{Kind, Problem, Word, toml_text};
+use super::{Config, Fault, Place, RelayConfig};
+use crate::address::Address;
+use crate::framing::Framing;
+use crate::net::{MessageOptions, Overflow};
+use crate::relay::RelayMode;
+
+/// A value, or `"auto"` for what is usual where it is used.
+pub(super) struct Auto<K>(PhantomData<K>);
+/// A [`Framing`].
+pub(super) struct FramingText;
+
+impl<K: Kind> Kind for Auto<K> {
+    type Value = Option<K::Value>;
+
+    fn expected() -> String {
+        format!("{}, or \"auto\"", K::expected())
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<Self::Value, Vec<Problem>> {
+        match value.as_str() {
+            Some("auto") => Ok(None),
+            _ => K::read(value).map(Some),
+        }
+    }
+
+    fn write(value: &Self::Value) -> String {
+        value.as_ref().map_or_else(|| toml_text("auto"), K::write)
+    }
+
+    fn schema() -> String {
+        format!(r#"{{"anyOf":[{},{{"const":"auto"}}]}}"#, K::schema())
+    }
+}
+
+impl Kind for FramingText {
+    type Value = Framing;
+
+    fn expected() -> String {
+        r#"a framing such as "lines", "length:4" or "raw""#.into()
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<Framing, Vec<Problem>> {
+        let read = match value.as_str() {
+            Some(text) => text.parse().map_err(|error: crate::framing::FramingError| error.to_string()),
+            None => Err(format!("it is no text; expected {}", Self::expected())),
+        };
+        read.map_err(|text| vec![Problem { element: None, text }])
+    }
+
+    fn write(value: &Framing) -> String {
+        toml_text(&value.to_string())
+    }
+
+    fn schema() -> String {
+        r#"{"type":"string","examples":["lines","lines:crlf","delimited:02,03","length:4","fixed:16","mbap","raw"]}"#.into()
+    }
+}
+
+impl Word for Overflow {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn word(self) -> &'static str {
+        self.name()
+    }
+}
+
+impl Config {
+    /// What is wrong with the messages of all relays.
+    pub(super) fn check_messages(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        for (id, relay) in &self.relay {
+            let fault = |key, text: String| Fault { place: Place::new("relay", id, key), text };
+            let mode = relay.mode.name();
+            if relay.mode.is_group() && self.is_conversation(relay) {
+                let text = format!("stdio: is one conversation, and mode {mode} joins many; name addresses");
+                faults.push(fault("mode", text));
+            }
+            if relay.mode == RelayMode::Publish {
+                for (nth, name) in relay.to.iter().enumerate().filter(|(_, name)| relay.from.contains(name)) {
+                    let place = Place::new("relay", id, "to").element(nth);
+                    let text = format!("`{name}` would hear itself; name it in `from` or in `to`");
+                    faults.push(Fault { place, text });
+                }
+            }
+            for (name, listener) in self.from(relay) {
+                let at = |key| Place::new("listen", name, key);
+                check(relay, &listener.options.messages, true, &at, &mut faults);
+            }
+            for (name, client) in self.to(relay) {
+                let at = |key| Place::new("client", name, key);
+                check(relay, &client.options.messages, false, &at, &mut faults);
+                if relay.mode == RelayMode::Publish && client.to == Address::Echo {
+                    let text = "echo: has nothing to say and hears nothing; name another target";
+                    faults.push(Fault { place: at("to"), text: text.into() });
+                }
+            }
+        }
+        faults
+    }
+}
+
+/// What is wrong with the messages of one end of a relay.
+fn check(
+    relay: &RelayConfig,
+    messages: &MessageOptions,
+    is_listener: bool,
+    at: &dyn Fn(&'static str) -> Place,
+    faults: &mut Vec<Fault>,
+) {
+    let mut add = |key, text: String| faults.push(Fault { place: at(key), text });
+    let MessageOptions { framing, max_frame, queue } = messages;
+    let mode = relay.mode.name();
+    if !relay.mode.is_group() {
+        let given = [
+            (framing.is_some(), "framing"),
+            (max_frame.is_some(), "max_frame"),
+            (queue.max.is_some(), "queue_max"),
+            (queue.overflow.is_some(), "queue_overflow"),
+        ];
+        for (_, key) in given.into_iter().filter(|(is_given, _)| *is_given) {
+            add(key, format!("mode {mode} passes bytes on as they come; remove it, or choose another mode"));
+        }
+        return;
+    }
+    if matches!(relay.mode, RelayMode::Hub | RelayMode::Collect) && is_listener && framing.is_none() {
+        let text = "has to know where a message ends; write lines, or raw for mixed streams";
+        add("framing", format!("mode {mode} {text}"));
+    }
+    if relay.mode == RelayMode::Collect && !is_listener && queue.overflow == Some(Overflow::Disconnect) {
+        let text = "the target of mode collect is kept connected; write block, drop_oldest or drop_newest";
+        add("queue_overflow", text.into());
+    }
+    let drops = queue.overflow.filter(|overflow| overflow.drops());
+    if let Some(overflow) = drops.filter(|_| messages.framing() == Framing::Raw) {
+        let name = overflow.name();
+        let text = format!("{name} would tear a raw stream; name a framing, or write block or disconnect");
+        add("queue_overflow", text);
+    }
+    if let Framing::Fixed(length) = messages.framing()
+        && length > messages.max_frame()
+    {
+        let most = messages.max_frame();
+        add("framing", format!("frames of {length} bytes are longer than max_frame, {most}; raise that"));
+    }
+    if !(1..=LARGEST).contains(&messages.max_frame()) {
+        add("max_frame", "is not from 1B to 1GiB; write for example 1MiB".into());
+    }
+    if queue.max.is_some_and(|max| !(SMALLEST_QUEUE..=LARGEST).contains(&max)) {
+        add("queue_max", "is not from 1KiB to 1GiB; write for example 1MiB".into());
+    }
+}
+
+const LARGEST: usize = 1 << 30;
+/// Below it the first message after a pause would fill it.
+const SMALLEST_QUEUE: usize = 1 << 10;

@@ -1,0 +1,33 @@
+//! Why frames are dropped.
+
+use serde::Serialize;
+
+/// Why frames were dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum DropCause {
+    /// The queue of the connection they were for was full.
+    Overflow,
+    /// Nobody hears what comes from this connection.
+    Unheard,
+    /// They cannot be written in the framing of those who hear it.
+    Unsendable,
+    /// The node stopped before they could be written.
+    Stopped,
+}
+
+impl DropCause {
+    /// Every cause there is.
+    pub const ALL: [Self; 4] = [Self::Overflow, Self::Unheard, Self::Unsendable, Self::Stopped];
+
+    /// The word used in logs and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Overflow => "overflow",
+            Self::Unheard => "unheard",
+            Self::Unsendable => "unsendable",
+            Self::Stopped => "stopped",
+        }
+    }
+}

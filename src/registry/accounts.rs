@@ -1,0 +1,134 @@
+//! [`Ledger`]: where every message is that was taken for one target. Whoever
+//! holds the queue writes it; the sum is exact at any moment.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+
+/// The accounts of a target that is kept connected, in messages:
+/// `received = sent + queued + dropped + unconfirmed`, at any moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Accounts {
+    /// Taken for it since it began.
+    pub received: u64,
+    /// Acknowledged by its kernel, which is not to say that it has read them.
+    pub sent: u64,
+    /// Waiting in the node.
+    pub queued: u64,
+    /// Dropped because its queue was full.
+    pub dropped: u64,
+    /// Handed to our kernel and not acknowledged: on their way, or lost when a
+    /// connection ended; they are not sent again.
+    pub unconfirmed: u64,
+}
+
+/// The same while it is written.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    accounts: Accounts,
+    /// Of this connection: where the last byte of some messages was, and how many.
+    written: VecDeque<(u64, u64)>,
+}
+
+impl Ledger {
+    /// What is true now.
+    pub(crate) fn accounts(&self) -> Accounts {
+        self.lock().accounts
+    }
+
+    /// Messages were taken for it, of which some were dropped, or others in their place.
+    pub(crate) fn took(&self, messages: u64, dropped: u64, queued: u64) {
+        let accounts = &mut self.lock().accounts;
+        accounts.received += messages;
+        accounts.dropped += dropped;
+        accounts.queued = queued;
+    }
+
+    /// Messages were handed to the kernel, the last byte of which is the connection's byte `end`.
+    pub(crate) fn wrote(&self, messages: u64, end: u64, queued: u64) {
+        let mut state = self.lock();
+        state.accounts.queued = queued;
+        if messages == 0 {
+            return;
+        }
+        state.accounts.unconfirmed += messages;
+        if state.written.len() < ENTRIES {
+            state.written.push_back((end, messages));
+        } else if let Some(last) = state.written.back_mut() {
+            // Coarser rather than longer: then they are confirmed together.
+            *last = (end, last.1 + messages);
+        }
+    }
+
+    /// All bytes up to `end` of the connection have been acknowledged.
+    pub(crate) fn acknowledged(&self, end: u64) {
+        let mut state = self.lock();
+        while let Some(&(last, messages)) = state.written.front()
+            && last <= end
+        {
+            state.written.pop_front();
+            state.accounts.sent += messages;
+            state.accounts.unconfirmed -= messages;
+        }
+    }
+
+    /// Tells whether anything is on its way.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.lock().written.is_empty()
+    }
+
+    /// The connection is over: what is unconfirmed stays so.
+    pub(crate) fn ended(&self) {
+        self.lock().written.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Entries of messages on their way.
+const ENTRIES: usize = 4_096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sum(ledger: &Ledger) -> Accounts {
+        let accounts = ledger.accounts();
+        let Accounts { received, sent, queued, dropped, unconfirmed } = accounts;
+        assert_eq!(received, sent + queued + dropped + unconfirmed, "{accounts:?}");
+        accounts
+    }
+
+    #[test]
+    fn every_message_is_somewhere() {
+        let ledger = Ledger::default();
+        ledger.took(10, 0, 10);
+        sum(&ledger);
+        ledger.wrote(4, 40, 6);
+        ledger.wrote(0, 45, 6);
+        ledger.wrote(2, 60, 4);
+        assert!(ledger.is_waiting());
+        ledger.acknowledged(59);
+        assert_eq!((sum(&ledger).sent, sum(&ledger).unconfirmed), (4, 2));
+        ledger.ended();
+        ledger.acknowledged(100);
+        assert_eq!(sum(&ledger).unconfirmed, 2);
+        ledger.took(5, 3, 6);
+        assert_eq!(sum(&ledger).dropped, 3);
+        for nth in 0..10_000 {
+            ledger.took(1, 0, 7);
+            ledger.wrote(1, nth, 6);
+        }
+        assert!(ledger.lock().written.len() <= ENTRIES);
+        ledger.acknowledged(u64::MAX);
+        assert_eq!((sum(&ledger).unconfirmed, ledger.is_waiting()), (2, false));
+    }
+}

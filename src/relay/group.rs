@@ -1,0 +1,394 @@
+//! [`Group`]: connections that hear each other by a rule. Whoever speaks puts
+//! whole frames into the queues of those who hear; each of them writes its own.
+//! Nothing here waits: a source that must not go on is told so before it reads.
+
+use std::mem::take;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use tokio::time::{Duration, Instant};
+
+use super::{RelayMode, Shared};
+use crate::event::{ConnectionId, DropCause, Event, EventKind};
+use crate::framing::{Framing, Run};
+use crate::net::{Amount, Change, Level, Overflow, Queue, QueueLimit};
+use crate::registry::Ledger;
+
+/// Which end of the relay a member is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    From,
+    To,
+}
+
+/// The members of one relay.
+pub(crate) struct Group {
+    pub(super) shared: Arc<Shared>,
+    mode: RelayMode,
+    members: RwLock<Vec<Arc<Mailbox>>>,
+    /// Members that are full, and whose sources wait for that.
+    full: AtomicUsize,
+    /// What waits in all queues, in bytes.
+    held: AtomicUsize,
+    /// Members that have something to read and must not yet.
+    waiting: Mutex<Vec<Arc<Mailbox>>>,
+}
+
+/// A member as the others see it: what waits for it, and how to wake it.
+pub(super) struct Mailbox {
+    /// None while a target that is kept connected is not.
+    connection: Mutex<Option<ConnectionId>>,
+    endpoint: Arc<str>,
+    side: Side,
+    pub(super) framing: Framing,
+    pub(super) max_frame: usize,
+    overflow: Overflow,
+    queue: Mutex<Queue>,
+    /// Where every message is that was taken for it, if that is accounted for.
+    pub(super) ledger: Option<Arc<Ledger>>,
+    is_full: AtomicBool,
+    /// A task's waker stays good for its life, so it is stored once.
+    waker: OnceLock<Waker>,
+    waits: AtomicBool,
+    losses: Mutex<[Loss; DropCause::ALL.len()]>,
+}
+
+/// What was lost for one cause, and when that was said last.
+#[derive(Clone, Copy, Default)]
+struct Loss {
+    amount: Amount,
+    said: Option<Instant>,
+    is_unsaid: bool,
+}
+
+/// Bytes that hold a part of the node's budget for as long as anyone has them.
+struct Charged {
+    bytes: Bytes,
+    charge: usize,
+    shared: Arc<Shared>,
+}
+
+impl Group {
+    pub(crate) fn new(shared: Arc<Shared>, mode: RelayMode) -> Self {
+        Self {
+            shared,
+            mode,
+            members: RwLock::default(),
+            full: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+            waiting: Mutex::default(),
+        }
+    }
+
+    pub(super) fn join(&self, mailbox: Mailbox) -> Arc<Mailbox> {
+        let mailbox = Arc::new(mailbox);
+        self.members.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&mailbox));
+        mailbox
+    }
+
+    /// Nothing more is put into its queue.
+    pub(super) fn leave(&self, mailbox: &Arc<Mailbox>) {
+        let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = members.iter().position(|member| Arc::ptr_eq(member, mailbox)) {
+            members.swap_remove(place);
+        }
+    }
+
+    /// Empties the queue of one that has ended, and yields what it did not get.
+    pub(super) fn retire(&self, mailbox: &Arc<Mailbox>) -> Amount {
+        self.leave(mailbox);
+        let left = self.with_queue(mailbox, |queue| {
+            let left = queue.waiting();
+            (queue.clear(), left)
+        });
+        mailbox.say_losses(&self.shared, true);
+        self.go_on();
+        left
+    }
+
+    /// Whether one hears the other.
+    fn hears(&self, member: &Mailbox, from: &Mailbox) -> bool {
+        match self.mode {
+            RelayMode::Hub => !std::ptr::eq(member, from),
+            RelayMode::Collect => member.side != from.side,
+            RelayMode::Publish => (from.side, member.side) == (Side::From, Side::To),
+            RelayMode::Pair | RelayMode::Echo => unreachable!("these have no group"),
+        }
+    }
+
+    /// Whether what waits for a target waits for its next connection too.
+    pub(super) fn keeps(&self) -> bool {
+        self.mode == RelayMode::Collect
+    }
+
+    /// Whether a member never says anything to the others.
+    pub(super) fn only_hears(&self, member: &Mailbox) -> bool {
+        !self.is_heard(member)
+    }
+
+    /// Whether anyone could hear a member at this end.
+    fn is_heard(&self, from: &Mailbox) -> bool {
+        self.mode != RelayMode::Publish || from.side == Side::From
+    }
+
+    /// Puts frames of one member into the queues of those who hear it.
+    pub(super) fn distribute(&self, from: &Mailbox, run: Run) {
+        if !self.is_heard(from) {
+            let amount = Amount { frames: run.frames, bytes: run.wire.len() as u64 };
+            from.lose(&self.shared, DropCause::Unheard, amount);
+            return;
+        }
+        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
+        // One for each framing that hears it: nearly always one in all.
+        let mut forms: Vec<(Framing, Bytes, u64)> = Vec::new();
+        for member in members.iter().filter(|member| self.hears(member, from)) {
+            let form = forms.iter().position(|(framing, ..)| *framing == member.framing);
+            let form = form.unwrap_or_else(|| {
+                let (wire, frames) = self.form(from, &run, member);
+                forms.push((member.framing, self.charged(wire), frames));
+                forms.len() - 1
+            });
+            let (_, wire, frames) = &forms[form];
+            if *frames > 0 {
+                self.with_queue(member, |queue| {
+                    let change = queue.push(wire.clone(), *frames);
+                    if let Some(ledger) = &member.ledger {
+                        ledger.took(*frames, change.dropped.frames, queue.waiting().frames);
+                    }
+                    (change, ())
+                });
+            }
+        }
+    }
+
+    /// Frames as one member wrote them, as another reads them.
+    fn form(&self, from: &Mailbox, run: &Run, to: &Mailbox) -> (Bytes, u64) {
+        if from.framing == to.framing && from.framing.is_exact() {
+            return (run.wire.clone(), run.frames);
+        }
+        let (mut wire, mut frames) = (BytesMut::with_capacity(run.wire.len() + 64), 0);
+        for body in from.framing.bodies(&run.wire) {
+            match to.framing.encode(body, to.max_frame, &mut wire) {
+                Ok(()) => frames += 1,
+                Err(_unsendable) => {
+                    let amount = Amount { frames: 1, bytes: body.len() as u64 };
+                    from.lose(&self.shared, DropCause::Unsendable, amount);
+                }
+            }
+        }
+        (wire.freeze(), frames)
+    }
+
+    fn charged(&self, bytes: Bytes) -> Bytes {
+        let charge = self.shared.budget.take(bytes.len());
+        Bytes::from_owner(Charged { bytes, charge, shared: Arc::clone(&self.shared) })
+    }
+
+    /// Ready when a member may read: nobody who hears it is full, and there is
+    /// memory, or nothing that waits could give some back.
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>, own: &Arc<Mailbox>) -> Poll<()> {
+        own.wake_with(cx.waker());
+        for is_second in [false, true] {
+            let own_full = usize::from(own.is_full.load(Relaxed));
+            let others_full = self.full.load(Relaxed) > own_full;
+            let own_held = own.lock().held();
+            let no_memory = self.shared.budget.left() == 0 && self.held.load(Relaxed) > own_held;
+            if !others_full && !no_memory {
+                return Poll::Ready(());
+            }
+            // Looked at again once it is in the list, since there may have been room just before.
+            if !is_second && !own.waits.swap(true, Relaxed) {
+                self.waiters().push(Arc::clone(own));
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Changes a queue, and tells everyone whom that concerns.
+    pub(super) fn with_queue<R>(
+        &self,
+        mailbox: &Mailbox,
+        change: impl FnOnce(&mut Queue) -> (Change, R),
+    ) -> R {
+        let mut queue = mailbox.lock();
+        let before = queue.held();
+        let (change, result) = change(&mut queue);
+        let (after, waiting) = (queue.held(), queue.waiting().bytes);
+        // Adds a negative difference too.
+        self.held.fetch_add(after.wrapping_sub(before), Relaxed);
+        if let Some(full) = change.full {
+            mailbox.is_full.store(full, Relaxed);
+            if !mailbox.overflow.drops() {
+                if full {
+                    self.full.fetch_add(1, Relaxed)
+                } else {
+                    self.full.fetch_sub(1, Relaxed)
+                };
+            }
+        }
+        drop(queue);
+        if change.dropped.frames > 0 {
+            mailbox.lose(&self.shared, DropCause::Overflow, change.dropped);
+        }
+        if let Some(level) = change.level {
+            mailbox.say_level(&self.shared, level, waiting);
+        }
+        if change.was_empty || change.full == Some(true) {
+            mailbox.wake();
+        }
+        if change.full == Some(false) || after == 0 && before > 0 {
+            self.go_on();
+        }
+        result
+    }
+
+    /// Lets those read who had to wait.
+    fn go_on(&self) {
+        let waiting = take(&mut *self.waiters());
+        for mailbox in waiting {
+            mailbox.waits.store(false, Relaxed);
+            mailbox.wake();
+        }
+    }
+
+    fn waiters(&self) -> MutexGuard<'_, Vec<Arc<Mailbox>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Mailbox {
+    pub(super) fn new(
+        connection: Option<ConnectionId>,
+        endpoint: &Arc<str>,
+        side: Side,
+        framing: Framing,
+        max_frame: usize,
+        limit: QueueLimit,
+    ) -> Self {
+        Self {
+            connection: Mutex::new(connection),
+            endpoint: Arc::clone(endpoint),
+            side,
+            framing,
+            max_frame,
+            overflow: limit.overflow,
+            queue: Mutex::new(Queue::new(limit, framing)),
+            ledger: None,
+            is_full: AtomicBool::new(false),
+            waker: OnceLock::new(),
+            waits: AtomicBool::new(false),
+            losses: Mutex::default(),
+        }
+    }
+
+    /// The same for a target whose messages are accounted for and outlive its connections.
+    pub(super) fn of_uplink(
+        endpoint: &Arc<str>,
+        framing: Framing,
+        max_frame: usize,
+        limit: QueueLimit,
+        ledger: &Arc<Ledger>,
+    ) -> Self {
+        let ledger = Some(Arc::clone(ledger));
+        Self { ledger, ..Self::new(None, endpoint, Side::To, framing, max_frame, limit) }
+    }
+
+    /// Which connection it is for now.
+    pub(super) fn set_connection(&self, connection: Option<ConnectionId>) {
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = connection;
+    }
+
+    fn connection(&self) -> Option<ConnectionId> {
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What waits for it.
+    pub(super) fn waiting(&self) -> Amount {
+        self.lock().waiting()
+    }
+
+    /// Tells whether its peer has a moment left to catch up before it is cut.
+    pub(super) fn is_behind(&self) -> bool {
+        self.overflow == Overflow::Disconnect && self.is_full.load(Relaxed)
+    }
+
+    /// Says whom to wake. Only the first call counts.
+    pub(super) fn wake_with(&self, waker: &Waker) {
+        if self.waker.get().is_none() {
+            let _ = self.waker.set(waker.clone());
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts what was lost, and says so at most once a second.
+    pub(super) fn lose(&self, shared: &Shared, cause: DropCause, lost: Amount) {
+        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        let loss = &mut losses[cause as usize];
+        loss.amount.frames += lost.frames;
+        loss.amount.bytes += lost.bytes;
+        loss.is_unsaid = true;
+        drop(losses);
+        self.say_losses(shared, false);
+    }
+
+    fn say_losses(&self, shared: &Shared, is_last: bool) {
+        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        for cause in DropCause::ALL {
+            let loss = &mut losses[cause as usize];
+            let is_due = is_last || loss.said.is_none_or(|said| said.elapsed() >= OFTEN);
+            if !loss.is_unsaid || !is_due {
+                continue;
+            }
+            (loss.said, loss.is_unsaid) = (Some(Instant::now()), false);
+            let Amount { frames, bytes } = loss.amount;
+            let (connection, endpoint) = (self.connection(), Arc::clone(&self.endpoint));
+            shared.bus.emit(EventKind::FramesDropped, || Event::FramesDropped {
+                connection,
+                endpoint,
+                cause,
+                frames,
+                bytes,
+            });
+        }
+    }
+
+    fn say_level(&self, shared: &Shared, level: Level, waiting: u64) {
+        let (connection, endpoint) = (self.connection(), Arc::clone(&self.endpoint));
+        match level {
+            Level::High => {
+                let high = || Event::WriteBufferHigh { connection, endpoint, waiting };
+                shared.bus.emit(EventKind::WriteBufferHigh, high);
+            }
+            Level::Low => {
+                let low = || Event::WriteBufferLow { connection, endpoint, waiting };
+                shared.bus.emit(EventKind::WriteBufferLow, low);
+            }
+        }
+    }
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Charged {
+    fn drop(&mut self) {
+        self.shared.budget.give_back(self.charge);
+    }
+}
+
+/// How often a member's losses are said.
+const OFTEN: Duration = Duration::from_secs(1);

@@ -1,0 +1,484 @@
+//! [`Member`]: one connection of a group, from its beginning to its end. It
+//! reads whole frames for the others and writes what they have put into its
+//! queue; idle it holds no buffer.
+
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+use super::group::{Group, Mailbox, Side};
+use super::sweep::Watch;
+use super::{Limits, Stop};
+use crate::budget::PROMISE;
+use crate::event::{DropCause, Reason, State};
+use crate::flow::{TapDirection, with_scratch};
+use crate::framing::{Decoder, FrameError, Ticket};
+use crate::net::{Amount, Conn, MessageOptions, Unacknowledged, reason_of, reason_of_drop};
+
+/// A connection, what arrives on it, and what waits for it.
+pub(super) struct Member {
+    group: Arc<Group>,
+    mailbox: Arc<Mailbox>,
+    watch: Arc<Watch>,
+    limits: Arc<Limits>,
+    conn: Conn,
+    decoder: Decoder,
+    ticket: Ticket,
+    /// We have dialled it: for a tap its bytes come from the target.
+    is_dialled: bool,
+    /// Its queue outlives it, for the next connection to the same target.
+    keeps: bool,
+    /// Runs while it is behind.
+    patience: Option<Pin<Box<Sleep>>>,
+    /// Runs while something is unconfirmed.
+    look: Option<Pin<Box<Sleep>>>,
+    has_finished: bool,
+    is_over: bool,
+}
+
+/// Why a member leaves.
+pub(super) enum Leave {
+    /// Its peer has finished and has got everything.
+    Closed,
+    /// Its peer has finished inside a frame, of which so many bytes had come.
+    Truncated(usize),
+    Limit(Reason),
+    Broken(io::Error),
+    Frame(FrameError),
+    /// Too much waited for it, and it did not catch up.
+    Slow,
+    /// Memory for unfinished frames was needed, and its was the oldest.
+    Stalled,
+}
+
+impl Member {
+    pub(super) fn new(
+        group: &Arc<Group>,
+        limits: &Arc<Limits>,
+        conn: Conn,
+        side: Side,
+        messages: &MessageOptions,
+    ) -> Self {
+        let framing = messages.framing();
+        let endpoint = conn.record().endpoint();
+        let limit = messages.queue.of_member();
+        let mailbox = Mailbox::new(Some(conn.id()), endpoint, side, framing, messages.max_frame(), limit);
+        Self::with(group, limits, conn, group.join(mailbox))
+    }
+
+    /// A connection to a target whose queue outlives it.
+    pub(super) fn of_uplink(
+        group: &Arc<Group>,
+        limits: &Arc<Limits>,
+        conn: Conn,
+        mailbox: &Arc<Mailbox>,
+    ) -> Self {
+        mailbox.set_connection(Some(conn.id()));
+        let mut member = Self::with(group, limits, conn, Arc::clone(mailbox)).of_target();
+        member.keeps = true;
+        member
+    }
+
+    fn with(group: &Arc<Group>, limits: &Arc<Limits>, conn: Conn, mailbox: Arc<Mailbox>) -> Self {
+        // One record at both ends: the sweep only asks whether anything moved.
+        let watch = Arc::new(Watch::new(conn.record(), conn.record()));
+        group.shared.sweep.add(Arc::clone(&watch), limits);
+        // So that the kernel does not hide megabytes behind the queue's limit.
+        conn.limit_unsent(UNSENT);
+        Self {
+            decoder: Decoder::new(mailbox.framing, mailbox.max_frame),
+            mailbox,
+            ticket: Ticket::new(&group.shared.unfinished),
+            group: Arc::clone(group),
+            watch,
+            limits: Arc::clone(limits),
+            conn,
+            is_dialled: false,
+            keeps: false,
+            look: None,
+            patience: None,
+            has_finished: false,
+            is_over: false,
+        }
+    }
+
+    /// A member that we have dialled.
+    pub(super) fn of_target(mut self) -> Self {
+        self.is_dialled = true;
+        self
+    }
+
+    /// Serves it to its end, or until the node stops; then what waits for it is
+    /// written, and it is closed. Whoever drops it cuts it.
+    pub(super) async fn serve(mut self, mut stop: watch::Receiver<Stop>) -> Reason {
+        let leaves = {
+            let stopped = pin!(stop.wait_for(|stop| *stop != Stop::No));
+            let mut stopped = Some(stopped);
+            poll_fn(|cx| {
+                if stopped.as_mut().is_some_and(|stopped| stopped.as_mut().poll(cx).is_ready()) {
+                    stopped = None;
+                    return Poll::Ready(None);
+                }
+                self.poll(cx).map(Some)
+            })
+            .await
+        };
+        match leaves {
+            Some(Leave::Closed) if self.keeps => self.part().await,
+            Some(leave) => self.end(leave),
+            None => self.drain().await,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Leave> {
+        self.watch.wake_with(cx.waker());
+        self.mailbox.wake_with(cx.waker());
+        if let Some(reason) = self.watch.limit() {
+            return Poll::Ready(Leave::Limit(reason));
+        }
+        if self.ticket.is_overdue() {
+            return Poll::Ready(Leave::Stalled);
+        }
+        let is_flushed = match self.poll_flush(cx) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(error)) => return Poll::Ready(self.broke(error)),
+            Poll::Pending => false,
+        };
+        if !self.has_finished
+            && let Poll::Ready(leave) = self.poll_read(cx)
+        {
+            match leave {
+                Some(leave) => return Poll::Ready(leave),
+                None => self.finished(),
+            }
+        }
+        // A target that finishes is not waited for: what it cannot get now the next connection gets.
+        if self.has_finished && (is_flushed || self.keeps) && !self.stays() {
+            return Poll::Ready(self.farewell());
+        }
+        self.poll_confirm(cx);
+        if self.mailbox.is_behind() {
+            let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+            if patience.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Leave::Slow);
+            }
+        } else {
+            self.patience = None;
+        }
+        if self.watch.stuck(!is_flushed) {
+            self.group.shared.sweep.attend(&self.limits);
+        }
+        match self.watch.take_look().then(|| self.conn.take_error()).flatten() {
+            Some(error) => Poll::Ready(self.broke(error)),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Writes what waits; ready when nothing does.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let away = self.direction(false);
+        let Self { group, mailbox, conn, .. } = self;
+        loop {
+            let written = group.with_queue(mailbox, |queue| {
+                if queue.is_empty() {
+                    return (Default::default(), None);
+                }
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                let count = queue.slices(&mut slices);
+                let offset = conn.sent();
+                let written = conn.poll_write_vectored(cx, &slices[..count]);
+                let Poll::Ready(Ok(bytes)) = written else { return (Default::default(), Some(written)) };
+                if let Some(tap) = &group.shared.tap {
+                    let mut offset = offset;
+                    for slice in taken(&slices[..count], bytes) {
+                        tap.offer(conn.id(), away, offset, slice);
+                        offset += slice.len() as u64;
+                    }
+                }
+                let before = queue.waiting().frames;
+                let change = queue.advance(bytes);
+                if let Some(ledger) = &mailbox.ledger {
+                    let queued = queue.waiting().frames;
+                    ledger.wrote(before - queued, conn.sent(), queued);
+                }
+                (change, Some(written))
+            });
+            match written {
+                None => return Poll::Ready(Ok(())),
+                Some(written) => ready!(written)?,
+            };
+        }
+    }
+
+    /// Reads for as long as the others have room. Ready with nothing when the peer has finished.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Leave>> {
+        let mut moved = 0;
+        let direction = self.direction(true);
+        loop {
+            ready!(self.group.poll_room(cx, &self.mailbox));
+            if moved >= TURN {
+                // Unlike a plain wake this lets the sockets be looked at first.
+                let _ = pin!(tokio::task::yield_now()).poll(cx);
+                return Poll::Pending;
+            }
+            let shared = &self.group.shared;
+            let size = READ.min(shared.turns.max_read()).min(shared.budget.left().max(PROMISE));
+            let (conn, decoder) = (&mut self.conn, &mut self.decoder);
+            let read = with_scratch(size, |scratch| {
+                let offset = conn.received();
+                let count = ready!(conn.poll_read(cx, scratch))?;
+                if let Some(tap) = &shared.tap
+                    && count > 0
+                {
+                    tap.offer(conn.id(), direction, offset, &scratch[..count]);
+                }
+                decoder.feed(&scratch[..count]);
+                Poll::Ready(Ok::<_, io::Error>(count))
+            });
+            let count = match ready!(read) {
+                Ok(0) => return Poll::Ready(None),
+                Ok(count) => count,
+                Err(error) => return Poll::Ready(Some(self.broke(error))),
+            };
+            moved += count;
+            let mut is_another = false;
+            loop {
+                match self.decoder.run() {
+                    Ok(Some(run)) => {
+                        is_another = true;
+                        self.group.distribute(&self.mailbox, run);
+                    }
+                    Ok(None) => break,
+                    Err(fault) => return Poll::Ready(Some(Leave::Frame(fault))),
+                }
+            }
+            self.ticket.hold(self.decoder.memory(), is_another, cx.waker());
+            if self.ticket.is_overdue() {
+                return Poll::Ready(Some(Leave::Stalled));
+            }
+        }
+    }
+
+    /// The peer has finished: it leaves, unless all it ever does is listen.
+    fn finished(&mut self) {
+        self.has_finished = true;
+        self.conn.read_finished();
+        if !self.stays() {
+            if self.watch.half_closed() {
+                self.group.shared.sweep.attend(&self.limits);
+            }
+            if !self.keeps {
+                self.group.leave(&self.mailbox);
+            }
+        }
+    }
+
+    /// Who subscribes to what others publish may finish its own half at once, and stays.
+    /// One that we have dialled is gone then, and dialled again.
+    fn stays(&self) -> bool {
+        !self.is_dialled && self.group.only_hears(&self.mailbox)
+    }
+
+    /// Which way the bytes go that it sends, or gets, as a tap calls it.
+    fn direction(&self, sends: bool) -> TapDirection {
+        if sends == self.is_dialled { TapDirection::ToClient } else { TapDirection::ToTarget }
+    }
+
+    fn farewell(&self) -> Leave {
+        match self.decoder.remainder() {
+            0 => Leave::Closed,
+            bytes => Leave::Truncated(bytes),
+        }
+    }
+
+    fn broke(&self, error: io::Error) -> Leave {
+        // It had finished before, so that this is only how its going was noticed.
+        if self.has_finished && reason_of(&error) == Reason::Reset {
+            Leave::Closed
+        } else {
+            Leave::Broken(error)
+        }
+    }
+
+    pub(super) fn end(mut self, leave: Leave) -> Reason {
+        let left = self.retire();
+        let (reason, error) = match leave {
+            Leave::Closed => {
+                self.conn.finish(Reason::Closed, None, left.bytes);
+                return Reason::Closed;
+            }
+            Leave::Truncated(bytes) => (
+                Reason::TruncatedFrame,
+                io::Error::other(format!("it ended inside a frame, of which {bytes} bytes had come")),
+            ),
+            Leave::Limit(reason) => {
+                self.conn.reset(reason, None, left.bytes);
+                return reason;
+            }
+            Leave::Broken(error) => (reason_of(&error), error),
+            Leave::Frame(fault @ (FrameError::Endless { .. } | FrameError::TooLong { .. })) => {
+                (Reason::FrameTooLong, io::Error::other(fault))
+            }
+            Leave::Frame(fault) => (Reason::MalformedFrame, io::Error::other(fault)),
+            Leave::Slow => {
+                let text = format!("{} bytes in {} frames waited for it", left.bytes, left.frames);
+                (Reason::SlowConsumer, io::Error::other(text))
+            }
+            Leave::Stalled => {
+                let text = format!(
+                    "memory for unfinished frames was needed; {} bytes of its were the oldest",
+                    self.decoder.remainder()
+                );
+                (Reason::StalledFrame, io::Error::other(text))
+            }
+        };
+        self.conn.reset(reason, Some(&error), left.bytes);
+        reason
+    }
+
+    /// The node stops: what waits is written, our half finished, and the peer
+    /// given a moment to finish its own, so that nothing on its way to it is lost.
+    async fn drain(mut self) -> Reason {
+        if !self.keeps {
+            self.group.leave(&self.mailbox);
+        }
+        self.conn.record().set_state(State::Closing);
+        let flushed = poll_fn(|cx| {
+            ready!(self.poll_flush(cx))?;
+            self.conn.poll_shutdown(cx)
+        });
+        if let Err(error) = flushed.await {
+            let leave = self.broke(error);
+            return self.end(leave);
+        }
+        let discarded = async {
+            loop {
+                let conn = &mut self.conn;
+                let read = |cx: &mut Context<'_>| with_scratch(READ, |scratch| conn.poll_read(cx, scratch));
+                match poll_fn(read).await {
+                    Ok(count @ 1..) => {
+                        let lost = Amount { frames: 0, bytes: count as u64 };
+                        self.mailbox.lose(&self.group.shared, DropCause::Unheard, lost);
+                    }
+                    Ok(0) | Err(_) => return,
+                }
+            }
+        };
+        let _ = timeout(FAREWELL, discarded).await;
+        self.confirmed().await;
+        let left = self.retire();
+        self.conn.finish(Reason::Shutdown, None, left.bytes);
+        Reason::Shutdown
+    }
+
+    /// Its target has finished: so do we, and wait a little to hear that it has
+    /// got what was written.
+    async fn part(mut self) -> Reason {
+        // Fails only on a connection that has broken, which the end tells.
+        let _ = poll_fn(|cx| self.conn.poll_shutdown(cx)).await;
+        self.confirmed().await;
+        self.end(Leave::Closed)
+    }
+
+    /// Waits until everything written has been acknowledged, for a few seconds.
+    async fn confirmed(&mut self) {
+        let give_up = Instant::now() + CONFIRMATION;
+        while self.confirm(true) && Instant::now() < give_up {
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Looks once a second at what is unconfirmed, while anything is.
+    fn poll_confirm(&mut self, cx: &mut Context<'_>) {
+        let is_waiting = self.mailbox.ledger.as_ref().is_some_and(|ledger| ledger.is_waiting());
+        if !is_waiting {
+            self.look = None;
+            return;
+        }
+        while self.look.get_or_insert_with(|| Box::pin(sleep(OFTEN))).as_mut().poll(cx).is_ready() {
+            self.look = None;
+            if !self.confirm(false) {
+                return;
+            }
+        }
+    }
+
+    /// Counts as sent what the peer's kernel has acknowledged; tells whether some is left.
+    fn confirm(&self, is_shut: bool) -> bool {
+        let Some(ledger) = &self.mailbox.ledger else { return false };
+        if !ledger.is_waiting() {
+            return false;
+        }
+        match self.conn.unacknowledged() {
+            Unacknowledged::Bytes(bytes) => ledger.acknowledged(self.conn.sent().saturating_sub(bytes)),
+            // Both ends have finished and been acknowledged, unless it broke.
+            Unacknowledged::Gone if is_shut && self.conn.take_error().is_none() => {
+                ledger.acknowledged(self.conn.sent());
+            }
+            Unacknowledged::Gone | Unacknowledged::Unknown => {}
+        }
+        ledger.is_waiting()
+    }
+
+    /// Takes it out of the group, and yields what it will never get.
+    fn retire(&mut self) -> Amount {
+        self.is_over = true;
+        self.group.shared.sweep.remove(self.conn.id());
+        let Some(ledger) = self.mailbox.ledger.as_ref().filter(|_| self.keeps) else {
+            return self.group.retire(&self.mailbox);
+        };
+        let sent = self.conn.sent();
+        self.group.with_queue(&self.mailbox, |queue| {
+            let (change, out) = queue.restart();
+            ledger.wrote(out, sent, queue.waiting().frames);
+            (change, ())
+        });
+        ledger.ended();
+        self.mailbox.set_connection(None);
+        Amount::default()
+    }
+}
+
+impl Drop for Member {
+    /// A member dropped before its end was cut with the node, or panicked. After an end this does nothing.
+    fn drop(&mut self) {
+        if !self.is_over {
+            let left = self.retire();
+            self.conn.reset(reason_of_drop(self.conn.record()), None, left.bytes);
+        }
+    }
+}
+
+/// The first so many bytes of these slices.
+fn taken<'a>(slices: &'a [IoSlice<'_>], mut bytes: usize) -> impl Iterator<Item = &'a [u8]> {
+    slices.iter().map_while(move |slice| {
+        let taken = &slice[..slice.len().min(bytes)];
+        bytes -= taken.len();
+        (!taken.is_empty()).then_some(taken)
+    })
+}
+
+/// Bytes of one read: some hundred short frames, which then share one piece.
+const READ: usize = 64 << 10;
+/// Bytes a member may read before others get their turn.
+const TURN: usize = 256 << 10;
+/// Pieces of one write.
+const SLICES: usize = 32;
+/// Bytes the kernel may hold for a member without having sent them.
+const UNSENT: u32 = 128 << 10;
+/// How long a member that is behind has to catch up; the others wait for it meanwhile.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// How long a target that has finished has to acknowledge what was written.
+const CONFIRMATION: Duration = Duration::from_secs(5);
+/// How often that is looked at then.
+const LOOK: Duration = Duration::from_millis(20);
+/// And how often otherwise.
+const OFTEN: Duration = Duration::from_secs(1);
+/// How long a peer has to finish its half after ours at the stop of the node.
+const FAREWELL: Duration = Duration::from_secs(1);

@@ -1,0 +1,222 @@
+//! Mode collect through the running program: many clients, one connection to
+//! the target, and every message accounted for while that comes and goes.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use signal_node::registry::{Accounts, ObjectKind};
+use signal_node::{Config, EventBus, Framing, Node, RelayMode};
+
+use crate::support::{
+    Ending, NodeProcess, abort, accept_one, connect, hold_free_port, listener, read_all, wait_until,
+};
+
+fn collect(target: SocketAddr, more: &[&str]) -> NodeProcess {
+    let target = target.to_string();
+    let mut arguments =
+        vec!["--listen", "127.0.0.1:0", "--connect", &target, "--mode", "collect", "--frame", "lines"];
+    arguments.extend(more);
+    NodeProcess::start(arguments)
+}
+
+/// Sends numbered lines from many clients at once, and returns when all are sent.
+fn send(address: SocketAddr, senders: usize, lines: usize) {
+    thread::scope(|scope| {
+        for sender in 0..senders {
+            scope.spawn(move || {
+                let mut stream = connect(address);
+                for nth in 0..lines {
+                    writeln!(stream, "{sender} {nth:06}").unwrap();
+                }
+                stream.shutdown(Shutdown::Write).unwrap();
+                assert_eq!(read_all(&stream).1, Ending::Fin);
+            });
+        }
+    });
+}
+
+/// Reads whole lines of numbers, up to so many; the last may be cut.
+fn take(stream: &mut BufReader<TcpStream>, most: usize, seen: &mut HashMap<usize, Vec<usize>>) -> usize {
+    let mut count = 0;
+    let mut line = String::new();
+    while count < most {
+        line.clear();
+        if stream.read_line(&mut line).unwrap_or(0) == 0 || !line.ends_with('\n') {
+            break;
+        }
+        let (sender, nth) = line.trim_end().split_once(' ').expect("whole lines");
+        assert_eq!(nth.len(), 6, "{line}");
+        seen.entry(sender.parse().unwrap()).or_default().push(nth.parse().unwrap());
+        count += 1;
+    }
+    count
+}
+
+#[test]
+fn there_is_one_connection_to_the_target_whoever_comes_and_all_hear_its_answers() {
+    let (upstream, target) = listener();
+    let node = collect(target, &[]);
+    let mut server = accept_one(&upstream);
+    let mut clients: Vec<_> = (0..20).map(|_| connect(node.address())).collect();
+    node.nth_event("new_connection", 19);
+    for (nth, client) in clients.iter_mut().enumerate() {
+        writeln!(client, "{nth} 000000").unwrap();
+    }
+    let mut seen = HashMap::new();
+    assert_eq!(take(&mut BufReader::new(server.try_clone().unwrap()), 20, &mut seen), 20);
+    assert_eq!(seen.len(), 20);
+    server.write_all(b"all of you\n").unwrap();
+    for client in &clients {
+        let mut line = String::new();
+        BufReader::new(client.try_clone().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "all of you\n");
+    }
+    upstream.set_nonblocking(true).unwrap();
+    assert!(upstream.accept().is_err(), "a second connection was made");
+    drop(clients);
+    node.client_gone(19);
+    assert!(upstream.accept().is_err());
+    writeln!(connect(node.address()), "7 000001").unwrap();
+    assert_eq!(take(&mut BufReader::new(server), 1, &mut seen), 1);
+}
+
+#[test]
+fn a_target_that_finishes_half_way_and_comes_back_gets_every_line() {
+    let (upstream, target) = listener();
+    let node = collect(target, &[]);
+    let (senders, each) = (50, 1_000);
+    let mut seen = HashMap::new();
+    thread::scope(|scope| {
+        let server = accept_one(&upstream);
+        drop(upstream);
+        let address = node.address();
+        scope.spawn(move || send(address, senders, each));
+        let mut server = BufReader::new(server);
+        take(&mut server, senders * each / 2, &mut seen);
+        server.get_ref().shutdown(Shutdown::Write).unwrap();
+        take(&mut server, usize::MAX, &mut seen);
+    });
+    // The node meets a closed door a few times.
+    node.nth_event("reconnecting", 2);
+    let upstream = TcpListener::bind(target).unwrap();
+    let mut server = BufReader::new(accept_one(&upstream));
+    let so_far: usize = seen.values().map(Vec::len).sum();
+    take(&mut server, senders * each - so_far, &mut seen);
+    for (sender, numbers) in seen {
+        assert_eq!(numbers, (0..each).collect::<Vec<_>>(), "of {sender}");
+    }
+    let (code, _) = node.stop();
+    assert_eq!(code, 0);
+}
+
+fn accounts(node: &Node) -> Accounts {
+    let Some(ObjectKind::Client { accounts: Some(accounts), .. }) =
+        node.registry().find("connect1").map(|found| found.kind)
+    else {
+        panic!("connect1 has no accounts")
+    };
+    let Accounts { received, sent, queued, dropped, unconfirmed } = accounts;
+    assert_eq!(received, sent + queued + dropped + unconfirmed, "{accounts:?}");
+    accounts
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_accounts_add_up_at_any_moment_while_the_target_is_killed_again_and_again() {
+    let (upstream, target) = listener();
+    let mut config = Config::relay(["127.0.0.1:0".parse().unwrap()], [target.to_string().parse().unwrap()]);
+    config.relay.get_mut("relay").unwrap().mode = RelayMode::Collect;
+    config.listen.get_mut("listen1").unwrap().options.messages.framing = Some(Framing::LINES);
+    let node = Node::bind_with(config, EventBus::new()).await.unwrap();
+    let address = node.addresses()[0];
+    let (senders, each) = (20, 10_000);
+    let total = senders * each;
+    let sending = thread::spawn(move || send(address, senders, each));
+    let receiving = thread::spawn(move || {
+        let mut seen = HashMap::new();
+        for _ in 0..5 {
+            let mut server = BufReader::new(accept_one(&upstream));
+            server.get_ref().set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+            take(&mut server, total / 50, &mut seen);
+            abort(server.into_inner());
+        }
+        let mut server = BufReader::new(accept_one(&upstream));
+        server.get_ref().set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        take(&mut server, usize::MAX, &mut seen);
+        (server, seen)
+    });
+    while !receiving.is_finished() || !sending.is_finished() {
+        accounts(&node);
+        tokio::task::yield_now().await;
+    }
+    sending.join().unwrap();
+    let (server, seen) = receiving.join().unwrap();
+    let end = tokio::task::spawn_blocking(move || {
+        wait_until("everything is settled", crate::support::PATIENCE, || accounts(&node).queued == 0);
+        accounts(&node)
+    });
+    let end = end.await.unwrap();
+    let arrived: usize = seen.values().map(Vec::len).sum();
+    assert_eq!((end.received, end.dropped), (total as u64, 0), "{end:?}");
+    // What did not arrive had been handed to our kernel: it is unconfirmed, or was acknowledged unread.
+    assert_eq!(end.sent + end.unconfirmed, total as u64, "{end:?}");
+    assert!(arrived <= total && end.sent > 0, "{arrived} of {end:?}");
+    eprintln!("{arrived} of {total} arrived over six connections, five of which were reset: {end:?}");
+    for numbers in seen.values() {
+        assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "order is kept");
+    }
+    drop(server);
+}
+
+#[test]
+fn lines_wait_for_a_target_that_is_down_within_the_limit_and_senders_wait_beyond_it() {
+    let (held, target) = hold_free_port();
+    let node = collect(target, &["--queue", "16KiB"]);
+    let mut client = connect(node.address());
+    client.set_nonblocking(true).unwrap();
+    let line = format!("{}\n", "x".repeat(1_023));
+    let mut taken = 0;
+    wait_until("nothing more is taken", Duration::from_secs(20), || {
+        let before = taken;
+        // On from wherever in a line the last write stopped.
+        while let Ok(count) = client.write(&line.as_bytes()[taken % line.len()..]) {
+            taken += count;
+        }
+        thread::sleep(Duration::from_millis(200));
+        taken == before
+    });
+    node.event("write_buffer_high");
+    held.listen(16).unwrap();
+    let upstream: TcpListener = held.into();
+    let server = accept_one(&upstream);
+    client.set_nonblocking(false).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut lines = BufReader::new(server).lines();
+    for _ in 0..taken / 1_024 {
+        assert_eq!(lines.next().unwrap().unwrap().len(), 1_023);
+    }
+}
+
+#[test]
+fn what_waits_for_a_target_when_the_node_stops_is_sent_or_counted() {
+    let (upstream, target) = listener();
+    let node = collect(target, &[]);
+    let server = accept_one(&upstream);
+    send(node.address(), 5, 100);
+    node.signal(rustix::process::Signal::TERM);
+    let mut seen = HashMap::new();
+    assert_eq!(take(&mut BufReader::new(server), usize::MAX, &mut seen), 500);
+    assert_eq!(node.wait().0, 0);
+
+    let (_held, target) = hold_free_port();
+    let node = collect(target, &["--shutdown-grace", "100ms"]);
+    send(node.address(), 5, 100);
+    let (code, log) = node.stop();
+    assert_eq!(code, 1, "something was lost");
+    let lost = log.iter().find(|line| line.contains("frames_dropped")).unwrap();
+    let lost: serde_json::Value = serde_json::from_str(lost).unwrap();
+    assert_eq!((&lost["cause"], &lost["frames"]), (&"stopped".into(), &500.into()));
+    assert!(lost["connection"].is_null());
+}
