@@ -28,6 +28,11 @@ pub(super) fn line(error: &Error) -> String {
             let verbs = Args::command();
             let verb = did_you_mean(&word, verbs.get_subcommands().map(clap::Command::get_name));
             match suggested {
+                _ if word.ends_with(".toml") => format!("{word}: {what}; did you mean `node run {word}`?"),
+                // As in `node man run`.
+                Some(same) if same == word => {
+                    format!("{word}: {what} here; `node --help` lists what there is")
+                }
                 None if word.parse::<Address>().is_ok() => {
                     format!("{word}: {what}; did you mean `--listen {word}`?")
                 }
