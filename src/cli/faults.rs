@@ -26,13 +26,11 @@ pub(super) fn line(error: &Error) -> String {
                 text(ContextKind::SuggestedArg).or_else(|| text(ContextKind::SuggestedSubcommand));
             let what = if word.starts_with('-') { "unknown option" } else { "unexpected word" };
             let verbs = Args::command();
-            let verb = did_you_mean(&word, verbs.get_subcommands().map(clap::Command::get_name));
+            // A verb in the wrong place, as in `node man run`, is not meant otherwise.
+            let names = verbs.get_subcommands().map(clap::Command::get_name).filter(|name| *name != word);
+            let verb = did_you_mean(&word, names);
             match suggested {
                 _ if word.ends_with(".toml") => format!("{word}: {what}; did you mean `node run {word}`?"),
-                // As in `node man run`.
-                Some(same) if same == word => {
-                    format!("{word}: {what} here; `node --help` lists what there is")
-                }
                 None if word.parse::<Address>().is_ok() => {
                     format!("{word}: {what}; did you mean `--listen {word}`?")
                 }
