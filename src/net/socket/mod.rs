@@ -22,7 +22,7 @@ use tokio::runtime::Handle as Runtime;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use self::core::{Closing, Core, Inner};
+use self::core::{Closing, Core, Inner, Reader};
 pub use self::options::{Reconnect, SocketOptions};
 use self::signals::Signals;
 pub use self::signals::{
@@ -48,10 +48,15 @@ use crate::signal::Context;
 /// deliver is given up.
 ///
 /// When the peer has finished (FIN), what was written is still delivered and
-/// the socket closes, as soon as whoever reads knows of it: where reads are
-/// awaited, when [`read`](Self::read) has returned 0; else at once, if nothing
-/// is left to be read or slots of [`ready_read`](Self::ready_read) read. With
-/// [`allow_half_open`](SocketOptions::allow_half_open) it stays open.
+/// the socket closes, as soon as whoever reads knows of it and nobody waits
+/// for room to write: where reads are awaited, when [`read`](Self::read) has
+/// returned 0; where the end is, in
+/// [`wait_for_disconnected`](Self::wait_for_disconnected), at once; else when
+/// nothing is left to be read, or slots of [`ready_read`](Self::ready_read)
+/// have seen it and nothing is left to be written. A socket that nobody has
+/// used yet waits for that, and all of this takes at most
+/// [`drain_timeout`](SocketOptions::drain_timeout) in which nothing is read or
+/// sent. With [`allow_half_open`](SocketOptions::allow_half_open) it stays open.
 ///
 /// The same type carries Unix sockets (`unix:/path`) and the built-in `echo:`.
 ///
@@ -263,11 +268,17 @@ impl TcpSocket {
     }
 
     /// Waits until the connection is over and its slots have heard of it.
+    /// Whoever does expects nothing more of it, so it closes when the peer finishes.
     ///
     /// # Errors
     /// If it broke, or not all that was written was sent;
     /// [`TimedOut`](SocketErrorKind::TimedOut) after `limit`, which changes nothing.
     pub async fn wait_for_disconnected(&self, limit: Duration) -> Result<(), SocketError> {
+        {
+            let mut inner = self.core().lock();
+            inner.reader = Reader::WaitsForEnd;
+            inner.wake_task();
+        }
         self.wait_within(Some(limit), "disconnected", disconnected).await?
     }
 
