@@ -1010,3 +1010,60 @@ async fn a_client_that_finishes_before_it_is_served_is_served() {
     value(client.read_to_string(&mut text)).await.unwrap();
     assert!(text.contains("word"));
 }
+
+#[tokio::test]
+async fn an_end_is_not_missed_when_a_slot_dials_again_at_once() {
+    let (listener, address) = bound().await;
+    let socket = TcpSocket::new();
+    let again = move |socket: &TcpSocket, _: &_| socket.connect_to_host(address).unwrap();
+    socket.disconnected().connect_weak(&socket, again).detach();
+    socket.connect_to_host(address).unwrap();
+    for _ in 0..3 {
+        socket.wait_for_connected(PATIENCE).await.unwrap();
+        let first = socket.connection();
+        drop(value(listener.accept()).await.unwrap());
+        value(socket.close()).await.unwrap();
+        assert_ne!(socket.connection(), first, "it dials again");
+    }
+    let peer = value(listener.accept()).await.unwrap().0;
+    socket.wait_for_connected(PATIENCE).await.unwrap();
+    peer.set_zero_linger().unwrap();
+    drop(peer);
+    let error = socket.wait_for_disconnected(PATIENCE).await.unwrap_err();
+    assert_eq!(error.kind(), SocketErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_dial_that_succeeded_did_so_though_the_connection_is_over_already() {
+    let (_listener, address) = bound().await;
+    let socket = TcpSocket::new();
+    // On the task of the socket, before anybody else can look.
+    socket.connected().connect_weak(&socket, |socket, _| socket.abort()).detach();
+    socket.connect_to_host(address).unwrap();
+    socket.wait_for_connected(PATIENCE).await.unwrap();
+    assert_eq!(socket.state(), State::Unconnected);
+    socket.wait_for_connected(PATIENCE).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_write_that_fails_loses_nothing_of_what_had_come() {
+    let options = SocketOptions { read_buffer_size: 10, ..patient() };
+    let (socket, mut peer) = joined_with(options).await;
+    let bytes = pattern(9, 0, 1_000);
+    peer.write_all(&bytes).await.unwrap();
+    socket.wait_for_ready_read(PATIENCE).await.unwrap();
+    peer.set_zero_linger().unwrap();
+    drop(peer);
+    while socket.try_write(b"x").is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let (mut got, mut buffer) = (Vec::new(), [0; 7]);
+    let error = loop {
+        match value(socket.read(&mut buffer)).await {
+            Ok(count) => got.extend_from_slice(&buffer[..count]),
+            Err(error) => break error,
+        }
+    };
+    assert!(got == bytes, "{} of {}", got.len(), bytes.len());
+    assert_eq!(error.kind(), SocketErrorKind::ConnectionReset);
+}

@@ -293,6 +293,7 @@ impl Inner {
         match self.write.is_empty() {
             true if self.unsent > 0 => Some(Err(self.gone())),
             true => Some(Ok(())),
+            false if self.error.is_some() => Some(Err(self.gone())),
             false => None,
         }
     }

@@ -77,6 +77,8 @@ pub(super) struct Inner {
     pub(super) accepted: Option<Stream>,
     /// From the request until the dial has ended.
     pub(super) is_dialling: bool,
+    /// The last connection or dial whose end its slots have heard of, and how it went.
+    pub(super) last_end: Option<(ConnectionId, Result<(), SocketError>)>,
     /// The connection is over and its slots are being told.
     pub(super) is_ending: bool,
     pub(super) is_running: bool,
@@ -149,6 +151,7 @@ impl Core {
             next: None,
             accepted: None,
             is_dialling: false,
+            last_end: None,
             is_ending: false,
             is_running: false,
             closing: Closing::No,
@@ -208,6 +211,15 @@ impl Core {
         drop(inner);
         wakers.into_iter().flatten().for_each(Waker::wake);
         self.changed.notify_waiters();
+    }
+
+    /// The slots have heard of the end.
+    pub(super) fn has_ended(&self, connection: ConnectionId, outcome: Result<(), SocketError>) {
+        let mut inner = self.lock();
+        inner.is_ending = false;
+        inner.last_end = Some((connection, outcome));
+        drop(inner);
+        self.tell();
     }
 
     /// Changes the state and announces it.
@@ -276,9 +288,20 @@ impl Inner {
             _ if self.closing != Closing::No => {
                 refuse("the socket is closing and takes nothing more to write")
             }
+            // Writing failed, and what had come before is still read.
+            State::Connected if self.error.is_some() => Err(self.gone()),
             _ if self.finishing => refuse("our half of the connection was shut down"),
             State::Unconnected if !self.is_dialling => Err(self.gone()),
             _ => Ok(()),
+        }
+    }
+
+    /// How a connection went that is over.
+    pub(super) fn outcome(&self) -> Result<(), SocketError> {
+        match &self.error {
+            Some(error) => Err(error.clone()),
+            None if self.unsent > 0 => Err(self.gone()),
+            None => Ok(()),
         }
     }
 

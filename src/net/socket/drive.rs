@@ -19,7 +19,7 @@ use crate::net::transport::Stream;
 
 /// Carries a connection from its first byte to its `disconnected`.
 pub(super) async fn converse(core: &Core, stream: Stream) {
-    let mut driver = Driver { core, stream, deadline: None, check: None, idle: None };
+    let mut driver = Driver { core, stream, deadline: None, check: None, idle: None, broken: None };
     let end = poll_fn(|cx| driver.poll(cx)).await;
     driver.end(end);
 }
@@ -31,6 +31,8 @@ struct Driver<'a> {
     deadline: Option<Pin<Box<Sleep>>>,
     /// After the peer's end: what was read and sent, and since when that is all.
     idle: Option<(u64, Pin<Box<Sleep>>)>,
+    /// Writing failed; what the kernel still holds for us is read, and then this is the end.
+    broken: Option<End>,
     /// While nothing is read: when to look whether the peer has aborted.
     check: Option<Pin<Box<Sleep>>>,
 }
@@ -144,6 +146,7 @@ impl Driver<'_> {
         });
         match read {
             Poll::Pending => {}
+            Poll::Ready(Ok(0)) if self.broken.is_some() => return self.broken.take().map_or(Ok(()), Err),
             Poll::Ready(Ok(0)) => {
                 inner.is_read_finished = true;
                 turn.finished = true;
@@ -154,12 +157,15 @@ impl Driver<'_> {
                 turn.ready |= !discards;
                 turn.other = true;
             }
-            Poll::Ready(Err(error)) => return Err(broken(&error)),
+            Poll::Ready(Err(error)) => return Err(self.broken.take().unwrap_or_else(|| broken(&error))),
         }
         Ok(())
     }
 
     fn write(&mut self, cx: &mut Context<'_>, inner: &mut Inner, turn: &mut Turn) -> Result<(), End> {
+        if self.broken.is_some() {
+            return Ok(());
+        }
         turn.high = std::mem::take(&mut inner.announce_high);
         if !inner.write.is_empty() {
             match self.stream.poll_write(cx, inner.write.as_slice()) {
@@ -169,7 +175,14 @@ impl Driver<'_> {
                     inner.sent += count as u64;
                     turn.written = count;
                 }
-                Poll::Ready(Err(error)) => return Err(broken(&error)),
+                Poll::Ready(Err(error)) if inner.is_read_finished => return Err(broken(&error)),
+                Poll::Ready(Err(error)) => {
+                    let end = broken(&error);
+                    inner.error.clone_from(&end.error);
+                    self.broken = Some(end);
+                    turn.other = true;
+                    return Ok(());
+                }
             }
         }
         if inner.is_write_high && inner.write.len() <= inner.low_mark() {
@@ -197,11 +210,11 @@ impl Driver<'_> {
         inner: &mut Inner,
         turn: &mut Turn,
     ) -> Result<(), End> {
-        if inner.closing != Closing::No {
+        if self.broken.is_some() || inner.closing != Closing::No {
             let limit = self.core.options.drain_timeout;
             let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(limit)));
             if deadline.as_mut().poll(cx).is_ready() {
-                return Err(undrained(inner, limit));
+                return Err(self.broken.take().unwrap_or_else(|| undrained(inner, limit)));
             }
             return Ok(());
         }
@@ -296,7 +309,7 @@ impl Driver<'_> {
         inner.error.clone_from(&error);
         inner.unsent = inner.write.len() as u64;
         inner.write.clear();
-        let connection = inner.id;
+        let (connection, outcome) = (inner.id, inner.outcome());
         let (peer, local) = inner.ends.clone().expect("a connection has its addresses");
         let disconnected = Disconnected {
             connection,
@@ -318,8 +331,7 @@ impl Driver<'_> {
             }
             signals.disconnected.emit(&disconnected);
         }
-        self.core.lock().is_ending = false;
-        self.core.tell();
+        self.core.has_ended(connection, outcome);
     }
 }
 

@@ -109,7 +109,7 @@ impl TcpSocket {
     pub async fn connect(target: impl fmt::Display) -> Result<Self, SocketError> {
         let socket = Self::new();
         socket.connect_to_host(target)?;
-        socket.wait_within(None, "", connected).await??;
+        socket.wait_within(None, "", socket.look_for_connected()).await??;
         Ok(socket)
     }
 
@@ -229,7 +229,7 @@ impl TcpSocket {
     /// Cancel safe: closing goes on.
     pub async fn close(&self) -> Result<(), SocketError> {
         self.disconnect_from_host();
-        self.wait_within(None, "", disconnected).await?
+        self.wait_within(None, "", self.look_for_end()).await?
     }
 
     /// Closes at once and forgets both buffers. A peer that does not get all
@@ -260,6 +260,7 @@ impl TcpSocket {
     /// Why it is not, or [`TimedOut`](SocketErrorKind::TimedOut) after `limit`; the dial then goes on.
     pub async fn wait_for_connected(&self, limit: Duration) -> Result<(), SocketError> {
         let reconnects = self.core().options.reconnect.is_some();
+        let mut connected = self.look_for_connected();
         let look = move |inner: &mut Inner| {
             let waits = reconnects && inner.is_running && inner.closing < Closing::Gracefully;
             connected(inner).filter(|outcome| outcome.is_ok() || !waits)
@@ -279,7 +280,7 @@ impl TcpSocket {
             inner.reader = Reader::WaitsForEnd;
             inner.wake_task();
         }
-        self.wait_within(Some(limit), "disconnected", disconnected).await?
+        self.wait_within(Some(limit), "disconnected", self.look_for_end()).await?
     }
 
     /// What it is doing now.
@@ -312,6 +313,29 @@ impl TcpSocket {
         &self.core().options
     }
 
+    /// Finds that a dial has succeeded, even where the connection is over already, or failed.
+    fn look_for_connected(&self) -> impl FnMut(&mut Inner) -> Option<Result<(), SocketError>> + use<> {
+        let was_dialling = self.core().lock().is_dialling;
+        move |inner| match inner.state {
+            State::Connected | State::Closing => Some(Ok(())),
+            State::HostLookup | State::Connecting => None,
+            State::Unconnected if inner.is_dialling => None,
+            State::Unconnected if was_dialling && inner.ends.is_some() => Some(Ok(())),
+            State::Unconnected => Some(Err(inner.gone())),
+        }
+    }
+
+    /// Finds the end of the connection or dial that there is now, even where another has begun since.
+    fn look_for_end(&self) -> impl FnMut(&mut Inner) -> Option<Result<(), SocketError>> + use<> {
+        let id = self.core().lock().id;
+        move |inner| match &inner.last_end {
+            _ if inner.is_ending => None,
+            Some((ended, outcome)) if *ended == id || inner.id != id => Some(outcome.clone()),
+            _ if inner.is_dialling || inner.state != State::Unconnected => None,
+            _ => Some(inner.outcome()),
+        }
+    }
+
     /// Looks again and again, as things change, until `look` finds something.
     async fn wait_within<T>(
         &self,
@@ -338,26 +362,6 @@ impl TcpSocket {
             }),
         }
     }
-}
-
-fn connected(inner: &mut Inner) -> Option<Result<(), SocketError>> {
-    match inner.state {
-        State::Connected | State::Closing => Some(Ok(())),
-        State::HostLookup | State::Connecting => None,
-        State::Unconnected if inner.is_dialling => None,
-        State::Unconnected => Some(Err(inner.gone())),
-    }
-}
-
-fn disconnected(inner: &mut Inner) -> Option<Result<(), SocketError>> {
-    if inner.is_dialling || inner.is_ending || inner.state != State::Unconnected {
-        return None;
-    }
-    Some(match &inner.error {
-        Some(error) => Err(error.clone()),
-        None if inner.unsent > 0 => Err(inner.gone()),
-        None => Ok(()),
-    })
 }
 
 /// Keeps nothing alive; made by [`Context::downgrade`].
