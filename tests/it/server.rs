@@ -368,3 +368,29 @@ fn out_of_descriptors() {
         assert!(value(server.next_pending_connection()).await.is_some());
     });
 }
+
+#[tokio::test]
+async fn what_the_listener_allows_holds_as_what_the_server_does() {
+    let mut options = ServerOptions { max_connections: Some(9), ..Default::default() };
+    options.listen.max_connections = Some(1);
+    options.listen.access.deny("127.0.0.2").unwrap();
+    options.access.deny("127.0.0.3").unwrap();
+    let (server, address) = server_with(options.clone()).await;
+    let spy = SignalSpy::new(server.new_connection());
+    for denied in ["127.0.0.2:0", "127.0.0.3:0"] {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(denied.parse().unwrap()).unwrap();
+        let mut client = socket.connect(address).await.unwrap();
+        let error = value(client.read(&mut [0])).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{denied}");
+    }
+    let _clients = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
+    assert!(spy.wait_for(1, PATIENCE).await);
+    assert!(!spy.wait_for(2, MOMENT).await, "only one at once");
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = format!("unix:{}/door", folder.path().display());
+    let error = TcpServer::new(options).listen(&path).await.unwrap_err();
+    assert!(error.source.to_string().contains("Unix"), "{error}: {}", error.source);
+    assert!(!folder.path().join("door").exists());
+}

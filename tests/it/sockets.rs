@@ -876,3 +876,194 @@ async fn a_stream_of_the_standard_library_is_taken_over() {
     std::io::Write::write_all(&mut peer, b"hello").unwrap();
     assert_eq!(read_count(&socket, 5).await, b"hello");
 }
+
+#[tokio::test]
+async fn a_slot_that_retries_a_large_write_when_there_is_room_gets_it_in() {
+    let options = SocketOptions { kernel_send_buffer: Some(4_096), ..SocketOptions::default() };
+    let (socket, mut peer) = joined_with(options).await;
+    let (high, low) = (SignalSpy::new(socket.write_buffer_high()), SignalSpy::new(socket.write_buffer_low()));
+    let never = socket.try_write(&[0; (64 << 10) + 1]).unwrap_err();
+    assert!(never.kind() == SocketErrorKind::Full && never.to_string().contains("never"), "{never}");
+    // More than half of the buffer, so that it does not fit where the buffer is half empty.
+    let chunk = pattern(1, 0, 60 << 10);
+    let again = chunk.clone();
+    let retry = move |socket: &TcpSocket, _: &_| socket.try_write(&again).unwrap();
+    let retrying = socket.write_buffer_low().connect_weak(&socket, retry);
+    socket.try_write(&chunk).unwrap();
+    assert_eq!(socket.try_write(&chunk).unwrap_err().kind(), SocketErrorKind::Full);
+    let mut got = vec![0; 2 * chunk.len()];
+    value(peer.read_exact(&mut got)).await.unwrap();
+    assert!(got == [&chunk[..], &chunk].concat());
+    assert_eq!((high.count(), low.count(), socket.slot_panicked().panics()), (1, 1, 0));
+    assert!(retrying.is_connected());
+}
+
+#[tokio::test]
+async fn a_slot_that_answers_the_echo_for_ever_leaves_others_their_turn() {
+    let socket = TcpSocket::connect("echo:").await.unwrap();
+    let rounds = SignalSpy::new(socket.bytes_written());
+    let answer = |socket: &TcpSocket, _: &_| drop(socket.try_write(&socket.read_all()));
+    socket.ready_read().connect_weak(&socket, answer).detach();
+    socket.try_write(b"x").unwrap();
+    assert!(rounds.wait_for(100, PATIENCE).await);
+    socket.abort();
+    let _ = value(socket.wait_for_disconnected(PATIENCE)).await;
+}
+
+/// Never within the time of a test.
+fn patient() -> SocketOptions {
+    SocketOptions { drain_timeout: PATIENCE * 100, ..SocketOptions::default() }
+}
+
+#[tokio::test]
+async fn a_socket_that_was_awaited_once_and_is_read_by_slots_now_ends_with_its_peer() {
+    let (socket, mut peer) = joined_with(patient()).await;
+    peer.write_all(b"x").await.unwrap();
+    socket.wait_for_ready_read(PATIENCE).await.unwrap();
+    let spy = SignalSpy::new(socket.disconnected());
+    socket.ready_read().connect_weak(&socket, |socket, _| drop(socket.read_all())).detach();
+    drop(peer);
+    assert!(spy.wait_for(1, PATIENCE).await);
+}
+
+#[tokio::test]
+async fn who_waits_for_the_end_after_an_answer_gets_it() {
+    let (socket, mut peer) = joined_with(patient()).await;
+    socket.write(b"question").await.unwrap();
+    value(peer.read_exact(&mut [0; 8])).await.unwrap();
+    peer.write_all(b"answer").await.unwrap();
+    assert_eq!(read_count(&socket, 6).await, b"answer");
+    drop(peer);
+    socket.wait_for_disconnected(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peers_end_that_nobody_asks_for_ends_the_socket_after_the_time_to_drain() {
+    let options = SocketOptions { drain_timeout: MOMENT, ..SocketOptions::default() };
+    let (socket, mut peer) = joined_with(options).await;
+    let spy = SignalSpy::new(socket.disconnected());
+    peer.write_all(b"xy").await.unwrap();
+    assert_eq!(value(socket.read(&mut [0])).await, Ok(1));
+    drop(peer);
+    assert!(spy.wait_for(1, PATIENCE).await);
+    assert_eq!((spy.take()[0].reason, socket.read_all()), (Reason::Closed, b"y".to_vec()));
+}
+
+#[tokio::test]
+async fn a_reset_after_the_peers_end_is_noticed() {
+    let options = SocketOptions { allow_half_open: true, ..SocketOptions::default() };
+    let (socket, mut peer) = joined_with(options).await;
+    let (finished, ended) = (SignalSpy::new(socket.read_finished()), SignalSpy::new(socket.disconnected()));
+    peer.shutdown().await.unwrap();
+    assert!(finished.wait_for(1, PATIENCE).await);
+    peer.set_zero_linger().unwrap();
+    drop(peer);
+    assert!(ended.wait_for(1, PATIENCE).await);
+    assert_eq!(ended.take()[0].reason, Reason::Reset);
+}
+
+#[tokio::test]
+async fn slots_that_answer_as_there_is_room_answer_all_to_a_peer_that_has_finished() {
+    fn pump(socket: &TcpSocket) {
+        loop {
+            let chunk = socket.peek(4_096);
+            if chunk.is_empty() || socket.try_write(&chunk).is_err() {
+                return;
+            }
+            socket.skip(chunk.len());
+        }
+    }
+    let options = SocketOptions {
+        kernel_send_buffer: Some(4_096),
+        write_buffer_size: 8 << 10,
+        read_buffer_size: 4 << 20,
+        ..patient()
+    };
+    let (socket, mut peer) = joined_with(options).await;
+    let finished = SignalSpy::new(socket.read_finished());
+    socket.ready_read().connect_weak(&socket, |socket, _| pump(socket)).detach();
+    socket.write_buffer_low().connect_weak(&socket, |socket, _| pump(socket)).detach();
+    let bytes = pattern(8, 0, 2 << 20);
+    value(peer.write_all(&bytes)).await.unwrap();
+    peer.shutdown().await.unwrap();
+    assert!(finished.wait_for(1, PATIENCE).await, "before anything of the answer was read");
+    let mut got = Vec::new();
+    value(peer.read_to_end(&mut got)).await.unwrap();
+    assert!(got == bytes, "{} of {}", got.len(), bytes.len());
+    socket.wait_for_disconnected(PATIENCE).await.unwrap();
+}
+
+/// As `nc -N host port </dev/null` does.
+#[tokio::test]
+async fn a_client_that_finishes_before_it_is_served_is_served() {
+    let server = TcpServer::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(server.server_address().unwrap()).await.unwrap();
+    client.shutdown().await.unwrap();
+    let socket = value(server.next_pending_connection()).await.unwrap();
+    for _ in 0..1_000 {
+        // Its task sees the end meanwhile.
+        tokio::task::yield_now().await;
+    }
+    socket.write(b"You will learn a new word.\n").await.unwrap();
+    socket.close().await.unwrap();
+    let mut text = String::new();
+    value(client.read_to_string(&mut text)).await.unwrap();
+    assert!(text.contains("word"));
+}
+
+#[tokio::test]
+async fn an_end_is_not_missed_when_a_slot_dials_again_at_once() {
+    let (listener, address) = bound().await;
+    let socket = TcpSocket::new();
+    let again = move |socket: &TcpSocket, _: &_| socket.connect_to_host(address).unwrap();
+    socket.disconnected().connect_weak(&socket, again).detach();
+    socket.connect_to_host(address).unwrap();
+    for _ in 0..3 {
+        socket.wait_for_connected(PATIENCE).await.unwrap();
+        let first = socket.connection();
+        drop(value(listener.accept()).await.unwrap());
+        value(socket.close()).await.unwrap();
+        assert_ne!(socket.connection(), first, "it dials again");
+    }
+    let peer = value(listener.accept()).await.unwrap().0;
+    socket.wait_for_connected(PATIENCE).await.unwrap();
+    peer.set_zero_linger().unwrap();
+    drop(peer);
+    let error = socket.wait_for_disconnected(PATIENCE).await.unwrap_err();
+    assert_eq!(error.kind(), SocketErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_dial_that_succeeded_did_so_though_the_connection_is_over_already() {
+    let (_listener, address) = bound().await;
+    let socket = TcpSocket::new();
+    // On the task of the socket, before anybody else can look.
+    socket.connected().connect_weak(&socket, |socket, _| socket.abort()).detach();
+    socket.connect_to_host(address).unwrap();
+    socket.wait_for_connected(PATIENCE).await.unwrap();
+    assert_eq!(socket.state(), State::Unconnected);
+    socket.wait_for_connected(PATIENCE).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_write_that_fails_loses_nothing_of_what_had_come() {
+    let options = SocketOptions { read_buffer_size: 10, ..patient() };
+    let (socket, mut peer) = joined_with(options).await;
+    let bytes = pattern(9, 0, 1_000);
+    peer.write_all(&bytes).await.unwrap();
+    socket.wait_for_ready_read(PATIENCE).await.unwrap();
+    peer.set_zero_linger().unwrap();
+    drop(peer);
+    while socket.try_write(b"x").is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let (mut got, mut buffer) = (Vec::new(), [0; 7]);
+    let error = loop {
+        match value(socket.read(&mut buffer)).await {
+            Ok(count) => got.extend_from_slice(&buffer[..count]),
+            Err(error) => break error,
+        }
+    };
+    assert!(got == bytes, "{} of {}", got.len(), bytes.len());
+    assert_eq!(error.kind(), SocketErrorKind::ConnectionReset);
+}

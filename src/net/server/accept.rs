@@ -88,6 +88,11 @@ impl Shared {
         let connection = socket.connection();
         {
             let mut inner = self.lock();
+            if !inner.is_listening {
+                // Closed since the client was accepted. Dropped, its socket resets it.
+                drop(inner);
+                return;
+            }
             inner.pending.push_back(socket);
             inner.is_announcing = true;
         }
@@ -109,7 +114,10 @@ impl Shared {
 
     fn permits(&self, peer: &Endpoint) -> bool {
         match peer {
-            Endpoint::Tcp(address) => self.options.access.permits(address.ip()),
+            Endpoint::Tcp(address) => {
+                let (lists, ip) = ([&self.options.access, &self.options.listen.access], address.ip());
+                lists.iter().all(|access| access.permits(ip))
+            }
             Endpoint::Unix(_) | Endpoint::Stdio | Endpoint::Echo => true,
         }
     }

@@ -31,14 +31,17 @@ use crate::signal::{Context, Owner, SignalRef, SlotPanicked};
 /// Options of a [`TcpServer`].
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
-    /// The backlog, and keepalive until a socket's own options are applied.
+    /// The backlog, keepalive until a socket's own options are applied, and
+    /// `access` and `max_connections`, which hold beside those below.
     pub listen: ListenOptions,
     /// Clients accepted and not taken yet; at so many accepting stops, and
     /// others wait in the backlog. 30, at least 1.
     pub max_pending_connections: usize,
-    /// Sockets at once, pending ones included. No limit but that of descriptors.
+    /// Sockets at once, pending ones included; the smaller of this and that of `listen`.
+    /// No limit but that of descriptors.
     pub max_connections: Option<usize>,
-    /// Who may connect; others are reset.
+    /// Who may connect, where `listen` permits it too; others are reset. Clients of a
+    /// Unix socket have no address, so there it is an error.
     pub access: AccessList,
     /// Options of the sockets it hands out. `source`, `connect_timeout` and
     /// `reconnect` matter only if such a socket is connected again.
@@ -130,7 +133,8 @@ impl Default for ServerOptions {
 impl TcpServer {
     /// A server that does not listen yet.
     pub fn new(options: ServerOptions) -> Self {
-        let most = options.max_connections.unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
+        let limits = [options.max_connections, options.listen.max_connections];
+        let most = limits.into_iter().flatten().fold(Semaphore::MAX_PERMITS, usize::min);
         let max_pending = options.max_pending_connections.max(1);
         let shared = Arc::new_cyclic(|own| Shared {
             socket_options: Arc::new(options.socket.clone()),
@@ -185,6 +189,11 @@ impl TcpServer {
             return Err(invalid("a server cannot listen on standard input and output".into()));
         }
         let listeners = bind("server", &address, &self.shared().options.listen).await?;
+        let options = &self.shared().options;
+        let has_access = !(options.access.is_empty() && options.listen.access.is_empty());
+        if has_access && listeners.iter().any(|listener| matches!(listener.local(), Endpoint::Unix(_))) {
+            return Err(invalid("access knows networks, and clients of a Unix socket have none".into()));
+        }
         self.serve(listeners).map_err(|error| refuse(error, Some("close it first".into())))
     }
 
@@ -204,6 +213,8 @@ impl TcpServer {
     fn serve(&self, listeners: Vec<Listener>) -> io::Result<()> {
         let shared = self.shared();
         let runtime = Runtime::current();
+        // Held until the task is there, so that a close in between ends it.
+        let mut task = shared.task.lock().unwrap_or_else(PoisonError::into_inner);
         let mut inner = shared.lock();
         if inner.is_listening {
             return Err(io::Error::other("this server listens already"));
@@ -212,7 +223,6 @@ impl TcpServer {
         inner.addresses = listeners.iter().map(Listener::local).collect();
         inner.runtime = Some(runtime.clone());
         drop(inner);
-        let mut task = shared.task.lock().unwrap_or_else(PoisonError::into_inner);
         task.spawn_on(accept::run(Arc::clone(shared), listeners), &runtime);
         Ok(())
     }
@@ -222,10 +232,12 @@ impl TcpServer {
     ///
     /// Cancel safe once polled.
     pub async fn close(&self) -> usize {
-        let mut task =
-            std::mem::take(&mut *self.shared().task.lock().unwrap_or_else(PoisonError::into_inner));
-        task.abort_all();
-        let dropped = self.shared().stop();
+        let (mut task, dropped) = {
+            // Held until it no longer listens, so that no listen comes in between.
+            let mut held = self.shared().task.lock().unwrap_or_else(PoisonError::into_inner);
+            held.abort_all();
+            (std::mem::take(&mut *held), self.shared().stop())
+        };
         while task.join_next().await.is_some() {}
         dropped
     }

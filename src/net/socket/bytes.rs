@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::TcpSocket;
-use super::core::{Closing, Inner};
+use super::core::{Closing, Inner, Reader};
 use crate::event::State;
 use crate::net::error::{SocketError, SocketErrorKind};
 
@@ -107,7 +107,7 @@ impl TcpSocket {
     /// Cancel safe.
     pub async fn wait_for_ready_read(&self, limit: Duration) -> Result<usize, SocketError> {
         let look = |inner: &mut Inner| {
-            inner.is_read_awaited = true;
+            inner.reader = Reader::Awaits;
             if inner.received > inner.looked && !inner.read.is_empty() {
                 inner.looked = inner.received;
                 return Some(Ok(inner.read.len()));
@@ -177,12 +177,21 @@ impl TcpSocket {
     ///
     /// # Errors
     /// [`Full`](SocketErrorKind::Full) if there is no room for all of it;
-    /// `write_buffer_low` says when there is more. Otherwise as [`write`](Self::write).
+    /// `write_buffer_low` says when there is, unless it is more than the whole
+    /// buffer holds, as the error then says. Otherwise as [`write`](Self::write).
     pub fn try_write(&self, bytes: &[u8]) -> Result<(), SocketError> {
         let mut inner = self.core().lock();
         inner.check_writable()?;
+        if bytes.len() > inner.write_limit {
+            let text = format!(
+                "{} bytes never fit into the write buffer of {}; write them in parts",
+                bytes.len(),
+                inner.write_limit
+            );
+            return Err(SocketError::new(SocketErrorKind::Full, text));
+        }
         if bytes.len() > inner.write_room() {
-            inner.is_write_now_high();
+            inner.is_write_now_high(bytes.len());
             let text = format!(
                 "{} bytes do not fit into the write buffer, which holds {} of {}",
                 bytes.len(),
@@ -234,7 +243,7 @@ impl TcpSocket {
 impl Inner {
     /// Moves bytes to a waiting reader, or tells it how it ended; `None`: not yet.
     fn take_into(&mut self, buffer: &mut [u8]) -> Option<Result<usize, SocketError>> {
-        self.is_read_awaited = true;
+        self.reader = Reader::Awaits;
         if !self.read.is_empty() || buffer.is_empty() {
             let count = buffer.len().min(self.read.len());
             buffer[..count].copy_from_slice(&self.read.as_slice()[..count]);
@@ -260,8 +269,9 @@ impl Inner {
     fn put(&mut self, bytes: &[u8]) -> Result<usize, SocketError> {
         self.check_writable()?;
         let count = bytes.len().min(self.write_room());
-        if count < bytes.len() {
-            self.is_write_now_high();
+        self.is_write_awaited = count < bytes.len();
+        if self.is_write_awaited {
+            self.is_write_now_high(0);
         }
         if count > 0 {
             self.write.push(&bytes[..count]);
@@ -270,7 +280,8 @@ impl Inner {
         Ok(count)
     }
 
-    fn is_write_now_high(&mut self) {
+    fn is_write_now_high(&mut self, refused: usize) {
+        self.refused = self.refused.max(refused);
         if !std::mem::replace(&mut self.is_write_high, true) {
             self.announce_high = true;
             self.wake_task();
@@ -282,6 +293,7 @@ impl Inner {
         match self.write.is_empty() {
             true if self.unsent > 0 => Some(Err(self.gone())),
             true => Some(Ok(())),
+            false if self.error.is_some() => Some(Err(self.gone())),
             false => None,
         }
     }

@@ -51,8 +51,8 @@ pub(super) struct Inner {
     pub(super) is_full: bool,
     /// The peer has finished.
     pub(super) is_read_finished: bool,
-    /// A reader has waited for bytes, so that it and not a slot is told of the end.
-    pub(super) is_read_awaited: bool,
+    /// Who is told of the peer's end.
+    pub(super) reader: Reader,
     /// Whoever reads knows that the peer has finished.
     pub(super) is_end_told: bool,
 
@@ -62,6 +62,10 @@ pub(super) struct Inner {
     /// Bytes that were written and lost with the connection.
     pub(super) unsent: u64,
     pub(super) is_write_high: bool,
+    /// The most that was refused since the buffer is high; low is where it fits.
+    pub(super) refused: usize,
+    /// A writer waits for room.
+    pub(super) is_write_awaited: bool,
     /// Our half shall end after what was written.
     pub(super) finishing: bool,
     /// It has.
@@ -73,11 +77,13 @@ pub(super) struct Inner {
     pub(super) accepted: Option<Stream>,
     /// From the request until the dial has ended.
     pub(super) is_dialling: bool,
+    /// The last connection or dial whose end its slots have heard of, and how it went.
+    pub(super) last_end: Option<(ConnectionId, Result<(), SocketError>)>,
     /// The connection is over and its slots are being told.
     pub(super) is_ending: bool,
     pub(super) is_running: bool,
     pub(super) closing: Closing,
-    /// A slot was connected.
+    /// A slot of `ready_read` was connected.
     pub(super) rearm: bool,
     /// `write_buffer_high` has to be emitted.
     pub(super) announce_high: bool,
@@ -86,6 +92,17 @@ pub(super) struct Inner {
     pub(super) read_waker: Option<Waker>,
     pub(super) write_waker: Option<Waker>,
     pub(super) place: Option<OwnedSemaphorePermit>,
+}
+
+/// Who is told of the peer's end, and so may still write in answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// Slots, or nobody yet.
+    Unknown,
+    /// Somebody awaits bytes, or has and will be back.
+    Awaits,
+    /// Somebody waits for the end, and so has nothing more to write.
+    WaitsForEnd,
 }
 
 /// How the socket was asked to end, weakest first.
@@ -120,18 +137,21 @@ impl Core {
             is_paused: false,
             is_full: false,
             is_read_finished: false,
-            is_read_awaited: false,
+            reader: Reader::Unknown,
             is_end_told: false,
             write: Buffer::default(),
             write_limit: options.write_buffer_size.max(1),
             sent: 0,
             unsent: 0,
             is_write_high: false,
+            refused: 0,
+            is_write_awaited: false,
             finishing: false,
             is_write_finished: false,
             next: None,
             accepted: None,
             is_dialling: false,
+            last_end: None,
             is_ending: false,
             is_running: false,
             closing: Closing::No,
@@ -160,7 +180,7 @@ impl Core {
     pub(super) fn signals(&self) -> &Signals {
         self.signals.get_or_init(|| {
             let own: Weak<dyn Owner> = self.own.clone();
-            Box::new(Signals::new(&own))
+            Box::new(Signals::new(&own, Arc::new(ReadyOwner(self.own.clone()))))
         })
     }
 
@@ -191,6 +211,15 @@ impl Core {
         drop(inner);
         wakers.into_iter().flatten().for_each(Waker::wake);
         self.changed.notify_waiters();
+    }
+
+    /// The slots have heard of the end.
+    pub(super) fn has_ended(&self, connection: ConnectionId, outcome: Result<(), SocketError>) {
+        let mut inner = self.lock();
+        inner.is_ending = false;
+        inner.last_end = Some((connection, outcome));
+        drop(inner);
+        self.tell();
     }
 
     /// Changes the state and announces it.
@@ -225,6 +254,11 @@ impl Inner {
         self.write_limit.saturating_sub(self.write.len())
     }
 
+    /// At so many bytes to write, or fewer, a high write buffer is low again.
+    pub(super) fn low_mark(&self) -> usize {
+        (self.write_limit / 2).min(self.write_limit.saturating_sub(self.refused))
+    }
+
     /// Bytes left the read buffer: there may be room again, or the end to be told.
     pub(super) fn took(&mut self, count: usize) {
         self.taken += count as u64;
@@ -254,9 +288,20 @@ impl Inner {
             _ if self.closing != Closing::No => {
                 refuse("the socket is closing and takes nothing more to write")
             }
+            // Writing failed, and what had come before is still read.
+            State::Connected if self.error.is_some() => Err(self.gone()),
             _ if self.finishing => refuse("our half of the connection was shut down"),
             State::Unconnected if !self.is_dialling => Err(self.gone()),
             _ => Ok(()),
+        }
+    }
+
+    /// How a connection went that is over.
+    pub(super) fn outcome(&self) -> Result<(), SocketError> {
+        match &self.error {
+            Some(error) => Err(error.clone()),
+            None if self.unsent > 0 => Err(self.gone()),
+            None => Ok(()),
         }
     }
 
@@ -274,6 +319,7 @@ impl Inner {
         (self.received, self.taken, self.looked, self.discarded) = (0, 0, 0, 0);
         (self.sent, self.unsent) = (0, 0);
         self.is_read_finished = false;
+        self.reader = Reader::Unknown;
         self.is_end_told = false;
         self.finishing = false;
         self.is_write_finished = false;
@@ -283,18 +329,32 @@ impl Inner {
 }
 
 impl Owner for Core {
-    fn slot_connected(&self) {
-        let mut inner = self.lock();
-        inner.rearm = true;
-        if !inner.read.is_empty() {
-            inner.wake_task();
-        }
-    }
+    fn slot_connected(&self) {}
 
     fn slot_panicked(&self, panicked: SlotPanicked) {
         if let Some(signals) = self.listening() {
             signals.slot_panicked.emit(&panicked);
         }
+    }
+}
+
+/// Of `ready_read`: its slots are told of what can be read already, and read from now on.
+#[derive(Debug)]
+pub(super) struct ReadyOwner(Weak<Core>);
+
+impl Owner for ReadyOwner {
+    fn slot_connected(&self) {
+        let Some(core) = self.0.upgrade() else { return };
+        let mut inner = core.lock();
+        inner.reader = Reader::Unknown;
+        inner.rearm = true;
+        if !inner.read.is_empty() || inner.is_read_finished {
+            inner.wake_task();
+        }
+    }
+
+    fn slot_panicked(&self, panicked: SlotPanicked) {
+        self.0.upgrade().into_iter().for_each(|core| core.slot_panicked(panicked.clone()));
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::core::{Closing, Core, Inner};
+use super::core::{Closing, Core, Inner, Reader};
 use super::signals::{BytesWritten, Disconnected, ErrorOccurred, ReadFinished, ReadyRead, WriteBuffer};
 use crate::event::{Reason, State};
 use crate::net::conn::reason_of;
@@ -19,7 +19,7 @@ use crate::net::transport::Stream;
 
 /// Carries a connection from its first byte to its `disconnected`.
 pub(super) async fn converse(core: &Core, stream: Stream) {
-    let mut driver = Driver { core, stream, deadline: None, check: None };
+    let mut driver = Driver { core, stream, deadline: None, check: None, idle: None, broken: None };
     let end = poll_fn(|cx| driver.poll(cx)).await;
     driver.end(end);
 }
@@ -29,6 +29,10 @@ struct Driver<'a> {
     stream: Stream,
     /// When a closing socket is given up.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// After the peer's end: what was read and sent, and since when that is all.
+    idle: Option<(u64, Pin<Box<Sleep>>)>,
+    /// Writing failed; what the kernel still holds for us is read, and then this is the end.
+    broken: Option<End>,
     /// While nothing is read: when to look whether the peer has aborted.
     check: Option<Pin<Box<Sleep>>>,
 }
@@ -55,7 +59,7 @@ struct End {
 
 impl Driver<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        loop {
+        for _ in 0..TURNS {
             let mut turn = Turn::default();
             let mut inner = self.core.lock();
             inner.listen(cx.waker());
@@ -70,6 +74,9 @@ impl Driver<'_> {
                 Ok(()) => {}
             }
         }
+        // Slots that always find something to do are not alone on their thread.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn turn(&mut self, cx: &mut Context<'_>, inner: &mut Inner, turn: &mut Turn) -> Result<(), End> {
@@ -91,19 +98,28 @@ impl Driver<'_> {
         if inner.is_read_finished && inner.is_write_finished {
             return Err(End { reason: Reason::Closed, error: None, reset: false });
         }
-        self.look_at_the_clock(cx, inner)
+        self.look_at_the_clock(cx, inner, turn)
     }
 
     /// Whether the peer's end is known to whoever reads, so that nothing more will be written in answer.
     fn is_end_known(&self, inner: &Inner) -> bool {
-        if self.core.options.allow_half_open {
+        // Whoever found no room to write will be told when there is, and write then.
+        if self.core.options.allow_half_open || inner.is_write_high || inner.is_write_awaited {
             return false;
         }
-        if inner.is_end_told || inner.is_read_awaited {
-            return inner.is_end_told;
+        let signals = self.core.listening();
+        match inner.reader {
+            _ if inner.is_end_told => true,
+            Reader::Awaits => false,
+            Reader::WaitsForEnd => true,
+            // Just accepted, or just connected: it has not even begun.
+            Reader::Unknown if signals.is_none() && !inner.is_used() => false,
+            Reader::Unknown if inner.read.is_empty() => true,
+            // Slots that left something for want of room to answer will be back.
+            Reader::Unknown => {
+                inner.write.is_empty() && signals.is_some_and(|signals| signals.ready_read.is_connected())
+            }
         }
-        inner.read.is_empty()
-            || self.core.listening().is_some_and(|signals| signals.ready_read.is_connected())
     }
 
     fn read(&mut self, cx: &mut Context<'_>, inner: &mut Inner, turn: &mut Turn) -> Result<(), End> {
@@ -130,6 +146,7 @@ impl Driver<'_> {
         });
         match read {
             Poll::Pending => {}
+            Poll::Ready(Ok(0)) if self.broken.is_some() => return self.broken.take().map_or(Ok(()), Err),
             Poll::Ready(Ok(0)) => {
                 inner.is_read_finished = true;
                 turn.finished = true;
@@ -140,12 +157,15 @@ impl Driver<'_> {
                 turn.ready |= !discards;
                 turn.other = true;
             }
-            Poll::Ready(Err(error)) => return Err(broken(&error)),
+            Poll::Ready(Err(error)) => return Err(self.broken.take().unwrap_or_else(|| broken(&error))),
         }
         Ok(())
     }
 
     fn write(&mut self, cx: &mut Context<'_>, inner: &mut Inner, turn: &mut Turn) -> Result<(), End> {
+        if self.broken.is_some() {
+            return Ok(());
+        }
         turn.high = std::mem::take(&mut inner.announce_high);
         if !inner.write.is_empty() {
             match self.stream.poll_write(cx, inner.write.as_slice()) {
@@ -155,11 +175,19 @@ impl Driver<'_> {
                     inner.sent += count as u64;
                     turn.written = count;
                 }
-                Poll::Ready(Err(error)) => return Err(broken(&error)),
+                Poll::Ready(Err(error)) if inner.is_read_finished => return Err(broken(&error)),
+                Poll::Ready(Err(error)) => {
+                    let end = broken(&error);
+                    inner.error.clone_from(&end.error);
+                    self.broken = Some(end);
+                    turn.other = true;
+                    return Ok(());
+                }
             }
         }
-        if inner.is_write_high && inner.write.len() <= inner.write_limit / 2 {
+        if inner.is_write_high && inner.write.len() <= inner.low_mark() {
             inner.is_write_high = false;
+            inner.refused = 0;
             turn.low = true;
         }
         let finishes = inner.finishing || inner.closing != Closing::No;
@@ -176,16 +204,24 @@ impl Driver<'_> {
         Ok(())
     }
 
-    fn look_at_the_clock(&mut self, cx: &mut Context<'_>, inner: &Inner) -> Result<(), End> {
-        if inner.closing != Closing::No {
+    fn look_at_the_clock(
+        &mut self,
+        cx: &mut Context<'_>,
+        inner: &mut Inner,
+        turn: &mut Turn,
+    ) -> Result<(), End> {
+        if self.broken.is_some() || inner.closing != Closing::No {
             let limit = self.core.options.drain_timeout;
             let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(limit)));
             if deadline.as_mut().poll(cx).is_ready() {
-                return Err(undrained(inner, limit));
+                return Err(self.broken.take().unwrap_or_else(|| undrained(inner, limit)));
             }
             return Ok(());
         }
-        if !inner.is_full && !inner.is_paused || inner.is_read_finished {
+        if inner.is_read_finished && !self.core.options.allow_half_open {
+            self.end_when_idle(cx, inner, turn);
+        }
+        if !inner.is_full && !inner.is_paused && !inner.is_read_finished {
             self.check = None;
             return Ok(());
         }
@@ -197,6 +233,18 @@ impl Driver<'_> {
             check.as_mut().reset(Instant::now() + CHECK);
         }
         Ok(())
+    }
+
+    /// A peer's end that nobody wants to know of ends the socket all the same, after a while.
+    fn end_when_idle(&mut self, cx: &mut Context<'_>, inner: &mut Inner, turn: &mut Turn) {
+        let (limit, moved) = (self.core.options.drain_timeout, inner.taken + inner.sent);
+        let idle = self.idle.take().filter(|(before, _)| *before == moved);
+        let mut idle = idle.unwrap_or_else(|| (moved, Box::pin(sleep(limit))));
+        if idle.1.as_mut().poll(cx).is_ready() {
+            inner.closing = Closing::Finished;
+            turn.other = true;
+        }
+        self.idle = Some(idle);
     }
 
     fn announce(&self, turn: Turn) {
@@ -261,7 +309,7 @@ impl Driver<'_> {
         inner.error.clone_from(&error);
         inner.unsent = inner.write.len() as u64;
         inner.write.clear();
-        let connection = inner.id;
+        let (connection, outcome) = (inner.id, inner.outcome());
         let (peer, local) = inner.ends.clone().expect("a connection has its addresses");
         let disconnected = Disconnected {
             connection,
@@ -283,8 +331,7 @@ impl Driver<'_> {
             }
             signals.disconnected.emit(&disconnected);
         }
-        self.core.lock().is_ending = false;
-        self.core.tell();
+        self.core.has_ended(connection, outcome);
     }
 }
 
@@ -296,6 +343,11 @@ impl Turn {
 }
 
 impl Inner {
+    /// Whether a byte of this connection was received or written.
+    fn is_used(&self) -> bool {
+        self.received > 0 || self.sent > 0 || !self.write.is_empty()
+    }
+
     /// Has changes wake this task.
     pub(super) fn listen(&mut self, waker: &Waker) {
         if !self.task_waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
@@ -334,5 +386,7 @@ thread_local! {
 
 /// As much as a read buffer holds by default.
 const SCRATCH_SIZE: usize = 64 << 10;
+/// So many turns in a row, then other tasks have theirs.
+const TURNS: usize = 32;
 /// How often a socket that does not read looks for an abort.
 const CHECK: Duration = Duration::from_secs(1);

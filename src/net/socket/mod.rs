@@ -22,7 +22,7 @@ use tokio::runtime::Handle as Runtime;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use self::core::{Closing, Core, Inner};
+use self::core::{Closing, Core, Inner, Reader};
 pub use self::options::{Reconnect, SocketOptions};
 use self::signals::Signals;
 pub use self::signals::{
@@ -48,10 +48,15 @@ use crate::signal::Context;
 /// deliver is given up.
 ///
 /// When the peer has finished (FIN), what was written is still delivered and
-/// the socket closes, as soon as whoever reads knows of it: where reads are
-/// awaited, when [`read`](Self::read) has returned 0; else at once, if nothing
-/// is left to be read or slots of [`ready_read`](Self::ready_read) read. With
-/// [`allow_half_open`](SocketOptions::allow_half_open) it stays open.
+/// the socket closes, as soon as whoever reads knows of it and nobody waits
+/// for room to write: where reads are awaited, when [`read`](Self::read) has
+/// returned 0; where the end is, in
+/// [`wait_for_disconnected`](Self::wait_for_disconnected), at once; else when
+/// nothing is left to be read, or slots of [`ready_read`](Self::ready_read)
+/// have seen it and nothing is left to be written. A socket that nobody has
+/// used yet waits for that, and all of this takes at most
+/// [`drain_timeout`](SocketOptions::drain_timeout) in which nothing is read or
+/// sent. With [`allow_half_open`](SocketOptions::allow_half_open) it stays open.
 ///
 /// The same type carries Unix sockets (`unix:/path`) and the built-in `echo:`.
 ///
@@ -104,7 +109,7 @@ impl TcpSocket {
     pub async fn connect(target: impl fmt::Display) -> Result<Self, SocketError> {
         let socket = Self::new();
         socket.connect_to_host(target)?;
-        socket.wait_within(None, "", connected).await??;
+        socket.wait_within(None, "", socket.look_for_connected()).await??;
         Ok(socket)
     }
 
@@ -224,7 +229,7 @@ impl TcpSocket {
     /// Cancel safe: closing goes on.
     pub async fn close(&self) -> Result<(), SocketError> {
         self.disconnect_from_host();
-        self.wait_within(None, "", disconnected).await?
+        self.wait_within(None, "", self.look_for_end()).await?
     }
 
     /// Closes at once and forgets both buffers. A peer that does not get all
@@ -255,6 +260,7 @@ impl TcpSocket {
     /// Why it is not, or [`TimedOut`](SocketErrorKind::TimedOut) after `limit`; the dial then goes on.
     pub async fn wait_for_connected(&self, limit: Duration) -> Result<(), SocketError> {
         let reconnects = self.core().options.reconnect.is_some();
+        let mut connected = self.look_for_connected();
         let look = move |inner: &mut Inner| {
             let waits = reconnects && inner.is_running && inner.closing < Closing::Gracefully;
             connected(inner).filter(|outcome| outcome.is_ok() || !waits)
@@ -263,12 +269,18 @@ impl TcpSocket {
     }
 
     /// Waits until the connection is over and its slots have heard of it.
+    /// Whoever does expects nothing more of it, so it closes when the peer finishes.
     ///
     /// # Errors
     /// If it broke, or not all that was written was sent;
     /// [`TimedOut`](SocketErrorKind::TimedOut) after `limit`, which changes nothing.
     pub async fn wait_for_disconnected(&self, limit: Duration) -> Result<(), SocketError> {
-        self.wait_within(Some(limit), "disconnected", disconnected).await?
+        {
+            let mut inner = self.core().lock();
+            inner.reader = Reader::WaitsForEnd;
+            inner.wake_task();
+        }
+        self.wait_within(Some(limit), "disconnected", self.look_for_end()).await?
     }
 
     /// What it is doing now.
@@ -301,6 +313,29 @@ impl TcpSocket {
         &self.core().options
     }
 
+    /// Finds that a dial has succeeded, even where the connection is over already, or failed.
+    fn look_for_connected(&self) -> impl FnMut(&mut Inner) -> Option<Result<(), SocketError>> + use<> {
+        let was_dialling = self.core().lock().is_dialling;
+        move |inner| match inner.state {
+            State::Connected | State::Closing => Some(Ok(())),
+            State::HostLookup | State::Connecting => None,
+            State::Unconnected if inner.is_dialling => None,
+            State::Unconnected if was_dialling && inner.ends.is_some() => Some(Ok(())),
+            State::Unconnected => Some(Err(inner.gone())),
+        }
+    }
+
+    /// Finds the end of the connection or dial that there is now, even where another has begun since.
+    fn look_for_end(&self) -> impl FnMut(&mut Inner) -> Option<Result<(), SocketError>> + use<> {
+        let id = self.core().lock().id;
+        move |inner| match &inner.last_end {
+            _ if inner.is_ending => None,
+            Some((ended, outcome)) if *ended == id || inner.id != id => Some(outcome.clone()),
+            _ if inner.is_dialling || inner.state != State::Unconnected => None,
+            _ => Some(inner.outcome()),
+        }
+    }
+
     /// Looks again and again, as things change, until `look` finds something.
     async fn wait_within<T>(
         &self,
@@ -327,26 +362,6 @@ impl TcpSocket {
             }),
         }
     }
-}
-
-fn connected(inner: &mut Inner) -> Option<Result<(), SocketError>> {
-    match inner.state {
-        State::Connected | State::Closing => Some(Ok(())),
-        State::HostLookup | State::Connecting => None,
-        State::Unconnected if inner.is_dialling => None,
-        State::Unconnected => Some(Err(inner.gone())),
-    }
-}
-
-fn disconnected(inner: &mut Inner) -> Option<Result<(), SocketError>> {
-    if inner.is_dialling || inner.is_ending || inner.state != State::Unconnected {
-        return None;
-    }
-    Some(match &inner.error {
-        Some(error) => Err(error.clone()),
-        None if inner.unsent > 0 => Err(inner.gone()),
-        None => Ok(()),
-    })
 }
 
 /// Keeps nothing alive; made by [`Context::downgrade`].

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::TcpSocket;
+use super::core::ReadyOwner;
 use crate::event::{ConnectionId, Endpoint, Reason, State};
 use crate::net::error::SocketError;
 use crate::signal::{Owner, Signal, SignalRef, SlotPanicked};
@@ -157,10 +158,13 @@ pub(super) struct Signals {
     pub(super) write_buffer_low: Signal<WriteBuffer>,
     pub(super) reconnecting: Signal<Reconnecting>,
     pub(super) slot_panicked: Signal<SlotPanicked>,
+    /// Keeps alive what `ready_read` holds weakly.
+    _ready_owner: Arc<ReadyOwner>,
 }
 
 impl Signals {
-    pub(super) fn new(owner: &Weak<dyn Owner>) -> Self {
+    pub(super) fn new(owner: &Weak<dyn Owner>, ready_owner: Arc<ReadyOwner>) -> Self {
+        let weak: Weak<ReadyOwner> = Arc::downgrade(&ready_owner);
         Self {
             connected: Signal::of(owner.clone()),
             connect_failed: Signal::of(owner.clone()),
@@ -168,13 +172,14 @@ impl Signals {
             state_changed: Signal::of(owner.clone()),
             error_occurred: Signal::of(owner.clone()),
             host_found: Signal::of(owner.clone()),
-            ready_read: Signal::of(owner.clone()),
+            ready_read: Signal::of(weak),
             bytes_written: Signal::of(owner.clone()),
             read_finished: Signal::of(owner.clone()),
             write_buffer_high: Signal::of(owner.clone()),
             write_buffer_low: Signal::of(owner.clone()),
             reconnecting: Signal::of(owner.clone()),
             slot_panicked: Signal::new(),
+            _ready_owner: ready_owner,
         }
     }
 
@@ -271,7 +276,8 @@ impl TcpSocket {
         self.signals().write_buffer_high.view()
     }
 
-    /// After [`write_buffer_high`](Self::write_buffer_high): at most half of it is full.
+    /// After [`write_buffer_high`](Self::write_buffer_high): at most half of it is full, and what
+    /// [`try_write`](Self::try_write) refused fits.
     pub fn write_buffer_low(&self) -> SignalRef<'_, WriteBuffer> {
         self.signals().write_buffer_low.view()
     }

@@ -165,9 +165,12 @@ fn fail(core: &Core, address: &Address, error: SocketError) {
     inner.error = Some(error.clone());
     inner.unsent = inner.write.len() as u64;
     inner.write.clear();
-    let (connection, unsent) = (inner.id, inner.unsent);
+    // At once, so that no write comes in between.
+    let from = std::mem::replace(&mut inner.state, State::Unconnected);
+    let (connection, unsent, outcome) = (inner.id, inner.unsent, inner.outcome());
     drop(inner);
-    core.set_state(State::Unconnected);
+    core.tell();
+    core.state_changed(connection, from, State::Unconnected);
     if let Some(signals) = core.listening() {
         if error.kind() != SocketErrorKind::Aborted {
             signals.error_occurred.emit_with(|| ErrorOccurred { connection, error: error.clone() });
@@ -175,8 +178,7 @@ fn fail(core: &Core, address: &Address, error: SocketError) {
         let target = || address.as_target().into();
         signals.connect_failed.emit_with(|| ConnectFailed { connection, target: target(), error, unsent });
     }
-    core.lock().is_ending = false;
-    core.tell();
+    core.has_ended(connection, outcome);
 }
 
 /// The dial of a socket: tells its slots, and sets its options.
