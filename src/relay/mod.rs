@@ -21,7 +21,7 @@ use crate::bus::EventBus;
 use crate::event::Reason;
 use crate::flow::{Tap, Turns};
 use crate::net::{DialOptions, Target};
-use crate::registry::Places;
+use crate::registry::{Place, Places};
 
 /// How a relay joins connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,6 +125,11 @@ impl Shared {
             sweep: Sweep::default(),
             tap,
         }
+    }
+
+    /// A place of a client, if there is one.
+    pub(crate) fn take_place(&self) -> Option<Place> {
+        self.places.take()
     }
 
     /// Changes how many clients the node has places for.
