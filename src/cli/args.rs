@@ -281,7 +281,8 @@ impl Seeing {
             (None, _) => program.log = "signal_node=trace".into(),
         }
         if let Some(path) = &self.control {
-            program.control = Some(socket_path(path)?);
+            // As in a file.
+            program.control = if path == "off" { None } else { Some(socket_path(path)?) };
         }
         Ok(())
     }

@@ -32,6 +32,12 @@ pub(super) struct Owner {
     waiting: Vec<Reply>,
 }
 
+/// That a reload is to be followed by another, and who waits for that.
+struct Again {
+    wanted: bool,
+    waiting: Vec<Reply>,
+}
+
 /// What the owner is told.
 enum Call {
     Signal(Caught),
@@ -61,8 +67,11 @@ impl Owner {
                 call = self.obey(now).await;
             }
         }
-        let outcome = self.node.join().await;
-        if let Some(control) = self.control {
+        let Self { node, control, orders, waiting, .. } = self;
+        // Whoever still asks hears that the node has ended.
+        drop((orders, waiting));
+        let outcome = node.join().await;
+        if let Some(control) = control {
             control.finish(LAST_WORDS);
         }
         outcome.log();
@@ -74,15 +83,29 @@ impl Owner {
 
     /// Waits until it is told something; `None` when the node is done.
     async fn next(&mut self) -> Option<Call> {
+        let mut is_idle = false;
         loop {
             tokio::select! {
                 biased;
-                () = self.node.served() => return None,
+                () = self.node.served(), if !is_idle => {
+                    if !self.can_open_again() {
+                        return None;
+                    }
+                    info!("no listener is open; a reload opens what was closed");
+                    is_idle = true;
+                }
                 caught = self.signals.next() => return Some(Call::Signal(caught)),
                 Some(order) = self.orders.recv() => return Some(Call::Order(order)),
                 () = self.supervisor.watchdog_due() => self.supervisor.feed_watchdog().await,
             }
         }
+    }
+
+    /// Tells whether a node that serves nobody any more may yet be told to.
+    fn can_open_again(&self) -> bool {
+        let config = self.node.config();
+        let talks = config.relay.values().any(|relay| config.is_conversation(relay));
+        !self.stopping && !talks && matches!(self.source, Source::Files(_))
     }
 
     /// Does what it is told, and yields what it was told meanwhile and has not done.
@@ -101,29 +124,32 @@ impl Owner {
         None
     }
 
-    /// Reads the config again, for HUP and `node reload`. What is told meanwhile comes first: it is
-    /// yielded, or, if it is to reload, everything begins anew with what the files say then.
+    /// Reads the config again, for HUP and `node reload`. To stop comes first, and is yielded. To reload
+    /// once more comes after, since the files may have been read before they were changed.
     async fn reload(&mut self) -> Option<Call> {
         if !self.stopping {
             self.supervisor.reloading().await;
         }
         loop {
-            match self.try_to_reload().await {
+            let mut again = Again { wanted: false, waiting: Vec::new() };
+            match self.try_to_reload(&mut again).await {
                 Ok(outcome) => {
                     say(&outcome, &self.source);
                     let answer = outcome.map(|changes| answer(&changes)).map_err(|lines| lines.join("\n"));
                     for reply in self.waiting.drain(..) {
                         let _ = reply.send(answer.clone());
                     }
+                    if again.wanted {
+                        self.waiting = again.waiting;
+                        continue;
+                    }
                     if !self.stopping {
                         self.supervisor.ready(&plan(self.node.config())).await;
                     }
                     return None;
                 }
-                Err(Call::Signal(Caught::Reload)) => {}
-                Err(Call::Order(Order::Reload(reply))) => self.waiting.push(reply),
                 Err(stop) => {
-                    for reply in self.waiting.drain(..) {
+                    for reply in self.waiting.drain(..).chain(again.waiting) {
                         let _ = reply.send(Err("nothing was reloaded: the node is stopping".into()));
                     }
                     return Some(stop);
@@ -132,14 +158,25 @@ impl Owner {
         }
     }
 
-    /// One attempt, cut short by what it is told meanwhile; then nothing has changed.
-    async fn try_to_reload(&mut self) -> Result<Result<Changes, Vec<String>>, Call> {
+    /// One attempt, cut short when it is told to stop; then nothing has changed.
+    async fn try_to_reload(&mut self, again: &mut Again) -> Result<Result<Changes, Vec<String>>, Call> {
         let mut reloading = pin!(reload(&mut self.node, &mut self.source));
         loop {
             tokio::select! {
                 biased;
-                caught = self.signals.next() => return Err(Call::Signal(caught)),
-                Some(order) = self.orders.recv() => return Err(Call::Order(order)),
+                caught = self.signals.next() => match caught {
+                    Caught::Reload => again.wanted = true,
+                    Caught::Stop => return Err(Call::Signal(Caught::Stop)),
+                },
+                Some(order) = self.orders.recv() => match order {
+                    Order::Reload(reply) => {
+                        again.wanted = true;
+                        // Some have waited too long, and ask once more.
+                        again.waiting.retain(|reply| !reply.is_closed());
+                        again.waiting.push(reply);
+                    }
+                    stop => return Err(Call::Order(stop)),
+                },
                 () = self.supervisor.watchdog_due() => self.supervisor.feed_watchdog().await,
                 outcome = &mut reloading => return Ok(outcome),
             }
@@ -152,8 +189,9 @@ impl Owner {
         let configured = if self.typed { Duration::ZERO } else { self.node.config().node.shutdown_grace };
         let grace = grace.unwrap_or(configured);
         let clients = self.node.bus().snapshot().connections.iter().filter(|c| c.partner.is_none()).count();
-        let grace_time = humantime::format_duration(grace).to_string();
-        self.node.stopper().drain(grace);
+        let holds = self.node.stopper().drain(grace);
+        let grace_time =
+            humantime::format_duration(Duration::from_millis(holds.as_millis() as u64)).to_string();
         if !std::mem::replace(&mut self.stopping, true) {
             let grace_time = grace_time.as_str();
             info!(connections = clients, grace = grace_time, "stopping; a second signal stops at once");

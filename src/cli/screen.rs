@@ -53,6 +53,7 @@ pub(super) fn status(answer: &Value) -> String {
     }
     let _ = write!(page, "\n{table}");
 
+    let omitted = answer["connections_omitted"].as_u64().unwrap_or_default();
     let mut table = Table::new(&[">CLIENT", "OBJECT", "PEER", "TARGET", ">RECEIVED", ">SENT", ">AGE"]);
     let targets: HashMap<_, _> =
         connections.iter().filter_map(|target| Some((target["partner"].as_u64()?, target))).collect();
@@ -60,6 +61,8 @@ pub(super) fn status(answer: &Value) -> String {
         let target = client["connection"].as_u64().and_then(|id| targets.get(&id));
         let target = match target {
             Some(target) if !target["peer"].is_null() => plain(&target["peer"]),
+            // A client is followed by its target, unless that was left out.
+            None if omitted > 0 && connections.last() == Some(client) => "not shown".into(),
             _ => "none yet".into(),
         };
         table.row([
@@ -75,7 +78,6 @@ pub(super) fn status(answer: &Value) -> String {
     if !connections.is_empty() {
         let _ = write!(page, "\n{table}");
     }
-    let omitted = answer["connections_omitted"].as_u64().unwrap_or_default();
     if omitted > 0 {
         let _ = writeln!(page, "… and {omitted} connections more; --connections N shows so many");
     }
@@ -235,7 +237,7 @@ mod tests {
             "",
             "CLIENT  OBJECT  PEER            TARGET       RECEIVED  SENT  AGE",
             "     1  front   192.0.2.1:5     192.0.2.2:6       9 B   0 B   1s",
-            "     3  front   unix:\\u{1b}[2J  none yet          0 B   0 B   0s",
+            "     3  front   unix:\\u{1b}[2J  not shown         0 B   0 B   0s",
             "… and 4 connections more; --connections N shows so many",
         ];
         assert_eq!(page.lines().collect::<Vec<_>>(), expected);

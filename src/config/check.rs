@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::keys::keepalive_faults;
@@ -124,6 +125,12 @@ impl Config {
                 faults.add(at("bind"), format!("{bind} is taken by `{other}` already; listen on it once"));
             }
             earlier.push((id, &listener.bind));
+            if let (Address::Unix(path), Some(control)) = (&listener.bind, &self.program.control)
+                && plain(path) == plain(control)
+            {
+                let bind = &listener.bind;
+                faults.add(at("bind"), format!("{bind} is the control socket already; choose another path"));
+            }
             if let Some(wanted) = options.max_connections {
                 check_most(wanted, most_connections(), at("max_connections"), faults);
             }
@@ -302,8 +309,24 @@ fn clash(a: &Address, b: &Address) -> bool {
         (Address::Tcp { host: a, port }, Address::Tcp { host: b, port: other }) => {
             port == other && (a == b || covers(a, b) || covers(b, a))
         }
+        (Address::Unix(a), Address::Unix(b)) => plain(a) == plain(b),
+        // Without a name it is the first, which may have any.
+        (Address::Systemd(a), Address::Systemd(b)) => a == b || a.is_empty() || b.is_empty(),
         _ => a == b,
     }
+}
+
+/// The path without `.` and `..`, as far as its text tells.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match (part, plain.components().next_back()) {
+            (Component::CurDir, _) | (Component::ParentDir, Some(Component::RootDir)) => {}
+            (Component::ParentDir, Some(Component::Normal(_))) => _ = plain.pop(),
+            (part, _) => plain.push(part),
+        }
+    }
+    plain
 }
 
 fn port(address: &Address) -> Option<u16> {
@@ -439,10 +462,25 @@ mod tests {
             ("127.0.0.1:9000", "127.0.0.2:9000", false),
             ("9000", "9001", false),
             ("0", "0", false),
+            ("unix:/a/b", "unix:/a/./b", true),
+            ("unix:/a/b", "unix:/../a/c/../b", true),
+            ("unix:b", "unix:./b", true),
+            ("unix:b", "unix:../b", false),
+            ("systemd:", "systemd:b", true),
+            ("systemd:a", "systemd:b", false),
         ] {
             let found = !config(&[first, second], &["echo:"]).check().is_empty();
             assert_eq!(found, clashes, "{first} and {second}");
         }
+    }
+
+    #[test]
+    fn the_control_socket_has_a_path_of_its_own() {
+        let mut config = config(&["unix:/a/b"], &["echo:"]);
+        config.program.control = Some("/a/./b".into());
+        assert_eq!(faults(&config), ["listen.listen1.bind"]);
+        config.program.control = Some("/a/c".into());
+        assert!(config.check().is_empty());
     }
 
     #[test]

@@ -165,8 +165,7 @@ fn take_over(socket: Copy, options: &ListenOptions) -> io::Result<Listener> {
             Listener::Tcp { listener, bound }
         }
         Copy::Unix(_) if !options.access.is_empty() => {
-            let problem = "allow and deny know networks, and clients of a Unix socket have none";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+            return Err(no_network());
         }
         Copy::Unix(socket) => {
             socket.set_nonblocking(true)?;
@@ -178,6 +177,17 @@ fn take_over(socket: Copy, options: &ListenOptions) -> io::Result<Listener> {
     };
     listener.set(options)?;
     Ok(listener)
+}
+
+/// For an open listener that is to have a list of networks, and whose clients have none.
+pub(crate) fn no_networks(endpoint: &str, address: &Address) -> BindError {
+    let (address, endpoint) = (address.to_string(), endpoint.to_owned());
+    BindError { address, endpoint, hint: None, source: no_network() }
+}
+
+fn no_network() -> io::Error {
+    let problem = "allow and deny know networks, and clients of a Unix socket have none";
+    io::Error::new(io::ErrorKind::InvalidInput, problem)
 }
 
 /// All interfaces: one IPv6 socket that takes IPv4 too, or IPv4 alone where there is no IPv6.
@@ -308,7 +318,12 @@ impl UnixPath {
 
 impl Drop for UnixPath {
     fn drop(&mut self) {
-        if self.identity.is_some() && identity(&self.path) == self.identity {
+        if self.identity.is_none() {
+            return;
+        }
+        // Or another node could listen there between the look and the removal.
+        let _turn = lock_folder(&self.path);
+        if identity(&self.path) == self.identity {
             // Gone already is as good.
             let _ = fs::remove_file(&self.path);
         }
@@ -410,6 +425,20 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_time().unwrap().as_secs(), 10);
         assert_eq!(socket.tcp_keepalive_interval().unwrap().as_secs(), 4);
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_changed_keepalive_holds_for_those_who_come() {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let mut options = ListenOptions::default();
+        let listener = bind("l", &address, &options).await.unwrap().remove(0);
+        options.keepalive.idle = Duration::from_secs(11);
+        options.backlog = Some(7);
+        listener.set(&options).unwrap();
+        let _client = tokio::net::TcpStream::connect(listener.socket_address().unwrap()).await.unwrap();
+        let accepted = std::future::poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+        let Stream::Tcp(stream) = accepted.0 else { panic!("not TCP") };
+        assert_eq!(SockRef::from(&stream).tcp_keepalive_time().unwrap().as_secs(), 11);
     }
 
     #[tokio::test]

@@ -32,7 +32,7 @@ pub(crate) use self::inherited::unused_sockets;
 pub use self::listener::BindError;
 #[cfg(feature = "cli")]
 pub(crate) use self::listener::UnixPath;
-pub(crate) use self::listener::{Accepted, Listener, bind, check_source, is_of_the_client};
+pub(crate) use self::listener::{Accepted, Listener, bind, check_source, is_of_the_client, no_networks};
 pub use self::options::{DialOptions, Keepalive, ListenOptions, MessageOptions, QueueOptions};
 #[cfg(feature = "cli")]
 pub(crate) use self::private::bind_private;

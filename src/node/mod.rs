@@ -215,15 +215,21 @@ impl Node {
 impl Stopper {
     /// Stops accepting; what is still connected after `grace` is cut.
     ///
-    /// A later call can only shorten the time.
-    pub fn drain(&self, grace: Duration) {
-        let at = Instant::now() + grace.min(LONGEST);
+    /// A later call can only shorten the time. Yields the time that holds.
+    pub fn drain(&self, grace: Duration) -> Duration {
+        let now = Instant::now();
+        let mut holds = grace.min(LONGEST);
+        let at = now + holds;
         self.stop.send_modify(|stop| {
             *stop = match *stop {
-                Stop::At(earlier) if earlier < at => Stop::At(earlier),
+                Stop::At(earlier) if earlier < at => {
+                    holds = earlier.saturating_duration_since(now);
+                    Stop::At(earlier)
+                }
                 _ => Stop::At(at),
             };
         });
+        holds
     }
 
     /// Stops at once.

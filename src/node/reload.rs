@@ -6,6 +6,7 @@ use std::fmt;
 
 use super::wiring;
 use super::{Node, NodeError};
+use crate::address::Address;
 use crate::config::{Config, Fault, Place, Reload, keys};
 use crate::relay::Stop;
 
@@ -36,16 +37,18 @@ impl Node {
             return Err(NodeError::Stopping);
         }
         let leads = wiring::check(&config).await?;
-        let conversation = |config: &Config| {
-            let talks = config.relay.iter().find(|(_, relay)| config.is_conversation(relay));
-            talks.map(|(id, _)| Place::new("relay", id, ""))
-        };
-        let place = conversation(&config).xor(conversation(&self.config));
-        if let Some(place) = place {
+        let (talks, talked) = (conversation(&config), conversation(&self.config));
+        if talks != talked
+            && let Some((id, _)) = talks.or(talked)
+        {
             let text = "standard input and output come and go with the process; start the node anew";
-            return Err(NodeError::Config(vec![Fault { place, text: text.into() }]));
+            return Err(NodeError::Config(vec![Fault {
+                place: Place::new("relay", id, ""),
+                text: text.into(),
+            }]));
         }
         let matches = self.wiring.match_listeners(&config).await;
+        self.wiring.check_access(&config, &matches)?;
         let bound = self.wiring.bind_new(&config, &matches).await?;
 
         // From here on nothing waits and nothing fails.
@@ -57,6 +60,15 @@ impl Node {
         self.open(bound, &leads);
         Ok(changes)
     }
+}
+
+/// The relay with standard input and output, and all its ends by their names: its one session goes on
+/// with them whatever a config says.
+fn conversation(config: &Config) -> Option<(&String, Vec<(&str, &Address)>)> {
+    let (id, relay) = config.relay.iter().find(|(_, relay)| config.is_conversation(relay))?;
+    let from = config.from(relay).map(|(name, listener)| (name, &listener.bind));
+    let to = config.to(relay).map(|(name, client)| (name, &client.to));
+    Some((id, from.chain(to).collect()))
 }
 
 /// Has the keys of `[node]` that cannot follow stay as they were, and names those that should have.

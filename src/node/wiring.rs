@@ -15,7 +15,7 @@ use crate::address::{Address, Host};
 use crate::bus::EventBus;
 use crate::config::{ClientConfig, Config, Leads, ListenConfig, RelayConfig};
 use crate::event::Endpoint;
-use crate::net::{Listener, Target, addresses, bind, check_source, is_own};
+use crate::net::{Listener, Target, addresses, bind, check_source, is_own, no_networks};
 use crate::registry::{Door, Ledger, ListenerState, Object, Places};
 use crate::relay::{
     Ended, Entrance, Group, Limits, Outlet, Relay, RelayMode, RelayOptions, Shared, Side, Stop, Uplink, keep,
@@ -163,7 +163,9 @@ impl Wiring {
                     By::Socket => !sockets.is_empty() && open.bound == sockets,
                 };
                 let is_free = |nth: &usize| matches.values().all(|taken| taken != nth);
-                let is_open = |open: &Open| open.door.state() != ListenerState::Closed;
+                // Standard input cannot be opened twice.
+                let is_open =
+                    |open: &Open| open.bind == Address::Stdio || open.door.state() != ListenerState::Closed;
                 let mut known = self.open.iter().enumerate().filter(|(_, open)| is_open(open) && same(open));
                 if let Some((nth, _)) = known.find(|(nth, _)| is_free(nth)) {
                     matches.insert(id.to_owned(), nth);
@@ -171,6 +173,19 @@ impl Wiring {
             }
         }
         matches
+    }
+
+    /// Open listeners that would get a list of networks and have clients without any are refused, as when
+    /// they are bound. What was passed tells its kind only by the socket.
+    pub(super) fn check_access(&self, config: &Config, matches: &Matches) -> Result<(), NodeError> {
+        for (id, nth) in matches {
+            let (open, listener) = (&self.open[*nth], &config.listen[id]);
+            let is_unix = open.door.addresses().iter().any(|address| matches!(address, Endpoint::Unix(_)));
+            if is_unix && !listener.options.access.is_empty() {
+                return Err(no_networks(id, &listener.bind).into());
+            }
+        }
+        Ok(())
     }
 
     /// Binds the listeners of the config that are not open; if one fails nothing stays.
@@ -247,7 +262,10 @@ impl Wiring {
         let mut limits = BTreeMap::new();
         let mut groups = BTreeMap::new();
         let mut bound: BTreeMap<_, _> = bound.into_iter().map(|bound| (bound.id, bound.listeners)).collect();
-        for (name, relay) in &config.relay {
+        // Before any listener takes clients, who could have all the places.
+        let mut relays: Vec<_> = config.relay.iter().collect();
+        relays.sort_by_key(|(_, relay)| !config.is_conversation(relay));
+        for (name, relay) in relays {
             let limit = match self.limits.remove(name) {
                 Some(limit) => {
                     limit.set(&relay.options);
@@ -315,7 +333,8 @@ impl Wiring {
         let door = Arc::new(Door::new(addresses, places));
         let entrance = Arc::new(entrance);
         if bind == Address::Stdio {
-            serving.spawn(serve_stdio(Arc::clone(&entrance), Arc::clone(&door), stop.subscribe()));
+            let place = self.shared.take_place().expect("nobody is served before the conversation");
+            serving.spawn(serve_stdio(Arc::clone(&entrance), Arc::clone(&door), place, stop.subscribe()));
         }
         let entrance = watch::Sender::new(entrance);
         for listener in listeners {

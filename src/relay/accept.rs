@@ -92,13 +92,14 @@ pub(crate) async fn serve(
 pub(crate) async fn serve_stdio(
     entrance: Arc<Entrance>,
     door: Arc<Door>,
+    place: Place,
     stop: watch::Receiver<Stop>,
 ) -> Ended {
     let relay = &entrance.relay;
-    let places = door.places().take().zip(relay.shared.places.take());
+    let own = door.places().take().expect("nobody else comes by this door");
     let client = Conn::stdio(&relay.shared.bus, &entrance.endpoint);
     let mut sessions = JoinSet::new();
-    enter(&mut sessions, &entrance, client, places.expect("nobody else can be there yet"), &stop);
+    enter(&mut sessions, &entrance, client, (own, place), &stop);
     drain(relay.once, sessions, None, stop).await
 }
 
@@ -229,7 +230,8 @@ impl Entrance {
     fn permits(&self, peer: &Endpoint) -> bool {
         match peer {
             Endpoint::Tcp(address) => self.options.access.permits(address.ip()),
-            Endpoint::Unix(_) | Endpoint::Stdio | Endpoint::Echo => true,
+            // No list of networks can permit one that has none.
+            Endpoint::Unix(_) | Endpoint::Stdio | Endpoint::Echo => self.options.access.is_empty(),
         }
     }
 }

@@ -28,7 +28,7 @@ use crate::event::Reason;
 use crate::flow::{Tap, Turns};
 use crate::framing::Unfinished;
 use crate::net::{DialOptions, Target};
-use crate::registry::Places;
+use crate::registry::{Place, Places};
 
 /// How a relay joins connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -151,6 +151,11 @@ impl Shared {
             tap,
             unfinished: Arc::new(Unfinished::new(budget / 4)),
         }
+    }
+
+    /// A place of a client, if there is one.
+    pub(crate) fn take_place(&self) -> Option<Place> {
+        self.places.take()
     }
 
     /// Changes how many clients the node has places for.

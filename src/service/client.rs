@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{oneshot, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::StreamExt;
 use tracing::{info, warn};
 
@@ -30,7 +30,7 @@ pub(super) async fn attend(stream: UnixStream, view: Arc<View>) {
     let _counted = Arc::clone(&view.clients);
     let (input, output) = stream.into_split();
     let phase = view.phase.clone();
-    let client = Client { input: Lines { input, buffer: Vec::new() }, output, view, phase };
+    let client = Client { input: Lines { input, buffer: Vec::new(), begun: None }, output, view, phase };
     match client.run().await {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
@@ -179,7 +179,10 @@ impl Client {
         match timeout(ORDER_LIMIT, given).await {
             Ok(Some(answer)) => answer,
             Ok(None) => Err("the node has ended".into()),
-            Err(_elapsed) => Err("the node is busy with another order; try again".into()),
+            Err(_elapsed) => Err(format!(
+                "not done within {}; it may still take effect",
+                humantime::format_duration(ORDER_LIMIT)
+            )),
         }
     }
 
@@ -206,6 +209,8 @@ impl Client {
                 }
             };
             let Some(first) = first else {
+                // Whoever is told this finds no socket any more.
+                let _ = self.phase.wait_for(|phase| *phase == Phase::Over).await;
                 return self.answer(id, Item::<()>::End("the node has ended")).await;
             };
             let bytes = batch(id, pattern.as_ref(), first, &mut events).await;
@@ -255,6 +260,8 @@ async fn write(output: &mut OwnedWriteHalf, mut bytes: &[u8]) -> io::Result<()> 
 struct Lines {
     input: OwnedReadHalf,
     buffer: Vec<u8>,
+    /// When the line that is in the buffer was begun.
+    begun: Option<Instant>,
 }
 
 enum Next {
@@ -272,14 +279,19 @@ impl Lines {
             if let Some(at) = self.buffer[searched..].iter().position(|byte| *byte == b'\n') {
                 let mut line: Vec<_> = self.buffer.drain(..=searched + at).collect();
                 line.pop();
+                self.begun = None;
                 return Ok(Next::Line(line));
             }
             if self.buffer.len() > LONGEST_LINE {
                 return Ok(Next::TooLong);
             }
             searched = self.buffer.len();
-            let limit = if self.buffer.is_empty() { IDLE } else { LINE_LIMIT };
-            match timeout(limit, self.input.read_buf(&mut self.buffer)).await {
+            let now = Instant::now();
+            let until = match self.buffer.is_empty() {
+                true => now + IDLE,
+                false => *self.begun.get_or_insert(now) + LINE_LIMIT,
+            };
+            match timeout_at(until, self.input.read_buf(&mut self.buffer)).await {
                 Ok(Ok(0)) => return Ok(Next::End),
                 Ok(count) => _ = count?,
                 Err(_elapsed) if self.buffer.is_empty() => return Ok(Next::End),
@@ -329,7 +341,6 @@ const ORDER_LIMIT: Duration = Duration::from_secs(60);
 mod tests {
     use tokio::io::AsyncBufReadExt;
     use tokio::sync::mpsc;
-    use tokio::time::Instant;
 
     use super::super::status::Begun;
     use super::*;
@@ -389,6 +400,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_line_that_comes_in_a_trickle_has_no_more_time_than_another() {
+        let (client, serving, _node) = served();
+        let begun = Instant::now();
+        let trickle = async {
+            // A byte well within any limit, for as long as it is listened to.
+            while client.try_write(b" ").is_ok() {
+                sleep(LINE_LIMIT / 4).await;
+                assert!(begun.elapsed() < 3 * LINE_LIMIT, "it is still listened to");
+            }
+        };
+        tokio::join!(serving, trickle);
+        assert!(begun.elapsed() >= LINE_LIMIT);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn one_that_watches_may_be_silent_for_ever() {
         let (client, serving, node) = served();
         client.try_write(b"{\"call\":\"signals\"}\n").unwrap();
@@ -407,6 +433,6 @@ mod tests {
         let (all, ()) = tokio::join!(lines(client), serving);
         assert!(begun.elapsed() < IDLE + 3 * ORDER_LIMIT);
         assert_eq!(all.len(), 3);
-        assert!(all[1].contains("busy") && all[2].contains("busy"), "{all:?}");
+        assert!(all[1..].iter().all(|answer| answer.contains("may still take effect")), "{all:?}");
     }
 }

@@ -96,15 +96,15 @@ impl Control {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (phase, follow) = watch::channel(Phase::Running);
         let Self { listener, path, begun } = self;
-        let view = View { bus, registry, begun, phase: follow, orders, clients: Arc::default() };
+        // What clients hear, which is the end only when the path is gone.
+        let (told, heard) = watch::channel(Phase::Running);
+        let view = View { bus, registry, begun, phase: heard, orders, clients: Arc::default() };
         // One word at the end.
         let (say, done) = std_mpsc::sync_channel(1);
         thread::Builder::new().name("control".into()).spawn(move || {
-            if let Err(error) = runtime.block_on(serve(listener, Arc::new(view))) {
+            if let Err(error) = runtime.block_on(serve(listener, path, follow, told, Arc::new(view))) {
                 warn!(%error, "the control socket is closed");
             }
-            // Whoever was told that the node has ended finds no socket any more.
-            drop(path);
             let _ = say.send(());
         })?;
         Ok(ControlThread { phase, done })
@@ -125,14 +125,24 @@ impl ControlThread {
     }
 }
 
-async fn serve(listener: StdUnixListener, view: Arc<View>) -> io::Result<()> {
+/// Until the phase is over, or nobody is left to say so; `told` is what clients hear of it.
+async fn serve(
+    listener: StdUnixListener,
+    path: UnixPath,
+    mut phase: watch::Receiver<Phase>,
+    told: watch::Sender<Phase>,
+    view: Arc<View>,
+) -> io::Result<()> {
     let listener = UnixListener::from_std(listener)?;
-    let mut phase = view.phase.clone();
     let mut clients = JoinSet::new();
     loop {
         tokio::select! {
             biased;
-            _ = phase.wait_for(|phase| *phase == Phase::Over) => break,
+            changed = phase.changed() => match *phase.borrow_and_update() {
+                Phase::Over => break,
+                _ if changed.is_err() => break,
+                now => _ = told.send_replace(now),
+            },
             Some(ended) = clients.join_next() => {
                 if let Err(error) = ended {
                     warn!(%error, "serving a control client panicked");
@@ -154,7 +164,8 @@ async fn serve(listener: StdUnixListener, view: Arc<View>) -> io::Result<()> {
             },
         }
     }
-    drop(listener);
+    drop((listener, path));
+    told.send_replace(Phase::Over);
     let all = async { while clients.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(LAST_WORDS, all).await;
     Ok(())

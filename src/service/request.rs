@@ -72,9 +72,7 @@ fn meaning(mut fields: Map<String, Value>) -> Result<Request, String> {
         "reload" => Request::Reload,
         "stop" => {
             let grace = text(&mut fields, "grace")?;
-            let problem = || "`grace` is not a duration; write for example \"10s\"".to_owned();
-            let grace =
-                grace.map(|text| humantime::parse_duration(&text).map_err(|_| problem())).transpose()?;
+            let grace = grace.map(|text| grace_of(&text)).transpose()?;
             Request::Stop { grace }
         }
         other => {
@@ -88,6 +86,18 @@ fn meaning(mut fields: Map<String, Value>) -> Result<Request, String> {
     }
 }
 
+/// The time to drain that is meant.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn grace_of(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(grace) if grace <= LONGEST_GRACE => Ok(grace),
+        Ok(_) => Err("`grace` is longer than a year; leave it out for the configured one".into()),
+        Err(_) => Err("`grace` is not a duration; write for example \"10s\"".into()),
+    }
+}
+
 fn text(fields: &mut Map<String, Value>, key: &str) -> Result<Option<String>, String> {
     match fields.remove(key) {
         None | Some(Value::Null) => Ok(None),
@@ -96,6 +106,8 @@ fn text(fields: &mut Map<String, Value>, key: &str) -> Result<Option<String>, St
     }
 }
 
+/// As for `shutdown_grace` in a config.
+const LONGEST_GRACE: Duration = Duration::from_secs(366 * 86_400);
 const EXAMPLE: &str = r#"{"id":1,"call":"status"}"#;
 
 #[cfg(test)]
@@ -137,6 +149,8 @@ mod tests {
             (r#"{"call":"call","object":"o"}"#, "needs `object` and `slot`"),
             (r#"{"call":"call","object":"o","slot":"s","args":7}"#, "not a list"),
             (r#"{"call":"stop","grace":"soon"}"#, "not a duration"),
+            (r#"{"call":"stop","grace":"18446744073709551615s"}"#, "longer than a year"),
+            (r#"{"call":"stop","grace":"367days"}"#, "longer than a year"),
             (r#"{"id":[],"call":"status"}"#, "`id`"),
         ] {
             assert!(wrong(line).contains(expected), "{line}: {}", wrong(line));

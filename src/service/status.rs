@@ -57,7 +57,7 @@ impl Begun {
 }
 
 impl Status {
-    /// Asks the node, for the oldest `most` connections.
+    /// Asks the node, for at most `most` connections: the oldest clients with their targets.
     pub(super) fn of(
         bus: &EventBus,
         registry: &Registry,
@@ -74,7 +74,7 @@ impl Status {
             *live.entry(Arc::clone(&connection.endpoint)).or_default() += 1;
         }
         let connections_omitted = connections.len().saturating_sub(most);
-        connections.truncate(most);
+        oldest(&mut connections, most);
         let with_counts = |object: ObjectSnapshot| {
             let is_client = matches!(object.kind, ObjectKind::Client { .. });
             let connections = is_client.then(|| live.get(&object.object).copied().unwrap_or(0));
@@ -98,9 +98,42 @@ impl Status {
     }
 }
 
+/// Keeps the oldest clients, each with its target behind it, up to `most` connections.
+fn oldest(connections: &mut Vec<ConnectionSnapshot>, most: usize) {
+    connections.sort_unstable_by_key(|one| (one.partner.unwrap_or(one.connection), one.connection));
+    connections.truncate(most);
+}
+
 fn whole_milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e3).round() / 1e3
 }
 
 /// Connections in one answer, some 3 MB; it says how many it has left out.
 pub(super) const MOST_CONNECTIONS: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{ConnectionId, State};
+
+    #[test]
+    fn clients_that_came_at_once_are_shown_with_their_targets() {
+        let ids: Vec<_> = (0..6).map(|_| ConnectionId::next()).collect();
+        let snapshot = |nth: usize, partner: Option<usize>| ConnectionSnapshot {
+            connection: ids[nth],
+            endpoint: "x".into(),
+            partner: partner.map(|nth| ids[nth]),
+            peer: None,
+            local: None,
+            state: State::Connected,
+            received: 0,
+            sent: 0,
+            age: Duration::ZERO,
+        };
+        let mut all: Vec<_> = (0..3).map(|nth| snapshot(nth, None)).collect();
+        all.extend((0..3).map(|nth| snapshot(3 + nth, Some(nth))));
+        oldest(&mut all, 4);
+        let kept: Vec<_> = all.iter().map(|one| one.connection).collect();
+        assert_eq!(kept, [0, 3, 1, 4].map(|nth: usize| ids[nth]));
+    }
+}

@@ -65,7 +65,7 @@ impl Supervisor {
     /// The node accepts no more, and will have ended within `grace`.
     pub(crate) async fn stopping(&self, status: &str, grace: Duration) {
         // Or a manager less patient than `--shutdown-grace` would kill what is to be drained.
-        let extend = (grace + MARGIN).as_micros();
+        let extend = grace.saturating_add(MARGIN).as_micros();
         self.tell(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={extend}\n{}", status_line(status))).await;
     }
 

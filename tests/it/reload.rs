@@ -111,6 +111,37 @@ async fn what_cannot_be_bound_changes_nothing() {
     assert_eq!(node.shutdown(Duration::from_secs(10)).await.cut, 0);
 }
 
+/// A relay `talk` between `from` and `to`, and an echo beside it, at 127.0.0.1.
+fn talking(relay: &str, from: &str, to: &str, more: &str) -> Config {
+    config(&format!(
+        "[listen.echoes]\nbind = \"127.0.0.1:0\"\n{more}\n[relay.e]\nfrom = \"echoes\"\nmode = \"echo\"\n\
+         [listen.in]\nbind = \"{from}\"\n[client.out]\nto = \"{to}\"\n[relay.{relay}]\nfrom = \"in\"\nto = \"out\"\n"
+    ))
+}
+
+#[tokio::test]
+async fn a_conversation_of_standard_input_and_output_cannot_be_moved() {
+    let (_held, target) = listener();
+    let (_other, elsewhere) = listener();
+    let stdout = "stdio:";
+    let mut node = Node::bind(talking("talk", "127.0.0.1:0", stdout, "")).await.unwrap();
+    let before = (node.addresses(), node.config().to_toml());
+    let target = target.to_string();
+    for other in [
+        talking("speak", "127.0.0.1:0", stdout, ""),
+        talking("talk", "127.0.0.2:0", stdout, ""),
+        talking("talk", stdout, &target, ""),
+        talking("talk", "127.0.0.1:0", &elsewhere.to_string(), ""),
+    ] {
+        assert!(matches!(node.reload(other).await, Err(NodeError::Config(_))));
+        assert_eq!((node.addresses(), node.config().to_toml()), before);
+    }
+    // What is beside it can.
+    let changes = node.reload(talking("talk", "127.0.0.1:0", stdout, "backlog = 9")).await.unwrap();
+    assert_eq!(changes.changed, ["listen.echoes"]);
+    assert_eq!(node.shutdown(Duration::ZERO).await.cut, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_changed_idle_timeout_holds_for_those_who_are_there() {
     let mut node = Node::bind(echo("a", "127.0.0.1:0", "", "")).await.unwrap();
@@ -141,7 +172,7 @@ async fn changed_limits_and_lists_hold_for_those_who_come() {
     second.read_exact(&mut [0]).await.unwrap();
     assert_eq!(state(&node, "a").1, 2);
 
-    let denied = "deny = \"127.0.0.0/8\"\nbacklog = 7\nkeepalive_idle = \"11s\"";
+    let denied = "deny = \"127.0.0.0/8\"";
     node.reload(echo("a", "127.0.0.1:0", denied, "")).await.unwrap();
     let third = async { visit(&mut Client::connect(address).await?).await };
     assert!(third.await.is_err());
@@ -321,7 +352,10 @@ fn a_reload_that_waits_for_a_name_does_not_hold_up_the_end() {
     replace(&file, &text(&target.to_string()));
     let node = NodeProcess::spawn(Command::new(binary()).args(["run", "--log-format", "json"]).arg(&file));
     node.address();
-    replace(&file, &text("nosuchhost.invalid:1"));
+    // A listener's name is looked up before anything else changes.
+    let more = "[listen.c]\nbind = \"nosuchhost.invalid:1\"\n";
+    let two = text(&target.to_string()).replace("from = \"a\"", "from = [\"a\", \"c\"]");
+    replace(&file, &(two + more));
     node.signal(Signal::HUP);
     node.signal(Signal::TERM);
     assert_eq!(node.wait().0, 0);

@@ -185,6 +185,38 @@ fn passed_sockets_are_served_by_name_and_what_nobody_uses_is_said() {
 }
 
 #[test]
+fn a_reload_gives_no_list_of_networks_to_a_passed_unix_socket() {
+    if !needs(&["python3"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (path, file) = (folder.path().join("door"), folder.path().join("node.toml"));
+    let write = |more: &str| {
+        let text = format!(
+            "[listen.a]\nbind = \"systemd:back\"\n{more}\n[relay.r]\nfrom = \"a\"\nmode = \"echo\"\n"
+        );
+        std::fs::write(&file, text).unwrap();
+    };
+    write("");
+    let node = NodeProcess::spawn(
+        Command::new("python3")
+            .args(["-c", LAUNCHER])
+            .arg(&path)
+            .args([binary(), "run"])
+            .arg(&file)
+            .args(["--log-format", "json"]),
+    );
+    node.event("listening");
+    write("allow = \"10.0.0.0/8\"");
+    node.signal(Signal::HUP);
+    let line = node.line("allow and deny know networks");
+    assert!(line.contains("`a`"), "{line}");
+    node.line("goes on as it was");
+    says_back(UnixStream::connect(&path).unwrap());
+    assert_eq!(node.stop().0, 0);
+}
+
+#[test]
 fn a_passed_socket_that_is_not_there_or_not_fit_is_an_error_that_names_what_is() {
     if !needs(&["python3"]) {
         return;
