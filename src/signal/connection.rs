@@ -55,7 +55,7 @@ impl Connection {
 
     /// Disconnects the slot: once this returns no further call of it begins,
     /// not even for what is queued. A call under way on another thread, or in
-    /// its own task, may still end. Tells whether the slot was connected.
+    /// its own task, may still end; and one there that has taken its value may still run. Tells whether the slot was connected.
     pub fn disconnect(&self) -> bool {
         let was_live = self.link.as_ref().is_some_and(|link| link.cut());
         if let Some(worker) = &self.worker {

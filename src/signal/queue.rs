@@ -79,11 +79,7 @@ impl<T: Clone + Send + 'static> Sender<T> {
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.ended = true;
-        let reader = state.reader.take();
-        drop(state);
-        reader.into_iter().for_each(Waker::wake);
+        self.0.end();
     }
 }
 
@@ -91,6 +87,15 @@ impl<T> Channel<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         // A clone or drop of a value may panic, but not under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes nothing more; what is in it stays.
+    fn end(&self) {
+        let mut state = self.lock();
+        state.ended = true;
+        let reader = state.reader.take();
+        drop(state);
+        reader.into_iter().for_each(Waker::wake);
     }
 
     fn push(&self, value: T) {
@@ -101,8 +106,9 @@ impl<T> Channel<T> {
         let dropped = state.push(self.queue, value);
         let reader = state.reader.take();
         drop(state);
-        drop(dropped);
+        // First: the drop of a value may panic.
         reader.into_iter().for_each(Waker::wake);
+        drop(dropped);
     }
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Delivery<T>>> {
@@ -178,8 +184,9 @@ impl<T: Send> Backlog for Channel<T> {
         let entries = std::mem::take(&mut state.entries);
         let reader = state.reader.take();
         drop(state);
-        drop(entries);
+        // First: the drop of a value may panic.
         reader.into_iter().for_each(Waker::wake);
+        drop(entries);
     }
 
     fn missed(&self) -> u64 {
@@ -198,7 +205,10 @@ impl<T> SignalStream<T> {
 
     /// Disconnects; what is queued may still be taken, then the stream ends.
     pub fn disconnect(&self) -> bool {
-        self.connection.disconnect()
+        let was_live = self.connection.disconnect();
+        // Not left to the slot, which an emission under way may keep.
+        self.channel.end();
+        was_live
     }
 
     /// How many emissions the queue could not hold so far.

@@ -221,13 +221,24 @@ impl<T: 'static> Table<T> {
         }
         self.sweep();
         drop_whatever_it_does(slots);
+        // Nobody may emit any more, so what the slots owned shall not wait for the next emission.
+        for _ in 0..CLEAR_TRIES {
+            if !self.is_stale.load(Ordering::SeqCst) {
+                break;
+            }
+            let cached = self.cached.try_lock().and_then(|mut cached| self.refresh(&mut cached));
+            drop_whatever_it_does(cached);
+            std::thread::yield_now();
+        }
     }
 
     pub(super) fn block(self: &Arc<Self>) -> BlockGuard {
         self.blocked.fetch_add(1, Ordering::AcqRel);
-        let table = Arc::clone(self);
+        let table = Arc::downgrade(self);
         BlockGuard::new(move || {
-            table.blocked.fetch_sub(1, Ordering::AcqRel);
+            if let Some(table) = table.upgrade() {
+                table.blocked.fetch_sub(1, Ordering::AcqRel);
+            }
         })
     }
 }
@@ -264,6 +275,9 @@ impl<T: 'static> Link for TableLink<T> {
             && self.slot.upgrade().is_some_and(|slot| slot.live.load(Ordering::Acquire))
     }
 }
+
+/// As often does a clear try to get at the copy of the list.
+const CLEAR_TRIES: usize = 16;
 
 /// What a slot owned may connect, emit or panic as it goes; nobody else shall suffer from that.
 fn drop_whatever_it_does<V>(value: V) {

@@ -26,7 +26,7 @@ async fn emitting_to_nobody_allocates_nothing_and_neither_does_a_direct_slot() {
 }
 
 #[tokio::test]
-async fn the_slot_table_of_a_socket_is_made_with_its_first_slot() {
+async fn the_slot_table_of_a_socket_is_made_when_a_signal_is_first_asked_for() {
     let (socket, _peer) = joined().await;
     let first = allocation_counter::measure(|| assert!(!socket.ready_read().is_connected()));
     let second = allocation_counter::measure(|| assert!(!socket.disconnected().is_connected()));

@@ -9,7 +9,7 @@ use signal_node::signal::{Delivery, Queue};
 use signal_node::testing::SignalSpy;
 use signal_node::{Connection, Signal};
 use tokio::sync::{Notify, mpsc};
-use tokio_stream::StreamExt;
+use tokio_stream::{Stream, StreamExt};
 
 use crate::support::PATIENCE;
 
@@ -335,7 +335,7 @@ fn a_value_nobody_waits_for_is_not_even_made() {
 
 #[test]
 fn threads_may_connect_disconnect_and_emit_as_they_like() {
-    let (signal, calls, stop) = (Signal::<u32>::new(), Arc::new(AtomicUsize::new(0)), AtomicBool::new(false));
+    let (signal, gone, stop) = (Signal::<u32>::new(), Arc::new(AtomicUsize::new(0)), AtomicBool::new(false));
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
@@ -348,14 +348,11 @@ fn threads_may_connect_disconnect_and_emit_as_they_like() {
             .map(|_| {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
-                        let live = Arc::new(AtomicBool::new(true));
-                        let (seen, count) = (Arc::clone(&live), Arc::clone(&calls));
+                        let owned = Counted(Arc::clone(&gone));
                         let connection = signal.view().connect(move |_| {
-                            // The slot may still be under way when disconnect returns, but not begin.
-                            count.fetch_add(usize::from(seen.load(Ordering::Relaxed)), Ordering::Relaxed);
+                            let _still_there = &owned;
                         });
-                        connection.disconnect();
-                        live.store(false, Ordering::Relaxed);
+                        assert!(connection.disconnect() && !connection.is_connected());
                     }
                 })
             })
@@ -364,6 +361,36 @@ fn threads_may_connect_disconnect_and_emit_as_they_like() {
         stop.store(true, Ordering::Relaxed);
     });
     assert_eq!((signal.view().receiver_count(), signal.view().panics()), (0, 0));
+    drop(signal);
+    assert_eq!(gone.load(Ordering::SeqCst), 2 * 20_000, "what slots owned goes once each");
+}
+
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_stream_disconnected_in_a_slot_ends_at_once_with_what_it_has() {
+    let signal = Signal::<u32>::new();
+    let (stream, ends) =
+        (Mutex::new(signal.view().stream(Queue::DropOldest(1))), Arc::new(AtomicBool::new(false)));
+    let seen = Arc::clone(&ends);
+    let slot = move |_: &u32| {
+        let mut stream = stream.lock().unwrap();
+        assert!(stream.disconnect());
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut next = || std::pin::Pin::new(&mut *stream).poll_next(&mut cx);
+        let (first, second) = (next(), next());
+        let has_it = matches!(first, std::task::Poll::Ready(Some(Delivery::Item(7))));
+        seen.store(has_it && matches!(second, std::task::Poll::Ready(None)), Ordering::SeqCst);
+    };
+    signal.view().connect(slot).detach();
+    signal.emit(&7);
+    assert!(ends.load(Ordering::SeqCst));
 }
 
 #[tokio::test]

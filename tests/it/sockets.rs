@@ -1067,3 +1067,15 @@ async fn a_write_that_fails_loses_nothing_of_what_had_come() {
     assert!(got == bytes, "{} of {}", got.len(), bytes.len());
     assert_eq!(error.kind(), SocketErrorKind::ConnectionReset);
 }
+
+#[test]
+fn a_socket_whose_runtime_is_gone_is_over() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (socket, _peer) = runtime.block_on(joined());
+    drop(runtime);
+    assert_eq!(socket.state(), State::Unconnected);
+    let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let error = other.block_on(socket.wait_for_disconnected(PATIENCE)).unwrap_err();
+    assert!(error.to_string().contains("runtime"), "{error}");
+    assert_eq!(socket.try_write(b"x").unwrap_err(), error);
+}

@@ -210,7 +210,8 @@ impl Signals {
 /// [`connected`](Self::connected) or [`connect_failed`](Self::connect_failed)
 /// (an accepted socket starts as connected and says neither), then
 /// [`ready_read`](Self::ready_read) and [`bytes_written`](Self::bytes_written),
-/// then at most one [`read_finished`](Self::read_finished), then exactly one
+/// among which there is at most one [`read_finished`](Self::read_finished),
+/// after what was received and perhaps before what is still written, then exactly one
 /// [`disconnected`](Self::disconnected), which is last. A bad end is
 /// `state_changed`, [`error_occurred`](Self::error_occurred), then
 /// `disconnected` or `connect_failed`.

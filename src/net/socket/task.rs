@@ -22,6 +22,7 @@ use crate::net::transport::Stream;
 
 /// Runs a socket until it rests: over, and not to be connected again.
 pub(super) async fn run(core: Arc<Core>) {
+    let _guard = Guard(&core);
     let mut stream = core.lock().accepted.take();
     let was_accepted = stream.is_some();
     let (mut target, mut attempt) = (None, 0);
@@ -51,6 +52,28 @@ pub(super) async fn run(core: Arc<Core>) {
     }
     if let Some(signals) = core.listening().filter(|_| was_accepted) {
         signals.clear();
+    }
+}
+
+/// Has the socket end where its runtime drops the task on its way: no slot runs any more, but nobody waits for ever.
+struct Guard<'a>(&'a Core);
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.0.lock();
+        if !inner.is_running {
+            return;
+        }
+        inner.state = State::Unconnected;
+        (inner.is_dialling, inner.next) = (false, None);
+        inner.unsent += inner.write.len() as u64;
+        inner.write.clear();
+        let text = "the runtime of the socket was shut down";
+        inner.error = Some(SocketError::new(SocketErrorKind::Other, text));
+        let (connection, outcome) = (inner.id, inner.outcome());
+        inner.rest();
+        drop(inner);
+        self.0.has_ended(connection, outcome);
     }
 }
 
