@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::screen::{signal, status};
 use super::{FAILED, print, refuse, say_errors};
+use crate::service::{MOST_CONNECTIONS, grace_of};
 
 /// What a running node is asked.
 #[derive(Debug, Subcommand)]
@@ -156,7 +158,11 @@ fn run(ask: &Ask) -> Result<ExitCode, Failure> {
             let mut request = json!({ "call": "stop" });
             if let Some(grace) = grace {
                 let seconds = !grace.is_empty() && grace.bytes().all(|byte| byte.is_ascii_digit());
-                request["grace"] = if seconds { format!("{grace}s") } else { grace.clone() }.into();
+                let text = if seconds { format!("{grace}s") } else { grace.clone() };
+                grace_of(&text).map_err(|problem| {
+                    Failure::Wrong(format!("--grace: `{}` {problem}", grace.escape_debug()))
+                })?;
+                request["grace"] = text.into();
             }
             let mut node = Node::reach(at)?;
             let answer = node.ask(&request)?;
@@ -171,11 +177,12 @@ fn number(text: &str) -> Result<u64, Failure> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let problem = || {
         Failure::Wrong(format!(
-            "--connections: `{}` is not a number; write for example 100",
+            "--connections: `{}` is not a number from 0 to {MOST_CONNECTIONS}; write for example 100",
             text.escape_debug()
         ))
     };
-    digits.then(|| text.parse().ok()).flatten().ok_or_else(problem)
+    let number = digits.then(|| text.parse().ok()).flatten();
+    number.filter(|number| *number <= MOST_CONNECTIONS as u64).ok_or_else(problem)
 }
 
 /// A connection to the control socket of a node.
@@ -192,7 +199,7 @@ impl Node {
             )
         })?;
         let shown = path.display().to_string().escape_debug().to_string();
-        let stream = UnixStream::connect(path).map_err(|error| explain(&shown, path, &error))?;
+        let stream = connect(path).map_err(|error| explain(&shown, path, &error))?;
         let limited =
             stream.set_read_timeout(Some(LIMIT)).and_then(|()| stream.set_write_timeout(Some(LIMIT)));
         limited.map_err(|error| format!("cannot talk to {shown}: {error}"))?;
@@ -217,6 +224,7 @@ impl Node {
         let mut answer =
             self.next()?.ok_or_else(|| format!("{}: the node ended before it answered", self.shown))?;
         match answer["error"].as_str() {
+            Some(error) if answer["wrong"] == true => Err(Failure::Wrong(error.to_owned())),
             Some(error) => Err(Failure::Refused(error.to_owned())),
             None => Ok(answer["ok"].take()),
         }
@@ -280,6 +288,15 @@ impl Node {
     }
 }
 
+/// Connects within a limited time, however many wait there already.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // It is the limit of connect(2), too.
+    socket.set_write_timeout(Some(REACH))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(socket.into())
+}
+
 fn explain(shown: &str, path: &Path, error: &io::Error) -> Failure {
     let (why, hint) = match error.kind() {
         io::ErrorKind::NotFound => {
@@ -289,6 +306,9 @@ fn explain(shown: &str, path: &Path, error: &io::Error) -> Failure {
             ("it is no socket", "name the path of a control socket")
         }
         io::ErrorKind::ConnectionRefused => ("no node listens there any more", "start it again"),
+        io::ErrorKind::WouldBlock => {
+            ("the node accepts nobody", "see whether its process is stopped, and end it if it does not go on")
+        }
         io::ErrorKind::PermissionDenied => ("it belongs to another user", "ask as that user, or as root"),
         _ => return Failure::Refused(format!("cannot reach {shown}: {error}")),
     };
@@ -297,6 +317,8 @@ fn explain(shown: &str, path: &Path, error: &io::Error) -> Failure {
 
 /// The way of talking that this program knows.
 const PROTOCOL: u32 = 1;
+/// To be accepted, for which a thread of the node is there.
+const REACH: Duration = Duration::from_secs(5);
 /// For an answer; reading a config again may resolve names.
 const LIMIT: Duration = Duration::from_secs(90);
 /// Connections a person is shown: twenty clients with their targets.

@@ -98,7 +98,8 @@ pub enum Slot {
     Pause,
     /// Of a listener: accept again.
     Resume,
-    /// Of a listener: stop listening. Its connections stay; the next reload opens it again.
+    /// Of a listener: stop listening. Its connections stay; the next reload opens it again. A
+    /// program that runs by its command line has no reload, and ends with its last listener and client.
     Close,
 }
 

@@ -2,6 +2,7 @@
 //! signals. It is served at its own pace, and let go when it takes too long.
 
 use std::io;
+use std::ops::Not;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +59,17 @@ struct Answer<'a, T> {
     id: &'a Value,
     #[serde(flatten)]
     item: Item<'a, T>,
+    /// The request cannot be meant as it is written.
+    #[serde(skip_serializing_if = "Not::not")]
+    wrong: bool,
+}
+
+/// Why a request was not done.
+enum Refusal {
+    /// It cannot be meant as it is written.
+    Wrong(String),
+    /// The node cannot do it, or not now.
+    Refused(String),
 }
 
 #[derive(Serialize)]
@@ -95,7 +107,7 @@ impl Client {
                 }
             };
             match read(&request) {
-                (id, Err(error)) => self.answer(&id, Item::<()>::Error(&error)).await?,
+                (id, Err(error)) => self.refuse(&id, Refusal::Wrong(error)).await?,
                 (id, Ok(Request::Signals { pattern })) => return self.stream(&id, pattern).await,
                 (id, Ok(Request::Status { connections })) => {
                     let status = self.status(connections);
@@ -103,7 +115,7 @@ impl Client {
                 }
                 (id, Ok(request)) => match self.obey(request).await {
                     Ok(value) => self.answer(&id, Item::Ok(value)).await?,
-                    Err(error) => self.answer(&id, Item::<()>::Error(&error)).await?,
+                    Err(refusal) => self.refuse(&id, refusal).await?,
                 },
             }
         }
@@ -117,7 +129,7 @@ impl Client {
         Status::of(&view.bus, &view.registry, view.begun, phase, clients, connections)
     }
 
-    async fn obey(&self, request: Request) -> Result<Value, String> {
+    async fn obey(&self, request: Request) -> Result<Value, Refusal> {
         match request {
             Request::Call { object, slot, arguments } => self.call(&object, &slot, &arguments),
             Request::Reload => self.order(Order::Reload).await,
@@ -126,68 +138,81 @@ impl Client {
         }
     }
 
-    fn call(&self, object: &str, name: &str, arguments: &[Value]) -> Result<Value, String> {
+    fn call(&self, object: &str, name: &str, arguments: &[Value]) -> Result<Value, Refusal> {
         if name == "disconnect" {
             return self.disconnect(object, arguments);
         }
         let Some(slot) = Slot::ALL.into_iter().find(|slot| slot.name() == name) else {
             let known: Vec<_> = Slot::ALL.iter().map(|slot| slot.name()).collect();
             let name = name.escape_debug();
-            return Err(format!("there is no slot `{name}`; there are {}, disconnect", known.join(", ")));
+            let text = format!("there is no slot `{name}`; there are {}, disconnect", known.join(", "));
+            return Err(Refusal::Wrong(text));
         };
         if !arguments.is_empty() {
-            return Err(format!("`{name}` takes nothing; leave out what follows it"));
+            return Err(Refusal::Wrong(format!("`{name}` takes nothing; leave out what follows it")));
         }
-        self.view.registry.call(object, slot).map_err(|error| error.to_string())?;
+        let called = self.view.registry.call(object, slot);
+        called.map_err(|error| Refusal::Refused(error.to_string()))?;
         info!(object, slot = name, "called by a control client");
         Ok(json!({}))
     }
 
     /// `node` has all connections, a listener or target its own.
-    fn disconnect(&self, object: &str, arguments: &[Value]) -> Result<Value, String> {
+    fn disconnect(&self, object: &str, arguments: &[Value]) -> Result<Value, Refusal> {
         let bus = &self.view.bus;
         let [number] = arguments else {
-            return Err("`disconnect` takes the id of one connection, as `node status` shows it".into());
+            let text = "`disconnect` takes the id of one connection, as `node status` shows it";
+            return Err(Refusal::Wrong(text.into()));
         };
         let connections = bus.snapshot().connections;
         let Some(wanted) = number.as_u64() else {
-            return Err(format!("{number} is not the id of a connection; `node status` shows them"));
+            let text = format!("{number} is not the id of a connection; `node status` shows them");
+            return Err(Refusal::Wrong(text));
         };
         let Some(ConnectionSnapshot { connection: id, endpoint, .. }) =
             connections.into_iter().find(|connection| connection.connection.get() == wanted)
         else {
-            return Err(format!(
-                "there is no connection {wanted} any more; `node status` shows those there are"
-            ));
+            let text =
+                format!("there is no connection {wanted} any more; `node status` shows those there are");
+            return Err(Refusal::Refused(text));
         };
         if object != "node" && object != &*endpoint {
-            return Err(format!("connection {id} belongs to `{endpoint}`"));
+            return Err(Refusal::Refused(format!("connection {id} belongs to `{endpoint}`")));
         }
         if !bus.disconnect(id) {
-            return Err(format!("connection {id} is ending already"));
+            return Err(Refusal::Refused(format!("connection {id} is ending already")));
         }
         info!(connection = %id, %endpoint, "disconnected by a control client");
         Ok(json!({}))
     }
 
-    async fn order(&self, order: impl FnOnce(super::control::Reply) -> Order) -> Result<Value, String> {
+    async fn order(&self, order: impl FnOnce(super::control::Reply) -> Order) -> Result<Value, Refusal> {
         let (reply, answer) = oneshot::channel();
         let given = async {
             self.view.orders.send(order(reply)).await.ok()?;
             answer.await.ok()
         };
-        match timeout(ORDER_LIMIT, given).await {
+        let answer = match timeout(ORDER_LIMIT, given).await {
             Ok(Some(answer)) => answer,
             Ok(None) => Err("the node has ended".into()),
             Err(_elapsed) => Err(format!(
                 "not done within {}; it may still take effect",
                 humantime::format_duration(ORDER_LIMIT)
             )),
-        }
+        };
+        answer.map_err(Refusal::Refused)
     }
 
     async fn answer<T: Serialize>(&mut self, id: &Value, item: Item<'_, T>) -> io::Result<()> {
-        write(&mut self.output, &line(&Answer { id, item })).await
+        write(&mut self.output, &line(&Answer { id, item, wrong: false })).await
+    }
+
+    async fn refuse(&mut self, id: &Value, refusal: Refusal) -> io::Result<()> {
+        let (error, wrong) = match &refusal {
+            Refusal::Wrong(error) => (error, true),
+            Refusal::Refused(error) => (error, false),
+        };
+        write(&mut self.output, &line(&Answer { id, item: Item::<()>::Error(error), wrong })).await
     }
 
     /// Sends what happens and passes, and how much could not be sent, until the node or the client ends.
@@ -225,9 +250,11 @@ async fn batch(id: &Value, pattern: Option<&Pattern>, first: Delivery, events: &
     let mut next = Some(first);
     while let Some(delivery) = next {
         match delivery {
-            Delivery::Lagged(missed) => bytes.extend(line(&Answer { id, item: Item::<()>::Lagged(missed) })),
+            Delivery::Lagged(missed) => {
+                bytes.extend(line(&Answer { id, item: Item::<()>::Lagged(missed), wrong: false }));
+            }
             Delivery::Event(envelope) if pattern.is_none_or(|pattern| pattern.passes(&envelope.event)) => {
-                bytes.extend(line(&Answer { id, item: Item::<()>::Signal(&envelope) }));
+                bytes.extend(line(&Answer { id, item: Item::<()>::Signal(&envelope), wrong: false }));
             }
             Delivery::Event(_other) => {}
         }

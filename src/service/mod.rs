@@ -10,4 +10,6 @@ mod status;
 mod supervisor;
 
 pub(crate) use self::control::{CONTROL, Control, ControlThread, Order, Phase, Reply};
+pub(crate) use self::request::grace_of;
+pub(crate) use self::status::MOST_CONNECTIONS;
 pub(crate) use self::supervisor::Supervisor;

@@ -72,7 +72,8 @@ fn meaning(mut fields: Map<String, Value>) -> Result<Request, String> {
         "reload" => Request::Reload,
         "stop" => {
             let grace = text(&mut fields, "grace")?;
-            let grace = grace.map(|text| grace_of(&text)).transpose()?;
+            let grace = grace.map(|text| grace_of(&text)).transpose();
+            let grace = grace.map_err(|problem| format!("`grace` {problem}"))?;
             Request::Stop { grace }
         }
         other => {
@@ -93,8 +94,8 @@ fn meaning(mut fields: Map<String, Value>) -> Result<Request, String> {
 pub(crate) fn grace_of(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(grace) if grace <= LONGEST_GRACE => Ok(grace),
-        Ok(_) => Err("`grace` is longer than a year; leave it out for the configured one".into()),
-        Err(_) => Err("`grace` is not a duration; write for example \"10s\"".into()),
+        Ok(_) => Err("is longer than a year; leave it out for the configured one".into()),
+        Err(_) => Err("is not a duration; write for example \"10s\"".into()),
     }
 }
 

@@ -109,7 +109,7 @@ fn whole_milliseconds(time: Duration) -> f64 {
 }
 
 /// Connections in one answer, some 3 MB; it says how many it has left out.
-pub(super) const MOST_CONNECTIONS: usize = 10_000;
+pub(crate) const MOST_CONNECTIONS: usize = 10_000;
 
 #[cfg(test)]
 mod tests {

@@ -566,6 +566,103 @@ fn wrong_input_gets_one_clear_answer() {
 }
 
 #[test]
+fn what_cannot_be_meant_is_told_apart_from_what_is_refused() {
+    let node = Controlled::start(&["--connect", "echo:"]);
+    for (arguments, code) in [
+        (&["stop", "--grace", "soon"][..], 2),
+        (&["stop", "--grace", "18446744073709551615"], 2),
+        (&["stop", "--grace", "367days"], 2),
+        (&["signals", "listen1.disconected"], 2),
+        (&["status", "--connections", "20000"], 2),
+        (&["call", "node.disconnect", "abc"], 2),
+        (&["call", "node.disconnect"], 2),
+        (&["call", "listen1.paus"], 2),
+        (&["call", "listen1.pause", "7"], 2),
+        (&["call", "node.disconnect", "999999"], 1),
+        (&["call", "nobody.pause"], 1),
+        (&["reload"], 1),
+    ] {
+        let out = node.ask(arguments);
+        assert_eq!(out.status.code(), Some(code), "{arguments:?}: {}", text_of(&out.stderr));
+        assert!(out.stdout.is_empty());
+    }
+    // One who speaks the language is told, too, and the node goes on.
+    let mut talk = node.talk();
+    let forever = talk.ask(&json!({ "call": "stop", "grace": "18446744073709551615s" }));
+    assert_eq!(forever["wrong"], true, "{forever}");
+    assert_eq!(talk.ask(&json!({ "call": "reload" }))["wrong"], Value::Null);
+    assert_eq!(node.status()["state"], "running");
+    assert_eq!(node.node.stop().0, 0);
+}
+
+#[test]
+fn a_node_that_accepts_nobody_is_given_up_in_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control");
+    let address = socket2::SockAddr::unix(&path).unwrap();
+    let stopped = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    stopped.bind(&address).unwrap();
+    stopped.listen(0).unwrap();
+    let _fills_it = UnixStream::connect(&path).unwrap();
+    let out = run(Command::new(binary()).args(["status", "--control"]).arg(&path), &[]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text_of(&out.stderr).contains("the node accepts nobody"), "{}", text_of(&out.stderr));
+}
+
+#[test]
+fn a_node_with_files_stays_when_its_last_listener_is_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, control) = (folder.path().join("node.toml"), folder.path().join("control"));
+    let text = "[listen.front]\nbind = \"127.0.0.1:0\"\n[relay.r]\nfrom = \"front\"\nmode = \"echo\"\n";
+    std::fs::write(&file, text).unwrap();
+    let mut command = Command::new(binary());
+    command.arg("run").arg(&file).arg("--control").arg(&control).args(["--log-format", "json"]);
+    let node = NodeProcess::spawn(&mut command);
+    let ask = |arguments: &[&str]| {
+        run(Command::new(binary()).args(arguments).env("SIGNAL_NODE_CONTROL", &control), &[]).status.code()
+    };
+    echoes(node.address(), 10);
+    assert_eq!(ask(&["call", "front.close"]), Some(0));
+    node.line("no listener is open");
+    assert_eq!(ask(&["reload"]), Some(0));
+    let again = node.nth_event("listening", 1)["address"].as_str().unwrap().parse().unwrap();
+    echoes(again, 10);
+    assert_eq!(ask(&["call", "front.close"]), Some(0));
+    assert_eq!(ask(&["stop"]), Some(0));
+    assert_eq!(node.wait().0, 0);
+}
+
+#[test]
+fn told_to_stop_twice_it_says_the_time_that_holds() {
+    let node = Controlled::start(&["--connect", "echo:"]);
+    let client = connect(node.node.address());
+    node.node.event("connected");
+    let stop =
+        |grace: &str| node.talk().ask(&json!({ "call": "stop", "grace": grace }))["ok"]["grace"].clone();
+    assert_eq!(stop("1h"), "1h");
+    let second = stop("2h");
+    assert!(second.as_str().unwrap().starts_with("59m"), "{second}");
+    assert_eq!(stop("1s"), "1s");
+    drop(client);
+    node.node.wait();
+}
+
+#[test]
+fn off_on_the_command_line_is_no_control_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("node.toml");
+    let text = "[node]\ncontrol = \"control\"\n[listen.front]\nbind = \"127.0.0.1:0\"\n\
+                [relay.r]\nfrom = \"front\"\nmode = \"echo\"\n";
+    std::fs::write(&file, text).unwrap();
+    let mut command = Command::new(binary());
+    command.arg("run").arg(&file).args(["--control", "off", "--log-format", "json"]);
+    let node = NodeProcess::spawn(command.current_dir(&folder));
+    node.address();
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+    assert_eq!(node.stop().0, 0);
+}
+
+#[test]
 fn a_pipe_that_has_ended_still_gets_its_answers() {
     let node = Controlled::start(&["--connect", "echo:"]);
     let mut talk = node.talk();
