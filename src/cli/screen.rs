@@ -45,6 +45,22 @@ pub(super) fn status(answer: &Value) -> String {
             if object["kind"] == "listener" { names(&object["addresses"]) } else { plain(&object["to"]) },
         ]);
     }
+    for (name, totals) in answer["removed"].as_object().into_iter().flatten() {
+        let count = |key: &str| totals[key].to_string();
+        let bytes = |key: &str| size(totals[key].as_u64().unwrap_or_default());
+        let name = plain(&Value::from(name.as_str()));
+        table.row([
+            name,
+            String::new(),
+            "removed".into(),
+            String::new(),
+            count("connections"),
+            count("failed"),
+            bytes("received"),
+            bytes("sent"),
+            String::new(),
+        ]);
+    }
     let _ = write!(page, "\n{table}");
 
     let mut table = Table::new(&["RELAY", "FROM", "TO"]);

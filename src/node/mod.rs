@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 pub use self::reload::Changes;
-use self::wiring::{Bound, Wiring};
+use self::wiring::{Bound, Doors, Wiring};
 use crate::bus::EventBus;
 use crate::config::{Config, Fault, Leads};
 use crate::event::{ConnectionId, Reason};
@@ -135,13 +135,13 @@ impl Node {
         let outcome = Outcome::default();
         let serving = JoinSet::new();
         let mut node = Self { bus, registry, config, wiring, stop, serving, dispatcher, sweep, outcome };
-        node.open(bound, &leads);
+        node.open(bound, Doors::new(), &leads);
         Ok(node)
     }
 
     /// Has the wiring follow the config, with listeners that were bound for it.
-    fn open(&mut self, bound: Vec<Bound>, leads: &Leads) {
-        let objects = self.wiring.follow(&self.config, bound, leads, &self.stop, &mut self.serving);
+    fn open(&mut self, bound: Vec<Bound>, closed: Doors, leads: &Leads) {
+        let objects = self.wiring.follow(&self.config, bound, closed, leads, &self.stop, &mut self.serving);
         self.registry.replace(objects);
     }
 

@@ -56,8 +56,8 @@ impl Node {
         config.tap = self.config.tap.take();
         let changes = Changes { restart, ..changes(&self.config, &config) };
         self.config = config;
-        self.wiring.close_unmatched(&matches, &self.config);
-        self.open(bound, &leads);
+        let closed = self.wiring.close_unmatched(&matches, &self.config);
+        self.open(bound, closed, &leads);
         Ok(changes)
     }
 }

@@ -64,6 +64,11 @@ enum By {
     Socket,
 }
 
+/// What goes on of a listener when it is bound elsewhere: its places, and what it did last.
+type Held = (Arc<Places>, ListenerState);
+/// The same of those that a reload has closed, by name.
+pub(super) type Doors = BTreeMap<String, Held>;
+
 /// A listener of the config that was bound and does not accept yet.
 pub(super) struct Bound {
     id: String,
@@ -212,8 +217,10 @@ impl Wiring {
         self.open.iter().find(holds).map(|open| open.id.as_str())
     }
 
-    /// Closes what the new config does not have, and gives the rest its names.
-    pub(super) fn close_unmatched(&mut self, matches: &Matches, config: &Config) {
+    /// Closes what the new config does not have, and gives the rest its names. Yields the doors that were
+    /// closed: a listener that is bound elsewhere goes on with its clients and its pause.
+    pub(super) fn close_unmatched(&mut self, matches: &Matches, config: &Config) -> Doors {
+        let mut closed = Doors::new();
         let mut ids: BTreeMap<_, _> = matches.iter().map(|(id, nth)| (*nth, id)).collect();
         let mut nth = 0;
         let bus = &self.bus;
@@ -221,6 +228,7 @@ impl Wiring {
             let id = ids.remove(&nth);
             nth += 1;
             let Some(id) = id else {
+                closed.insert(open.id.clone(), (Arc::clone(open.door.places()), open.door.state()));
                 open.door.turn(ListenerState::Closed);
                 return false;
             };
@@ -234,6 +242,7 @@ impl Wiring {
             }
             true
         });
+        closed
     }
 
     /// The TCP addresses that are listened on.
@@ -248,6 +257,7 @@ impl Wiring {
         &mut self,
         config: &Config,
         bound: Vec<Bound>,
+        mut closed: Doors,
         leads: &Leads,
         stop: &watch::Sender<Stop>,
         serving: &mut JoinSet<Ended>,
@@ -300,10 +310,18 @@ impl Wiring {
                         open.entrance.send_replace(Arc::new(entrance));
                     }
                     None => {
-                        let places = if once { Arc::clone(&one) } else { Arc::new(Places::new(places)) };
+                        let held = match closed.remove(id).filter(|_| !once) {
+                            Some(held) => {
+                                held.0.set_most(places);
+                                held
+                            }
+                            None if once => (Arc::clone(&one), ListenerState::Listening),
+                            None => (Arc::new(Places::new(places)), ListenerState::Listening),
+                        };
                         let listeners = bound.remove(id).unwrap_or_default();
                         let bind = listener.bind.clone();
-                        self.open.push(self.start(bind, listeners, places, entrance, stop, serving));
+                        let open = self.start(bind, listeners, held, entrance, stop, serving);
+                        self.open.push(open);
                     }
                 }
             }
@@ -319,7 +337,7 @@ impl Wiring {
         &self,
         bind: Address,
         listeners: Vec<Listener>,
-        places: Arc<Places>,
+        (places, state): Held,
         entrance: Entrance,
         stop: &watch::Sender<Stop>,
         serving: &mut JoinSet<Ended>,
@@ -331,6 +349,9 @@ impl Wiring {
             _ => listeners.iter().map(Listener::local).collect(),
         };
         let door = Arc::new(Door::new(addresses, places));
+        if state == ListenerState::Paused {
+            door.turn(state);
+        }
         let entrance = Arc::new(entrance);
         if bind == Address::Stdio {
             let place = self.shared.take_place().expect("nobody is served before the conversation");

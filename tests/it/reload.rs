@@ -83,6 +83,28 @@ async fn a_listener_that_is_bound_elsewhere_lets_its_clients_finish() {
     assert_eq!(node.shutdown(Duration::from_secs(10)).await.cut, 0);
 }
 
+/// The clients of the old socket used to count nowhere, and the pause used to be lost.
+#[tokio::test]
+async fn a_listener_that_is_bound_elsewhere_keeps_its_clients_its_limit_and_its_pause() {
+    let limit = "max_connections = 1";
+    let mut node = Node::bind(echo("a", "127.0.0.1:0", limit, "")).await.unwrap();
+    let mut client = Client::connect(node.addresses()[0]).await.unwrap();
+    visit(&mut client).await.unwrap();
+    node.registry().call("a", Slot::Pause).unwrap();
+    node.reload(echo("a", "127.0.0.2:0", limit, "")).await.unwrap();
+    assert_eq!(state(&node, "a"), (ListenerState::Paused, 1));
+    let mut second = Client::connect(node.addresses()[0]).await.unwrap();
+    second.write_all(b"x").await.unwrap();
+    node.registry().call("a", Slot::Resume).unwrap();
+    // There is one place, and the client of the old socket has it.
+    visit(&mut client).await.unwrap();
+    assert_eq!(state(&node, "a"), (ListenerState::Listening, 1));
+    drop(client);
+    second.read_exact(&mut [0]).await.unwrap();
+    drop(second);
+    assert_eq!(node.shutdown(Duration::from_secs(10)).await.cut, 0);
+}
+
 #[tokio::test]
 async fn what_cannot_be_bound_changes_nothing() {
     let (_held, taken) = listener();
