@@ -9,10 +9,13 @@
 mod support;
 
 mod api;
+mod buffers;
 mod collect;
 mod command_line;
 mod control;
+mod control_faults;
 mod cost;
+mod dials;
 mod ends;
 mod events;
 mod files;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use signal_node::{Reconnect, SocketErrorKind, SocketOptions, State, TcpServer, TcpSocket};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{PATIENCE, Trace, bound, hold_free_port, joined, stuck_listener, value};
+use crate::support::{PATIENCE, Trace, bound, hold_free_port, joined, redialling, stuck_listener, value};
 
 const DIAL: [&str; 5] = ["host_lookup", "connecting", "host_found 1", "connected", "connected()"];
 
@@ -261,11 +261,7 @@ async fn three_lives_of_one_socket_are_alike() {
 
 #[tokio::test]
 async fn a_slot_of_disconnected_may_dial_again_at_once() {
-    let (listener, address) = bound().await;
-    let socket = TcpSocket::new();
-    let again = move |socket: &TcpSocket, _: &_| socket.connect_to_host(address).unwrap();
-    socket.disconnected().connect_weak(&socket, again).detach();
-    socket.connect_to_host(address).unwrap();
+    let (listener, _socket) = redialling().await;
     for _ in 0..3 {
         drop(value(listener.accept()).await.unwrap());
     }

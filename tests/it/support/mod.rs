@@ -2,18 +2,22 @@
 //! of the machine. Every wait has a limit, and every process is ended.
 
 mod agent;
+mod control;
 mod net;
 mod process;
 mod sockets;
 mod tools;
 
 pub(crate) use self::agent::Agent;
+pub(crate) use self::control::{Controlled, Talk, echoes, text_of, totals};
 pub(crate) use self::net::{
     Ending, Namespace, abort, accept_one, connect, hold_free_port, listener, listening_port, pattern,
     read_all, two_networks, wait_until,
 };
 pub(crate) use self::process::{NodeProcess, Running, binary, run};
-pub(crate) use self::sockets::{Trace, bound, in_own_process, joined, joined_with, stuck_listener, value};
+pub(crate) use self::sockets::{
+    MOMENT, Trace, bound, in_own_process, joined, joined_with, read_count, redialling, stuck_listener, value,
+};
 pub(crate) use self::tools::{has, needs, needs_namespaces, needs_two_networks, qt_peer, root};
 
 /// Longer than anything here takes on a busy machine; reached only by a failure.

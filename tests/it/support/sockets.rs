@@ -14,6 +14,8 @@ use tokio::time::timeout;
 use super::PATIENCE;
 use super::process::run;
 
+pub(crate) const MOMENT: Duration = Duration::from_millis(100);
+
 /// What `future` yields, within the limit of every wait.
 pub(crate) async fn value<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("it takes too long")
@@ -131,4 +133,26 @@ pub(crate) fn in_own_process(test: &str, input: &str) -> String {
     let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success() && text.contains("1 passed"), "{test} in its own process:\n{text}");
     text
+}
+
+/// Reads until as many bytes have come.
+pub(crate) async fn read_count(socket: &TcpSocket, count: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while bytes.len() < count {
+        if socket.bytes_available() == 0 {
+            socket.wait_for_ready_read(PATIENCE).await.unwrap();
+        }
+        bytes.extend(socket.read_all());
+    }
+    bytes
+}
+
+/// A socket that dials again from its own slot of `disconnected`, and who it dials.
+pub(crate) async fn redialling() -> (TcpListener, TcpSocket) {
+    let (listener, address) = bound().await;
+    let socket = TcpSocket::new();
+    let again = move |socket: &TcpSocket, _: &_| socket.connect_to_host(address).unwrap();
+    socket.disconnected().connect_weak(&socket, again).detach();
+    socket.connect_to_host(address).unwrap();
+    (listener, socket)
 }
