@@ -36,6 +36,7 @@ pub(crate) struct Record {
     id: ConnectionId,
     bus: EventBus,
     endpoint: Arc<str>,
+    is_dialled: bool,
     partner: Option<ConnectionId>,
     begun: Instant,
     ends: OnceLock<(Endpoint, Endpoint)>,
@@ -92,6 +93,8 @@ pub struct ConnectionSnapshot {
     pub connection: ConnectionId,
     /// The name of its listener or target.
     pub endpoint: Arc<str>,
+    /// Whether we dialled it; otherwise it is a client.
+    pub dialled: bool,
     /// The accepted connection it was dialled for.
     pub partner: Option<ConnectionId>,
     /// The peer, once connected.
@@ -107,6 +110,13 @@ pub struct ConnectionSnapshot {
     /// Time since it was accepted or the dial began.
     #[serde(rename = "seconds", serialize_with = "seconds")]
     pub age: Duration,
+}
+
+impl Snapshot {
+    /// How many clients there are: connections that were accepted.
+    pub fn clients(&self) -> usize {
+        self.connections.iter().filter(|connection| !connection.dialled).count()
+    }
 }
 
 impl Table {
@@ -222,6 +232,8 @@ impl Record {
             id: ConnectionId::next(),
             bus: bus.clone(),
             endpoint: Arc::clone(endpoint),
+            // An accepted connection is there from the first.
+            is_dialled: state != State::Connected,
             partner,
             begun: Instant::now(),
             ends,
@@ -424,6 +436,7 @@ impl Record {
         ConnectionSnapshot {
             connection: self.id,
             endpoint: Arc::clone(&self.endpoint),
+            dialled: self.is_dialled,
             partner: self.partner,
             peer,
             local,

@@ -188,7 +188,7 @@ impl Owner {
     async fn stop(&mut self, grace: Option<Duration>) -> Value {
         let configured = if self.typed { Duration::ZERO } else { self.node.config().node.shutdown_grace };
         let grace = grace.unwrap_or(configured);
-        let clients = self.node.bus().snapshot().connections.iter().filter(|c| c.partner.is_none()).count();
+        let clients = self.node.bus().snapshot().clients();
         let holds = self.node.stopper().drain(grace);
         let grace_time =
             humantime::format_duration(Duration::from_millis(holds.as_millis() as u64)).to_string();

@@ -73,7 +73,7 @@ pub(super) fn status(answer: &Value) -> String {
     let mut table = Table::new(&[">CLIENT", "OBJECT", "PEER", "TARGET", ">RECEIVED", ">SENT", ">AGE"]);
     let targets: HashMap<_, _> =
         connections.iter().filter_map(|target| Some((target["partner"].as_u64()?, target))).collect();
-    for client in connections.iter().filter(|connection| connection["partner"].is_null()) {
+    for client in connections.iter().filter(|connection| connection["dialled"] == false) {
         let target = client["connection"].as_u64().and_then(|id| targets.get(&id));
         let target = match target {
             Some(target) if !target["peer"].is_null() => plain(&target["peer"]),
@@ -234,9 +234,9 @@ mod tests {
                 { "object": "relay", "kind": "relay", "from": ["front"], "to": ["back"] },
             ],
             "connections": [
-                { "connection": 1, "endpoint": "front", "partner": null, "peer": "192.0.2.1:5", "received": 9, "sent": 0, "seconds": 1.0 },
-                { "connection": 2, "endpoint": "back", "partner": 1, "peer": "192.0.2.2:6", "received": 0, "sent": 9, "seconds": 1.0 },
-                { "connection": 3, "endpoint": "front", "partner": null, "peer": "unix:\u{1b}[2J", "received": 0, "sent": 0, "seconds": 0.0 },
+                { "connection": 1, "endpoint": "front", "dialled": false, "partner": null, "peer": "192.0.2.1:5", "received": 9, "sent": 0, "seconds": 1.0 },
+                { "connection": 2, "endpoint": "back", "dialled": true, "partner": 1, "peer": "192.0.2.2:6", "received": 0, "sent": 9, "seconds": 1.0 },
+                { "connection": 3, "endpoint": "front", "dialled": false, "partner": null, "peer": "unix:\u{1b}[2J", "received": 0, "sent": 0, "seconds": 0.0 },
             ],
             "connections_omitted": 4,
         }));

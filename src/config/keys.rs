@@ -154,7 +154,7 @@ pub(crate) fn listen() -> Vec<Key<ListenConfig>> {
 #[rustfmt::skip]
 pub(crate) fn client() -> Vec<Key<ClientConfig>> {
     vec![
-        required(key(a::<AddressText>(), "to", |c: &mut ClientConfig| &mut c.to, NewConnections, "what is dialled, once for each client of a relay")),
+        required(key(a::<AddressText>(), "to", |c: &mut ClientConfig| &mut c.to, NewConnections, "what is dialled: for each client of a pair anew; in publish and collect once, and kept connected")),
         key(a::<Time>(), "connect_timeout", |c| &mut c.options.connect_timeout, NewConnections, "time to reach it, all its addresses together"),
         key(a::<Source>(), "source", |c| &mut c.options.source, NewConnections, "the local address to connect from; auto: the kernel's choice"),
         key(a::<Time>(), "keepalive_idle", |c| &mut c.options.keepalive.idle, NewConnections, "silence before the target is probed"),
@@ -174,7 +174,7 @@ pub(crate) fn relay() -> Vec<Key<RelayConfig>> {
         required(key(a::<Names>(), "from", |r: &mut RelayConfig| &mut r.from, NewConnections, "the listeners whose clients it takes; in mode publish, who is heard")),
         key(a::<Names>(), "to", |r| &mut r.to, NewConnections, "the clients it leads to: the first is dialled, the next when that fails; in mode publish, who hears"),
         key(a::<OneOf<RelayMode>>(), "mode", |r| &mut r.mode, NewConnections, "pair: a connection of its own for each client; echo: all comes back, and there is no to; hub: each client hears what the others send; publish: those in to hear those in from; collect: all go to one target that is kept connected"),
-        key(a::<Limit>(), "idle_timeout", |r| &mut r.options.idle_timeout, Live, "ends a pair in which nothing moves for so long"),
+        key(a::<Limit>(), "idle_timeout", |r| &mut r.options.idle_timeout, Live, "ends a pair, or a member of another mode, in which nothing moves for so long"),
         key(a::<Time>(), "half_closed_timeout", |r| &mut r.options.half_closed_timeout, Live, "the same once one side has finished"),
     ]
 }

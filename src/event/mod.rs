@@ -66,7 +66,7 @@ pub enum Reason {
     FrameTooLong,
     /// It sent what its framing does not allow; reset.
     MalformedFrame,
-    /// It finished inside a frame, which was not passed on.
+    /// It finished inside a frame, which was not passed on; reset.
     TruncatedFrame,
     /// Memory for unfinished frames was needed, and its was the oldest; reset.
     StalledFrame,

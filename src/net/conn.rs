@@ -57,12 +57,7 @@ impl Conn {
 
     /// Writes from `bytes` and says how many were taken.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        // Nothing is under way before a first write, so the kernel does not hold it back if it
-        // fits a segment; and many connections have no second one.
-        if !self.is_prompt && (self.record.sent() > 0 || bytes.len() > LEAST_SEGMENT) {
-            self.stream().send_at_once();
-            self.is_prompt = true;
-        }
+        self.be_prompt(bytes.len());
         let count = ready!(self.stream_mut().poll_write(cx, bytes))?;
         self.record.add_sent(count);
         Poll::Ready(Ok(count))
@@ -74,9 +69,19 @@ impl Conn {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.be_prompt(pieces.iter().map(|piece| piece.len()).sum());
         let count = ready!(self.stream_mut().poll_write_vectored(cx, pieces))?;
         self.record.add_sent(count);
         Poll::Ready(Ok(count))
+    }
+
+    /// Nothing is under way before a first write, so the kernel does not hold it back if it
+    /// fits a segment; and many connections have no second one.
+    fn be_prompt(&mut self, bytes: usize) {
+        if !self.is_prompt && (self.record.sent() > 0 || bytes > LEAST_SEGMENT) {
+            self.stream().send_at_once();
+            self.is_prompt = true;
+        }
     }
 
     /// Announces that the peer has finished: a read yielded 0, and not because the connection broke.
@@ -217,8 +222,15 @@ mod tests {
 
     use super::*;
 
-    async fn write(conn: &mut Conn, size: usize) -> bool {
-        poll_fn(|cx| conn.poll_write(cx, &vec![0; size])).await.unwrap();
+    async fn write(conn: &mut Conn, size: usize, vectored: bool) -> bool {
+        let bytes = vec![0; size];
+        let pieces = [io::IoSlice::new(&bytes)];
+        poll_fn(|cx| match vectored {
+            false => conn.poll_write(cx, &bytes),
+            true => conn.poll_write_vectored(cx, &pieces),
+        })
+        .await
+        .unwrap();
         match conn.stream() {
             Stream::Tcp(stream) => stream.nodelay().unwrap(),
             _ => unreachable!("made from a TcpStream below"),
@@ -229,14 +241,16 @@ mod tests {
     async fn a_dialled_connection_never_waits_with_a_small_write() {
         let bus = EventBus::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        for (first, is_prompt) in [(64, false), (2_000, true)] {
+        for (first, is_prompt, vectored) in
+            [(64, false, false), (2_000, true, false), (64, false, true), (2_000, true, true)]
+        {
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let record = Record::dialling(&bus, &"t".into(), None);
             record.connected(Endpoint::Echo, Endpoint::Echo);
             let mut conn = Conn::dialled(Stream::Tcp(stream), record);
             // The tail of a large one would wait for an acknowledgement.
-            assert_eq!(write(&mut conn, first).await, is_prompt);
-            assert!(write(&mut conn, 1).await);
+            assert_eq!(write(&mut conn, first, vectored).await, is_prompt);
+            assert!(write(&mut conn, 1, vectored).await);
             conn.finish(Reason::Closed, None, 0);
         }
     }

@@ -16,7 +16,7 @@ pub struct Accounts {
     pub sent: u64,
     /// Waiting in the node.
     pub queued: u64,
-    /// Dropped because its queue was full.
+    /// Dropped because its queue was full, or because the node stopped first.
     pub dropped: u64,
     /// Handed to our kernel and not acknowledged: on their way, or lost when a
     /// connection ended; they are not sent again.

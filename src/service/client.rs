@@ -180,7 +180,9 @@ impl Client {
             return Err(Refusal::Refused(format!("connection {id} belongs to `{endpoint}`")));
         }
         if !bus.disconnect(id) {
-            return Err(Refusal::Refused(format!("connection {id} is ending already")));
+            return Err(Refusal::Refused(format!(
+                "connection {id} cannot be ended: it is ending already, or its relay keeps it connected"
+            )));
         }
         info!(connection = %id, %endpoint, "disconnected by a control client");
         Ok(json!({}))

@@ -67,8 +67,9 @@ impl Status {
         most: usize,
     ) -> Self {
         let objects = registry.objects();
-        let Snapshot { seq, mut connections, mut totals, .. } = bus.snapshot();
-        let clients = connections.iter().filter(|connection| connection.partner.is_none()).count();
+        let snapshot = bus.snapshot();
+        let clients = snapshot.clients();
+        let Snapshot { seq, mut connections, mut totals, .. } = snapshot;
         let mut live = HashMap::new();
         for connection in connections.iter().filter(|connection| connection.peer.is_some()) {
             *live.entry(Arc::clone(&connection.endpoint)).or_default() += 1;
@@ -122,6 +123,7 @@ mod tests {
         let snapshot = |nth: usize, partner: Option<usize>| ConnectionSnapshot {
             connection: ids[nth],
             endpoint: "x".into(),
+            dialled: partner.is_some(),
             partner: partner.map(|nth| ids[nth]),
             peer: None,
             local: None,

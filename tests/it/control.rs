@@ -402,3 +402,21 @@ fn a_pipe_that_has_ended_still_gets_its_answers() {
     wait_until("it is let go", PATIENCE, || node.status()["control_clients"] == 1);
     assert_eq!(node.node.stop().0, 0);
 }
+
+/// The connection to a kept target used to be counted and shown as a client.
+#[test]
+fn a_target_that_is_kept_connected_is_no_client() {
+    let (upstream, target) = listener();
+    let target = target.to_string();
+    let node = Controlled::start(&["--connect", &target, "--mode", "collect", "--frame", "lines"]);
+    let _server = accept_one(&upstream);
+    node.node.event("connected");
+    let status = node.status();
+    assert_eq!((&status["clients"], &status["connections"][0]["dialled"]), (&json!(0), &json!(true)));
+    let page = text_of(&node.ask(&["status"]).stdout);
+    assert!(page.contains("clients: 0 now") && !page.contains("none yet"), "{page}");
+    let id = status["connections"][0]["connection"].to_string();
+    let refused = node.ask(&["call", "node.disconnect", &id]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text_of(&refused.stderr).contains("its relay keeps it connected"));
+}
