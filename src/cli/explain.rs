@@ -81,14 +81,14 @@ fn listener(id: &str, listener: &ListenConfig) -> String {
         bind if bind.is_wildcard() => format!("{id}, which listens on {bind}, all interfaces"),
         bind => format!("{id}, which listens on {bind}"),
     };
-    let mut access = listener.options.access.clone();
+    let access = &listener.options.access;
     let list =
         |networks: &[ipnet::IpNet]| networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    if !access.allow_mut().is_empty() {
-        let _ = write!(text, "; only {} may connect", list(access.allow_mut()));
+    if !access.allows().is_empty() {
+        let _ = write!(text, "; only {} may connect", list(access.allows()));
     }
-    if !access.deny_mut().is_empty() {
-        let _ = write!(text, "; {} may not connect", list(access.deny_mut()));
+    if !access.denies().is_empty() {
+        let _ = write!(text, "; {} may not connect", list(access.denies()));
     }
     if let Some(most) = listener.options.max_connections {
         let _ = write!(text, "; up to {most} at once");

@@ -13,7 +13,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::screen::{signal, status};
 use super::{FAILED, print, refuse, say_errors};
-use crate::service::{MOST_CONNECTIONS, grace_of};
+use crate::service::{MOST_CONNECTIONS, PROTOCOL, grace_of};
 
 /// What a running node is asked.
 #[derive(Debug, Subcommand)]
@@ -315,8 +315,6 @@ fn explain(shown: &str, path: &Path, error: &io::Error) -> Failure {
     Failure::Refused(format!("cannot reach {shown}: {why}\n  try: {hint}"))
 }
 
-/// The way of talking that this program knows.
-const PROTOCOL: u32 = 1;
 /// To be accepted, for which a thread of the node is there.
 const REACH: Duration = Duration::from_secs(5);
 /// For an answer; reading a config again may resolve names.

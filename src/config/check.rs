@@ -387,7 +387,7 @@ const TAKEN: [&str; 3] = ["node", "log", "script"];
 const NO_LISTENER: &str = "there is no listener that it could hold for; listen on an address, or remove it";
 const TOO_LONG: &str = "is longer than a year; leave it out for the default";
 /// Timers beyond this are mistakes.
-const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+pub(crate) const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 /// Below this a relay would do little but system calls.
 const LEAST_READ: usize = 4 << 10;
 /// A few reads at once.

@@ -121,10 +121,8 @@ struct Reading {
 
 impl Reading {
     fn run(&mut self) {
-        let origins = std::mem::take(&mut self.origins);
-        let count = origins.len();
-        let texts: Vec<_> = (0..count).map(|file| origins.text(file).to_owned()).collect();
-        self.origins = origins;
+        let origins = &self.origins;
+        let texts: Vec<_> = (0..origins.len()).map(|file| origins.text(file).to_owned()).collect();
         let mut tables = Vec::new();
         for (file, text) in texts.iter().enumerate() {
             let (table, errors) = DeTable::parse_recoverable(text);

@@ -18,6 +18,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub(crate) use self::check::LONGEST;
 pub use self::file::FileError;
 pub(crate) use self::keys::Reload;
 #[cfg(feature = "cli")]

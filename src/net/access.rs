@@ -55,6 +55,12 @@ impl AccessList {
         &mut self.allow
     }
 
+    /// The networks that are denied.
+    #[cfg(feature = "cli")]
+    pub(crate) fn denies(&self) -> &[IpNet] {
+        &self.deny
+    }
+
     /// The networks that are denied, to be changed.
     pub(crate) fn deny_mut(&mut self) -> &mut Vec<IpNet> {
         &mut self.deny

@@ -17,7 +17,7 @@ use tracing::warn;
 pub use self::reload::Changes;
 use self::wiring::{Bound, Doors, Wiring};
 use crate::bus::EventBus;
-use crate::config::{Config, Fault, Leads};
+use crate::config::{Config, Fault, LONGEST, Leads};
 use crate::event::{ConnectionId, Reason};
 use crate::net::{BindError, unused_sockets};
 use crate::registry::Registry;
@@ -237,6 +237,3 @@ impl Stopper {
         self.drain(Duration::ZERO);
     }
 }
-
-/// As good as for ever, and far from the end of the clock.
-const LONGEST: Duration = Duration::from_secs(366 * 86_400);

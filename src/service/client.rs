@@ -350,7 +350,7 @@ impl Lines {
 }
 
 /// What the greeting calls the way of talking that the guide describes.
-const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 1;
 /// No request needs more than a few hundred bytes.
 const LONGEST_LINE: usize = 64 * 1024;
 /// A client that asks nothing may stay so long.

@@ -9,6 +9,7 @@ mod request;
 mod status;
 mod supervisor;
 
+pub(crate) use self::client::PROTOCOL;
 pub(crate) use self::control::{CONTROL, Control, ControlThread, Order, Phase, Reply};
 pub(crate) use self::request::grace_of;
 pub(crate) use self::status::MOST_CONNECTIONS;

@@ -188,13 +188,17 @@ impl TcpServer {
         if address == Address::Stdio {
             return Err(invalid("a server cannot listen on standard input and output".into()));
         }
+        let already = |error| refuse(error, Some("close it first".into()));
+        if self.is_listening() {
+            return Err(already(listens_already()));
+        }
         let listeners = bind("server", &address, &self.shared().options.listen).await?;
         let options = &self.shared().options;
         let has_access = !(options.access.is_empty() && options.listen.access.is_empty());
         if has_access && listeners.iter().any(|listener| matches!(listener.local(), Endpoint::Unix(_))) {
             return Err(invalid("access knows networks, and clients of a Unix socket have none".into()));
         }
-        self.serve(listeners).map_err(|error| refuse(error, Some("close it first".into())))
+        self.serve(listeners).map_err(already)
     }
 
     /// Takes over a socket that listens already, of systemd for example.
@@ -217,7 +221,7 @@ impl TcpServer {
         let mut task = shared.task.lock().unwrap_or_else(PoisonError::into_inner);
         let mut inner = shared.lock();
         if inner.is_listening {
-            return Err(io::Error::other("this server listens already"));
+            return Err(listens_already());
         }
         inner.is_listening = true;
         inner.addresses = listeners.iter().map(Listener::local).collect();
@@ -435,6 +439,10 @@ impl Drop for Handle {
         self.shared.task.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
         self.shared.stop();
     }
+}
+
+fn listens_already() -> io::Error {
+    io::Error::other("this server listens already")
 }
 
 /// Keeps nothing alive; made by [`Context::downgrade`].
