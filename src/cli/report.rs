@@ -14,7 +14,7 @@ use tracing::{Level, debug, enabled, info, trace, warn};
 use super::writer::LogQueue;
 use crate::bus::{Delivery, EventBus, Subscription};
 use crate::config::LogFormat;
-use crate::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventMask, Reason};
+use crate::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventMask, Reason, Restriction};
 
 /// Whether the node is one conversation with standard input and output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,15 +172,18 @@ impl Reporter {
                     Line { what: "cannot accept; clients wait in the backlog", endpoint, cause: error };
                 self.limiter.say(line, SELDOM);
             }
-            Event::AcceptPaused { endpoint, connections } => {
-                let cause = format!("{connections} connections are the most allowed");
+            Event::AcceptPaused { endpoint, cause, connections } => {
+                let cause = match cause {
+                    Restriction::AcceptRate => format!("{connections} in a second are the most allowed"),
+                    _ => format!("{connections} connections are the most allowed"),
+                };
                 let line =
                     Line { what: "accepting paused; clients wait in the backlog", endpoint, cause: &cause };
                 self.limiter.say(line, SELDOM);
             }
-            Event::AcceptRejected { endpoint, peer } => {
-                debug!(%endpoint, %peer, "client refused");
-                let line = Line { what: "clients refused", endpoint, cause: "the access list" };
+            Event::AcceptRejected { endpoint, peer, cause } => {
+                debug!(%endpoint, %peer, cause = cause.name(), "client refused");
+                let line = Line { what: "clients refused", endpoint, cause: cause.words() };
                 self.limiter.say(line, OFTEN);
             }
             Event::ConnectFailed { endpoint, target, error, .. } => {
