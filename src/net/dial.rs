@@ -89,6 +89,15 @@ impl Dialling for Record {
     }
 }
 
+/// Nobody.
+struct Unseen;
+
+impl Dialling for Unseen {
+    fn set_state(&self, _: State) {}
+
+    fn host_found(&self, _: &[SocketAddr]) {}
+}
+
 impl DialError {
     /// What kind of failure it is.
     pub fn kind(&self) -> SocketErrorKind {
@@ -164,6 +173,17 @@ pub(super) async fn connect(
             Ok((Stream::Tcp(stream), peer.into(), local.into()))
         }
     }
+}
+
+/// Connects to `target` only to see that it can be reached; nobody is told. Cancel safe.
+pub(crate) async fn probe(
+    target: &Target,
+    options: &DialOptions,
+    own: &[SocketAddr],
+) -> Result<(), DialError> {
+    let limit = options.connect_timeout;
+    let outcome = timeout(limit, connect(target, options, own, &Unseen)).await;
+    outcome.unwrap_or(Err(DialError::TimedOut(limit))).map(drop)
 }
 
 async fn connect_unix(

@@ -26,7 +26,7 @@ pub(crate) use self::access::network;
 pub use self::access::{AccessList, CidrError};
 pub(crate) use self::conn::{Conn, reason_of, reason_of_drop};
 pub use self::dial::DialError;
-pub(crate) use self::dial::{Target, dial};
+pub(crate) use self::dial::{Target, dial, probe};
 pub use self::error::{SocketError, SocketErrorKind};
 pub use self::inherited::inherit_sockets;
 pub(crate) use self::inherited::unused_sockets;

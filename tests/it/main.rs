@@ -19,6 +19,7 @@ mod cost;
 mod dials;
 mod ends;
 mod events;
+mod failover;
 mod files;
 mod house;
 mod limits;
