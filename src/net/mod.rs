@@ -3,6 +3,7 @@
 //! [`TcpSocket`]. Nothing here decides where bytes go.
 
 mod access;
+mod changes;
 mod conn;
 mod dial;
 mod echo;
@@ -32,7 +33,9 @@ pub(crate) use self::inherited::unused_sockets;
 pub use self::listener::BindError;
 #[cfg(feature = "cli")]
 pub(crate) use self::listener::UnixPath;
-pub(crate) use self::listener::{Accepted, Listener, bind, check_source, is_of_the_client, no_networks};
+pub(crate) use self::listener::{
+    ACCEPT_PAUSE, Accepted, Listener, bind, check_source, is_of_the_client, no_networks,
+};
 pub use self::options::{DialOptions, Keepalive, ListenOptions, MessageOptions, QueueOptions};
 #[cfg(feature = "cli")]
 pub(crate) use self::private::bind_private;
