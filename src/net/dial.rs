@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
 
@@ -206,6 +207,7 @@ async fn connect_tcp(
 ) -> Result<(TcpStream, SocketAddr, SocketAddr), Failure> {
     let fail = |error: io::Error| Failure { text: explain(address, &error), error };
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(fail)?;
+    options.kernel.apply(&SockRef::from(&socket), address.is_ipv4()).map_err(fail)?;
     dialling.prepare(&socket).map_err(fail)?;
     if let Some(source) = options.source {
         let bound = socket.bind((source, dialling.source_port()).into());

@@ -9,6 +9,7 @@
 mod support;
 
 mod api;
+mod arrivals;
 mod breaks;
 mod buffers;
 mod collect;
