@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::TcpSocket;
-use super::core::{Closing, Inner, Reader};
+use super::core::{Inner, Reader};
 use crate::event::{ConnectionId, State};
 use crate::net::error::{SocketError, SocketErrorKind};
 
@@ -55,7 +55,7 @@ impl TcpSocket {
         let len = match line {
             Some(end) => end.min(max),
             None if all >= max => max,
-            None if all > 0 && (inner.read.has_end() || !inner.may_receive()) => all,
+            None if all > 0 && (inner.read.next_end().is_some() || !inner.may_receive()) => all,
             None => return None,
         };
         let line = inner.read.take(len);
@@ -107,16 +107,23 @@ impl TcpSocket {
                 inner.reader = Reader::Awaits;
                 return Some(Ok(piece));
             }
-            if piece > 0 && (inner.read.has_end() || inner.may_receive()) {
-                let text =
-                    || format!("the read buffer of {} bytes is full; read some first", inner.read_limit);
-                let is_full = inner.read_room() == 0;
-                return is_full.then(|| Err(SocketError::new(SocketErrorKind::Full, text())));
-            }
-            inner.poll_end().map(|end| {
-                let text = "the peer has finished; nothing more can be read";
-                Err(end.err().unwrap_or_else(|| SocketError::new(SocketErrorKind::NotConnected, text)))
-            })
+            let end = match inner.read.next_end() {
+                _ if piece == 0 => inner.poll_end()?,
+                Some(end) => end.clone(),
+                None if inner.may_receive() => {
+                    let text =
+                        || format!("the read buffer of {} bytes is full; read some first", inner.read_limit);
+                    let is_full = inner.read_room() == 0;
+                    return is_full.then(|| Err(SocketError::new(SocketErrorKind::Full, text())));
+                }
+                None => {
+                    inner.tell_end();
+                    inner.read_outcome()
+                }
+            };
+            let text = "the peer has finished; nothing more can be read";
+            let finished = || SocketError::new(SocketErrorKind::NotConnected, text);
+            Some(Err(end.err().unwrap_or_else(finished)))
         };
         self.wait_within(Some(limit), "ready to be read", look).await?
     }
@@ -289,8 +296,7 @@ impl Inner {
             return None;
         }
         self.tell_end();
-        let closed_by_us = self.closing == Closing::Gracefully && self.ends.is_some() && self.error.is_none();
-        Some(if self.is_read_finished || closed_by_us { Ok(()) } else { Err(self.gone()) })
+        Some(self.read_outcome())
     }
 
     /// What is before the next end, for whoever looks at it without waiting.
@@ -323,7 +329,11 @@ impl Inner {
 
     /// Takes as much of `bytes` as there is room for.
     pub(super) fn put(&mut self, bytes: &[u8]) -> Result<usize, SocketError> {
-        self.check_writable()?;
+        if let Err(error) = self.check_writable() {
+            // So they know.
+            self.is_writing = false;
+            return Err(error);
+        }
         let count = bytes.len().min(self.write_room());
         self.is_write_awaited = count < bytes.len();
         if self.is_write_awaited {

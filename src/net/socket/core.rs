@@ -309,6 +309,12 @@ impl Inner {
         }
     }
 
+    /// How reading ends, or has ended.
+    pub(super) fn read_outcome(&self) -> Result<(), SocketError> {
+        let closed_by_us = self.closing == Closing::Gracefully && self.ends.is_some() && self.error.is_none();
+        if self.is_read_finished || closed_by_us { Ok(()) } else { Err(self.gone()) }
+    }
+
     /// How a connection went that is over.
     pub(super) fn outcome(&self) -> Result<(), SocketError> {
         match &self.error {
@@ -338,14 +344,13 @@ impl Inner {
     /// Begins anew for a dial of its own accord: what was received stays to be read, and those who
     /// read or write by awaiting are told once that it was for another connection.
     pub(super) fn begin_again(&mut self) {
-        if self.ends.is_some() {
-            let outcome = if self.is_read_finished { Ok(()) } else { Err(self.gone()) };
-            if !self.is_end_told && (self.read.current() > 0 || self.reader == Reader::Awaits) {
-                self.read.end(outcome);
-            }
-            if self.is_writing {
-                self.write_broke = Some(self.gone());
-            }
+        let is_awaited = self.reader == Reader::Awaits && !self.is_end_told;
+        if self.ends.is_some() && (is_awaited || self.read.current() > 0) {
+            let outcome = self.read_outcome();
+            self.read.end(outcome);
+        }
+        if self.is_writing {
+            self.write_broke = Some(self.gone());
         }
         self.reset();
     }

@@ -53,8 +53,9 @@ impl Received {
         pieces.chain([self.current()]).find(|bytes| *bytes > 0).unwrap_or(0)
     }
 
-    pub(super) fn has_end(&self) -> bool {
-        !self.ends.is_empty()
+    /// The end behind the piece, if it is not that of the connection there is now.
+    pub(super) fn next_end(&self) -> Option<&Result<(), SocketError>> {
+        self.ends.front().map(|end| &end.outcome)
     }
 
     pub(super) fn position(&self) -> u64 {

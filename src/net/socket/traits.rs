@@ -108,7 +108,11 @@ impl TcpSocket {
         }
         inner.is_writing = true;
         match look(&mut inner) {
-            Some(outcome) => Poll::Ready(outcome.map_err(Into::into)),
+            Some(outcome) => {
+                // Who is told of it once knows.
+                inner.is_writing &= outcome.is_ok();
+                Poll::Ready(outcome.map_err(Into::into))
+            }
             None => {
                 inner.write_waker = Some(cx.waker().clone());
                 Poll::Pending
