@@ -1,6 +1,8 @@
 //! [`SocketError`]: what went wrong with a socket, in a form that can be
 //! handed to a slot and to a waiting caller alike.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -9,11 +11,10 @@ use crate::event::{Endpoint, State};
 
 /// What went wrong with a socket: what was attempted, on what, and why.
 ///
-/// Its [`source`](std::error::Error::source) is what the kernel or the
+/// Its [`source`](Error::source) is what the kernel or the
 /// resolver said, an [`io::Error`], where one of them said something. Two are
 /// equal if they have the same kind and text.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{text}")]
+#[derive(Clone, Debug)]
 pub struct SocketError {
     kind: SocketErrorKind,
     text: Arc<str>,
@@ -145,6 +146,19 @@ impl SocketErrorKind {
             Self::Aborted => io::ErrorKind::ConnectionAborted,
             Self::Busy | Self::ResourceLimit | Self::Other => io::ErrorKind::Other,
         }
+    }
+}
+
+impl fmt::Display for SocketError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Error for SocketError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        // Itself, and not the Arc around it, so that it can be told what it is.
+        self.source.as_deref().map(|source| source as _)
     }
 }
 

@@ -195,11 +195,11 @@ impl<T: 'static> SignalRef<'_, T> {
     /// use signal_node::Signal;
     ///
     /// let measured = Signal::new();
-    /// let first = measured.view().connect_keyed("log", |value: &u32| println!("{value}"));
-    /// let second = measured.view().connect_keyed("log", |value: &u32| println!("{value}"));
+    /// let first = measured.view().connect_keyed("log", |_: &u32| {});
+    /// let second = measured.view().connect_keyed("log", |_: &u32| {});
     /// assert!(first.is_ok() && second.is_err());
     /// drop(first);
-    /// assert!(measured.view().connect_keyed("log", |value: &u32| println!("{value}")).is_ok());
+    /// assert!(measured.view().connect_keyed("log", |_: &u32| {}).is_ok());
     /// ```
     #[track_caller]
     pub fn connect_keyed(

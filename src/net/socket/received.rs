@@ -105,7 +105,8 @@ impl Received {
 
     /// The end that a reader has come to, which is told once.
     pub(super) fn pass_end(&mut self) -> Option<Result<(), SocketError>> {
-        self.ends.pop_front_if(|end| end.bytes == 0).map(|end| end.outcome)
+        let is_next = self.ends.front()?.bytes == 0;
+        if is_next { self.ends.pop_front().map(|end| end.outcome) } else { None }
     }
 
     /// Passes ends that whoever reads knows of by signals.
