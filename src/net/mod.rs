@@ -3,6 +3,7 @@
 //! [`TcpSocket`]. Nothing here decides where bytes go.
 
 mod access;
+mod changes;
 mod conn;
 mod dial;
 mod echo;
@@ -34,7 +35,9 @@ pub use self::kernel::KernelOptions;
 pub use self::listener::BindError;
 #[cfg(feature = "cli")]
 pub(crate) use self::listener::UnixPath;
-pub(crate) use self::listener::{Accepted, Listener, bind, check_source, is_of_the_client, no_networks};
+pub(crate) use self::listener::{
+    ACCEPT_PAUSE, Accepted, Listener, bind, check_source, is_of_the_client, no_networks,
+};
 pub use self::options::{DialOptions, Keepalive, ListenOptions, MessageOptions, QueueOptions};
 #[cfg(feature = "cli")]
 pub(crate) use self::private::bind_private;

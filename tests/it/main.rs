@@ -10,6 +10,7 @@ mod support;
 
 mod api;
 mod arrivals;
+mod breaks;
 mod buffers;
 mod collect;
 mod command_line;
