@@ -13,7 +13,7 @@ use super::remote::Ask;
 use crate::address::Address;
 use crate::config::{Config, Fault, LogFormat, Origins, Place, ProgramOptions, size, socket_path};
 use crate::net::{BindError, DialOptions, ListenOptions, MessageOptions, Overflow, QueueOptions};
-use crate::relay::{RelayMode, RelayOptions};
+use crate::relay::{RelayMode, RelayOptions, Reply};
 use crate::service::CONTROL;
 
 /// Joins two networks: each client that comes to --listen gets a connection
@@ -44,6 +44,9 @@ pub(super) struct Args {
     /// What happens when more would wait [default: disconnect, in mode collect block]
     #[arg(long, value_name = "POLICY", help_heading = "Messages")]
     overflow: Option<Overflow>,
+    /// Who gets what the target of mode collect says [default: broadcast, every client]
+    #[arg(long, value_name = "WHO", help_heading = "Messages")]
+    reply: Option<Reply>,
 
     /// Accept clients only from this network (repeatable)
     #[arg(long, value_name = "CIDR", help_heading = "Limits")]
@@ -305,6 +308,16 @@ impl clap::ValueEnum for RelayMode {
     }
 }
 
+impl clap::ValueEnum for Reply {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(clap::builder::PossibleValue::new(self.name()))
+    }
+}
+
 impl clap::ValueEnum for Overflow {
     fn value_variants<'a>() -> &'a [Self] {
         &Self::ALL
@@ -453,7 +466,8 @@ impl Args {
         if self.idle_timeout.as_deref() != Some("off") {
             relay.idle_timeout = meaning.duration("--idle-timeout", &self.idle_timeout);
         }
-        config.relay.values_mut().for_each(|one| one.options = relay);
+        relay.reply = self.reply.unwrap_or_default();
+        config.relay.values_mut().for_each(|one| one.options = relay.clone());
         config
     }
 }
@@ -474,6 +488,7 @@ pub(super) fn option(place: &Place) -> &'static str {
         (_, "max_frame") => "--max-frame",
         (_, "queue_max") => "--queue",
         (_, "queue_overflow") => "--overflow",
+        (_, "reply") => "--reply",
         (_, "source") => "--source",
         (_, "idle_timeout") => "--idle-timeout",
         (_, "half_closed_timeout") => "--half-closed-timeout",

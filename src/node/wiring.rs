@@ -18,7 +18,7 @@ use crate::event::Endpoint;
 use crate::net::{Listener, Target, addresses, bind, check_source, is_own, no_networks};
 use crate::registry::{Door, Ledger, ListenerState, Object, Places};
 use crate::relay::{
-    Ended, Entrance, Group, Limits, Outlet, Relay, RelayMode, RelayOptions, Shared, Side, Stop, Uplink, keep,
+    Ended, Entrance, Group, Limits, Outlet, Relay, RelayMode, Shared, Side, Stop, Uplink, keep,
     most_connections, serve, serve_stdio,
 };
 
@@ -378,7 +378,7 @@ impl Wiring {
     ) -> Joined {
         let clients: Vec<_> = config.to(relay).map(|(_, client)| client.clone()).collect();
         // Its limits follow a change by themselves.
-        let relay = RelayConfig { options: RelayOptions::default(), ..relay.clone() };
+        let relay = RelayConfig { options: relay.options.without_limits(), ..relay.clone() };
         if let Some(joined) = self.groups.remove(name)
             && joined.relay == relay
             && joined.clients == clients

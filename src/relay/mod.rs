@@ -7,6 +7,7 @@ mod accept;
 mod group;
 mod member;
 mod pair;
+mod reply;
 mod session;
 mod sweep;
 mod uplink;
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::accept::{Entrance, serve, serve_stdio};
 pub(crate) use self::group::{Group, Side};
+pub use self::reply::Reply;
 pub(crate) use self::sweep::Limits;
 use self::sweep::Sweep;
 pub(crate) use self::uplink::{Uplink, keep};
@@ -47,18 +49,28 @@ pub enum RelayMode {
 }
 
 /// What a relay does beside moving bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayOptions {
     /// Ends a pair in which nothing has moved for so long. `None`: never.
     pub idle_timeout: Option<Duration>,
     /// Ends a pair in which one side has finished and nothing has moved for so long.
     pub half_closed_timeout: Duration,
+    /// Where the answers of the target go, in mode collect.
+    pub reply: Reply,
 }
 
 impl Default for RelayOptions {
-    /// No idle timeout, one hour half-closed.
+    /// No idle timeout, one hour half-closed, answers to every client.
     fn default() -> Self {
-        Self { idle_timeout: None, half_closed_timeout: Duration::from_secs(3_600) }
+        Self { idle_timeout: None, half_closed_timeout: Duration::from_secs(3_600), reply: Reply::default() }
+    }
+}
+
+impl RelayOptions {
+    /// Without what follows a change while it runs.
+    pub(crate) fn without_limits(&self) -> Self {
+        let Self { idle_timeout, half_closed_timeout, .. } = Self::default();
+        Self { idle_timeout, half_closed_timeout, ..self.clone() }
     }
 }
 
