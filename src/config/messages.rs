@@ -79,7 +79,7 @@ impl Config {
         for (id, relay) in &self.relay {
             let fault = |key, text: String| Fault { place: Place::new("relay", id, key), text };
             let mode = relay.mode.name();
-            if relay.mode.is_group() && self.is_conversation(relay) {
+            if (relay.mode.is_group() || relay.mode == RelayMode::Bridge) && self.is_conversation(relay) {
                 let text = format!("stdio: is one conversation, and mode {mode} joins many; name addresses");
                 faults.push(fault("mode", text));
             }

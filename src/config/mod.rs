@@ -2,6 +2,7 @@
 //! clients and relays by name. A file and the command line build the same;
 //! nothing is opened here.
 
+mod bridge;
 mod check;
 mod expand;
 mod file;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::NodeError;
+use super::bridges::Bridged;
 use crate::address::{Address, Host};
 use crate::bus::EventBus;
 use crate::config::{ClientConfig, Config, Leads, ListenConfig, RelayConfig};
@@ -30,6 +31,8 @@ pub(super) struct Wiring {
     limits: BTreeMap<String, Arc<Limits>>,
     /// Those of relays that join many, by their names.
     groups: BTreeMap<String, Joined>,
+    /// Those in which two meet.
+    bridges: BTreeMap<String, Bridged>,
     open: Vec<Open>,
 }
 
@@ -141,6 +144,7 @@ impl Wiring {
             shared: Arc::new(shared),
             limits: BTreeMap::new(),
             groups: BTreeMap::new(),
+            bridges: BTreeMap::new(),
             open: Vec::new(),
         }
     }
@@ -271,6 +275,7 @@ impl Wiring {
         let all: Arc<[SocketAddr]> = own.values().flatten().copied().collect();
         let mut limits = BTreeMap::new();
         let mut groups = BTreeMap::new();
+        let mut bridges = BTreeMap::new();
         let mut bound: BTreeMap<_, _> = bound.into_iter().map(|bound| (bound.id, bound.listeners)).collect();
         // Before any listener takes clients, who could have all the places.
         let mut relays: Vec<_> = config.relay.iter().collect();
@@ -293,7 +298,18 @@ impl Wiring {
             });
             let group = joined.as_ref().map(|joined| Arc::clone(&joined.group));
             groups.extend(joined.map(|joined| (name.clone(), joined)));
-            let running = Arc::new(Relay::new(Arc::clone(&self.shared), outlets, limit, group, once));
+            let bridged = Bridged::of(self.bridges.remove(name), config, relay);
+            // Of two targets a bridge keeps the first, and leads it to the second.
+            let first = (bridged.is_some() && !outlets.is_empty()).then(|| outlets.remove(0));
+            let bridge = bridged.as_ref().map(|(bridged, _)| bridged.bridge());
+            let running = Relay::new(Arc::clone(&self.shared), outlets, limit, group, once);
+            let running = Arc::new(running.with_bridge(bridge));
+            if let Some((bridged, is_new)) = bridged {
+                if let Some(first) = first.filter(|_| is_new) {
+                    bridged.dial(first, &running, stop, serving);
+                }
+                bridges.insert(name.clone(), bridged);
+            }
             let one = Arc::new(Places::new(1));
             for (id, listener) in config.from(relay) {
                 let endpoint = Arc::from(id);
@@ -329,6 +345,7 @@ impl Wiring {
         self.limits = limits;
         // Dropping the old ones ends their clients.
         self.groups = groups;
+        self.bridges = bridges;
         self.objects(config)
     }
 

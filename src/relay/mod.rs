@@ -1,9 +1,12 @@
 //! Relays: ready-made topologies. In a pair each client of a listener gets an
 //! outbound connection of its own, and bytes and ends are carried through; in
-//! a group messages go from each to many.
+//! a group messages go from each to many, and in a bridge two meet that both
+//! came to us, or that were both dialled.
 
 mod abort;
 mod accept;
+mod bridge;
+mod dialled;
 mod group;
 mod member;
 mod pair;
@@ -19,6 +22,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub(crate) use self::accept::{Entrance, serve, serve_stdio};
+pub(crate) use self::bridge::Bridge;
+pub use self::bridge::{BridgeOptions, JoinOn};
+pub(crate) use self::dialled::join_dialled;
 pub(crate) use self::group::{Group, Side};
 pub use self::reply::Reply;
 pub(crate) use self::sweep::Limits;
@@ -46,6 +52,8 @@ pub enum RelayMode {
     Publish,
     /// What all clients send goes to one target that is kept connected, and its answers to all of them.
     Collect,
+    /// Clients of two listeners are joined in the order in which they came; or two targets, which are both dialled.
+    Bridge,
 }
 
 /// What a relay does beside moving bytes.
@@ -57,12 +65,19 @@ pub struct RelayOptions {
     pub half_closed_timeout: Duration,
     /// Where the answers of the target go, in mode collect.
     pub reply: Reply,
+    /// How connections wait for each other, in mode bridge.
+    pub bridge: BridgeOptions,
 }
 
 impl Default for RelayOptions {
     /// No idle timeout, one hour half-closed, answers to every client.
     fn default() -> Self {
-        Self { idle_timeout: None, half_closed_timeout: Duration::from_secs(3_600), reply: Reply::default() }
+        Self {
+            idle_timeout: None,
+            half_closed_timeout: Duration::from_secs(3_600),
+            reply: Reply::default(),
+            bridge: BridgeOptions::default(),
+        }
     }
 }
 
@@ -76,7 +91,8 @@ impl RelayOptions {
 
 impl RelayMode {
     /// Every mode there is.
-    pub const ALL: [Self; 5] = [Self::Pair, Self::Echo, Self::Hub, Self::Publish, Self::Collect];
+    pub const ALL: [Self; 6] =
+        [Self::Pair, Self::Echo, Self::Hub, Self::Publish, Self::Collect, Self::Bridge];
 
     /// How it is written.
     pub const fn name(self) -> &'static str {
@@ -86,6 +102,7 @@ impl RelayMode {
             Self::Hub => "hub",
             Self::Publish => "publish",
             Self::Collect => "collect",
+            Self::Bridge => "bridge",
         }
     }
 
@@ -116,6 +133,8 @@ pub(crate) struct Relay {
     limits: Arc<Limits>,
     /// What its clients are members of, in a mode that joins many.
     group: Option<Arc<Group>>,
+    /// Where they meet, in mode bridge.
+    bridge: Option<Arc<Bridge>>,
     /// Ends with its first conversation, because it speaks to standard input and output.
     once: bool,
 }
@@ -194,7 +213,12 @@ impl Relay {
         group: Option<Arc<Group>>,
         once: bool,
     ) -> Self {
-        Self { shared, outlets, limits, group, once }
+        Self { shared, outlets, limits, group, bridge: None, once }
+    }
+
+    /// One whose clients meet there.
+    pub(crate) fn with_bridge(self, bridge: Option<Arc<Bridge>>) -> Self {
+        Self { bridge, ..self }
     }
 }
 

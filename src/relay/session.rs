@@ -87,7 +87,7 @@ impl Future for Session {
 
 /// Dials the targets in order. Nothing is read from the client meanwhile; if
 /// none answers it is reset, so that it cannot take silence for an empty answer.
-async fn connect(relay: Arc<Relay>, mut client: Conn) -> Option<Pair> {
+pub(super) async fn connect(relay: Arc<Relay>, mut client: Conn) -> Option<Pair> {
     for (nth, outlet) in relay.outlets.iter().enumerate() {
         let Outlet { target, options, own } = outlet;
         if let Ok(upstream) = dial(target, options, own, &relay.shared.bus, Some(client.id())).await {

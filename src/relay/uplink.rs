@@ -29,7 +29,7 @@ pub(crate) struct Uplink {
 
 /// How long to wait before the next dial.
 #[derive(Debug, Default)]
-struct Backoff {
+pub(super) struct Backoff {
     failures: u32,
 }
 
@@ -121,7 +121,7 @@ pub(crate) async fn keep(
         group.shared.bus.emit(EventKind::Reconnecting, || Event::Reconnecting {
             endpoint: Arc::clone(&target.name),
             target: target.address.as_target(),
-            attempt: backoff.failures,
+            attempt: backoff.failures(),
             pause,
         });
         tokio::select! {
@@ -134,7 +134,7 @@ pub(crate) async fn keep(
 }
 
 /// Waits until the node cuts what has not ended.
-async fn cut(mut stop: watch::Receiver<Stop>) {
+pub(super) async fn cut(mut stop: watch::Receiver<Stop>) {
     loop {
         let at = *stop.borrow_and_update();
         tokio::select! {
@@ -146,9 +146,14 @@ async fn cut(mut stop: watch::Receiver<Stop>) {
 }
 
 impl Backoff {
+    /// How many there have been without a success.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
     /// Twice as long at most each time, and any part of that (full jitter), so
     /// that many nodes do not come back all at once.
-    fn next(&mut self, random: u64) -> Duration {
+    pub(super) fn next(&mut self, random: u64) -> Duration {
         let most = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         let share = (random >> 32) as f64 / f64::from(u32::MAX);

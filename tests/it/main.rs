@@ -9,6 +9,7 @@
 mod support;
 
 mod api;
+mod bridge;
 mod buffers;
 mod collect;
 mod command_line;
