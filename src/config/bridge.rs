@@ -10,21 +10,22 @@ use crate::relay::{BridgeOptions, JoinOn, RelayMode};
 impl Config {
     /// What is wrong with the ends of a bridge.
     pub(super) fn check_bridge(&self, id: &str, relay: &RelayConfig) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut add =
-            |key, text: &str| faults.push(Fault { place: Place::new("relay", id, key), text: text.into() });
+        let fault = |key, text: &str| Fault { place: Place::new("relay", id, key), text: text.into() };
         let ([from], [to]) = (&relay.from[..], &relay.to[..]) else {
-            add("mode", "mode bridge joins exactly two ends; name two listeners, or two to connect to");
-            return faults;
+            let text = "mode bridge joins exactly two ends; name two listeners, or two to connect to";
+            return vec![fault("mode", text)];
         };
+        let mut faults = Vec::new();
         let listens = |name: &String| self.listen.contains_key(name);
         if from == to {
-            add("to", "a bridge with both ends the same leads nowhere; name another");
+            faults.push(fault("to", "a bridge with both ends the same leads nowhere; name another"));
         } else if listens(from) != listens(to) {
-            add("mode", "mode bridge joins two of a kind; for a listener and a target write mode = \"pair\"");
+            let text = "mode bridge joins two of a kind; for a listener and a target write mode = \"pair\"";
+            faults.push(fault("mode", text));
         }
         if self.client.get(from).is_some_and(|client| client.to == Address::Echo) {
-            add("from", "echo: never has anything to say first; name it second");
+            let text = "echo: never has anything to say first; name it second".into();
+            faults.push(Fault { place: Place::new("client", from, "to"), text });
         }
         let waits = listens(from) && listens(to);
         if let Some(most) = self.node.max_connections
@@ -32,7 +33,7 @@ impl Config {
             && relay.options.bridge.max_waiting >= most
         {
             let text = "those that wait could take every place of the node; write less than max_connections";
-            add("max_waiting", text);
+            faults.push(fault("max_waiting", text));
         }
         faults
     }
