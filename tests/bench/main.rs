@@ -51,6 +51,7 @@ const P50: Column = Column { name: "p50 us", value: |s| s.percentiles.p50, less:
 const P99: Column = Column { name: "p99 us", value: |s| s.percentiles.p99, less: true };
 const CPU_EACH: Column = Column { name: "CPU us each", value: |s| s.cpu / s.count * 1e6, less: true };
 const CPU_NS: Column = Column { name: "CPU ns each", value: |s| s.cpu / s.count * 1e9, less: true };
+const TORN: Column = Column { name: "torn", value: |s| s.torn, less: true };
 const KIB: Column = Column { name: "KiB a pair", value: |s| s.count, less: true };
 
 const ROWS: &[Row] = &[
@@ -74,8 +75,17 @@ const ROWS: &[Row] = &[
         columns: &[P50, P99, GIGABYTES, CPU_PER_GB],
     },
     Row { name: "fan-out-8", scenario: "fan-out", connections: 8, columns: &[RATE, CPU_NS] },
+    Row {
+        name: "fan-out-8-paced",
+        scenario: "fan-out-paced",
+        connections: 8,
+        columns: &[P50, P99, CPU_EACH],
+    },
     Row { name: "fan-out-100", scenario: "fan-out", connections: 100, columns: &[RATE, CPU_NS] },
-    Row { name: "fan-in-8", scenario: "fan-in", connections: 8, columns: &[RATE, CPU_NS] },
+    Row { name: "fan-out-1000", scenario: "fan-out", connections: 1_000, columns: &[RATE, CPU_NS] },
+    Row { name: "fan-out-2", scenario: "fan-out-from-the-first", connections: 2, columns: &[RATE, CPU_NS] },
+    Row { name: "fan-out-2-stalled", scenario: "fan-out-stalled", connections: 2, columns: &[RATE, CPU_NS] },
+    Row { name: "fan-in-8", scenario: "fan-in", connections: 8, columns: &[RATE, CPU_NS, TORN] },
 ];
 
 /// What was asked for.
@@ -288,7 +298,8 @@ fn print_row(plan: &Plan, row: &Row, samples: &BTreeMap<String, Vec<Sample>>) {
         print!("| {name} |");
         for (column, best) in row.columns.iter().zip(&bests) {
             let value = value(name, column).expect("it has samples");
-            let ratio = best.map_or("-".into(), |best| format!("{:.2}", value / best));
+            let ratio =
+                best.filter(|best| *best > 0.0).map_or("-".into(), |best| format!("{:.2}", value / best));
             let digits = if value < 100.0 { 2 } else { 0 };
             print!(" {value:.digits$} | {ratio} |");
         }
