@@ -53,8 +53,8 @@ pub(crate) fn fan_out_paced(load: &Load) -> Sample {
             next += every;
         }
         let mut events = Vec::with_capacity(256);
-        let wait = next.saturating_duration_since(Instant::now());
-        let limit = rustix::event::Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
+        // It never sleeps: a wait is rounded up to whole milliseconds, which would be the sender's and not the hub's.
+        let limit = rustix::event::Timespec::default();
         if epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&limit)).is_err() {
             continue;
         }
