@@ -71,28 +71,28 @@ pub(crate) struct Bridge {
 #[derive(Default)]
 struct Waiting {
     side: Option<Side>,
-    line: VecDeque<(ConnectionId, oneshot::Sender<Arrival>)>,
+    line: VecDeque<(ConnectionId, oneshot::Sender<Guest>)>,
 }
 
 /// Somebody who came, with the places that are theirs.
-struct Arrival {
+struct Guest {
     conn: Conn,
     places: Admission,
 }
 
-/// What becomes of an arrival.
+/// What becomes of a guest.
 enum Met {
     /// Somebody waited, and goes on with both.
     Joined,
-    Waits(Arrival, Spot),
-    Full(Arrival),
+    Waits(Guest, Spot),
+    Full(Guest),
 }
 
 /// A place in the line, given up when it is dropped.
 struct Spot {
     bridge: Arc<Bridge>,
     id: ConnectionId,
-    partner: oneshot::Receiver<Arrival>,
+    partner: oneshot::Receiver<Guest>,
 }
 
 impl Bridge {
@@ -125,27 +125,27 @@ impl Bridge {
         *stop.borrow() != Stop::No || self.alive.has_changed().is_err()
     }
 
-    /// Joins the arrival to who has waited longest on the other side, or has it wait.
-    fn meet(self: &Arc<Self>, side: Side, mut arrival: Arrival) -> Met {
+    /// Joins the guest to who has waited longest on the other side, or has it wait.
+    fn meet(self: &Arc<Self>, side: Side, mut guest: Guest) -> Met {
         let most = self.options().max_waiting;
         let mut waiting = self.lock();
         if waiting.side != Some(side) {
             while let Some((_, partner)) = waiting.line.pop_front() {
                 // Refused by one whose task has just ended.
-                match partner.send(arrival) {
+                match partner.send(guest) {
                     Ok(()) => return Met::Joined,
-                    Err(back) => arrival = back,
+                    Err(back) => guest = back,
                 }
             }
         }
         if waiting.line.len() >= most {
-            return Met::Full(arrival);
+            return Met::Full(guest);
         }
         let (sender, partner) = oneshot::channel();
-        let id = arrival.conn.id();
+        let id = guest.conn.id();
         waiting.side = Some(side);
         waiting.line.push_back((id, sender));
-        Met::Waits(arrival, Spot { bridge: Arc::clone(self), id, partner })
+        Met::Waits(guest, Spot { bridge: Arc::clone(self), id, partner })
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -168,15 +168,15 @@ pub(super) async fn attend(
     places: Admission,
     stop: watch::Receiver<Stop>,
 ) -> Reason {
-    let (arrival, mut spot) = match bridge.meet(side, Arrival { conn, places }) {
+    let (guest, mut spot) = match bridge.meet(side, Guest { conn, places }) {
         Met::Joined => return Reason::Closed,
-        Met::Waits(arrival, spot) => (arrival, spot),
-        Met::Full(mut arrival) => {
-            arrival.conn.reset(Reason::NoPartner, None, 0);
+        Met::Waits(guest, spot) => (guest, spot),
+        Met::Full(mut guest) => {
+            guest.conn.reset(Reason::NoPartner, None, 0);
             return Reason::NoPartner;
         }
     };
-    let Arrival { mut conn, places: _own } = arrival;
+    let Guest { mut conn, places: _own } = guest;
     let wait = bridge.options().wait_timeout;
     let partner = tokio::select! {
         biased;
@@ -194,7 +194,7 @@ pub(super) async fn attend(
         () = passes(wait) => return part(&mut conn, Reason::NoPartner),
     };
     drop(spot);
-    let Arrival { conn: other, places: _others } = partner;
+    let Guest { conn: other, places: _others } = partner;
     other.record().meets(conn.id());
     let (client, upstream) = if side == Side::From { (conn, other) } else { (other, conn) };
     carry(Pair::new(relay, client, upstream, 0)).await

@@ -9,6 +9,7 @@
 mod support;
 
 mod api;
+mod arrivals;
 mod bridge;
 mod buffers;
 mod collect;
