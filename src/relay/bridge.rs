@@ -196,8 +196,8 @@ pub(super) async fn attend(
     drop(spot);
     let Guest { conn: other, places: _others } = partner;
     other.record().meets(conn.id());
-    let (client, upstream) = if side == Side::From { (conn, other) } else { (other, conn) };
-    carry(Pair::new(relay, client, upstream, 0)).await
+    // Who came later ends first, as a target does, whichever side it is at.
+    carry(Pair::new(relay, conn, other, 0)).await
 }
 
 /// Ends one that has waited in vain.

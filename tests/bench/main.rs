@@ -300,8 +300,9 @@ fn print_row(plan: &Plan, row: &Row, samples: &BTreeMap<String, Vec<Sample>>) {
         print!("| {name} |");
         for (column, best) in row.columns.iter().zip(&bests) {
             let value = value(name, column).expect("it has samples");
-            let ratio =
-                best.filter(|best| *best > 0.0).map_or("-".into(), |best| format!("{:.2}", value / best));
+            let ratio = best
+                .filter(|best| *best > 0.0)
+                .map_or_else(|| "-".into(), |best| format!("{:.2}", value / best));
             let digits = if value < 100.0 { 2 } else { 0 };
             print!(" {value:.digits$} | {ratio} |");
         }

@@ -67,6 +67,8 @@ fn clients_of_two_listeners_meet_in_the_order_in_which_they_came() {
     for nth in 0..12 {
         let gone = node.nth_event("disconnected", nth);
         assert_eq!(gone["reason"], "closed", "{gone}");
+        // Who came later ends first, whichever side it was at, and names the other.
+        assert_eq!(gone["partner"].is_null(), nth % 2 == 1, "{gone}");
     }
     assert_eq!(node.stop().0, 0);
 }
