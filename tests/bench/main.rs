@@ -175,11 +175,12 @@ fn compare(plan: &Plan) -> usize {
     let mut failures = 0;
     let folder = tempfile::tempdir().expect("a folder");
     let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
-    let ground = Ground {
+    let mut ground = Ground {
         folder: folder.path().into(),
         backend: port,
         core: (!plan.free).then_some(1),
         threads: if plan.free { 2 } else { 1 },
+        blocks: false,
     };
     println!(
         "{} rounds of {} s, interleaved, {}; {}, and ratios to the best other relay",
@@ -190,6 +191,7 @@ fn compare(plan: &Plan) -> usize {
     );
     for row in &plan.rows {
         let mut samples: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
+        ground.blocks = row.connections >= 1_000;
         let fresh = row.scenario == "idle";
         let mut running = if fresh { Vec::new() } else { start_all(plan, row, &ground) };
         for round in 0..if fresh { plan.rounds.min(3) } else { plan.rounds } {

@@ -17,6 +17,8 @@ pub(crate) struct Ground {
     /// The core of the relays, if they have one to themselves.
     pub(crate) core: Option<usize>,
     pub(crate) threads: usize,
+    /// Hubs wait for who is slow: a thousand readers of one process all are, by turns.
+    pub(crate) blocks: bool,
 }
 
 /// A running relay; dropped, it is ended.
@@ -125,6 +127,8 @@ pub(crate) fn start(name: &str, ground: &Ground) -> Result<Peer, String> {
                 "hub",
                 "--frame",
                 "lines",
+                "--overflow",
+                if ground.blocks { "block" } else { "disconnect" },
             ]
             .map(str::to_owned)
             .to_vec();
