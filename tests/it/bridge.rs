@@ -360,6 +360,7 @@ async fn a_dialled_one_waits_for_the_other_no_longer_than_it_may() {
     let first = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (_held, away) = hold_free_port();
     let (to, away) = (first.local_addr().unwrap().to_string(), away.to_string());
+    let begun = Instant::now();
     let targets = [to.as_str(), away.as_str()];
     let node = paused(&[], &targets, |config| {
         let bridge = &mut config.relay.get_mut("relay").unwrap().options.bridge;
@@ -368,10 +369,9 @@ async fn a_dialled_one_waits_for_the_other_no_longer_than_it_may() {
     });
     let node = node.await;
     let (mut caller, _) = first.accept().await.unwrap();
-    let begun = Instant::now();
     assert!(caller.read(&mut [0]).await.is_err());
     let waited = begun.elapsed();
-    assert!(waited >= Duration::from_secs(59) && waited < Duration::from_secs(120), "{waited:?}");
+    assert!(waited >= Duration::from_secs(60) && waited < Duration::from_secs(600), "{waited:?}");
     assert!(first.accept().await.is_ok());
     assert_eq!(node.shutdown(Duration::ZERO).await.cut, 0);
 }
