@@ -36,5 +36,5 @@ pub use self::net::{
 };
 pub use self::node::{Changes, Node, NodeError, Outcome, Stopper};
 pub use self::registry::Registry;
-pub use self::relay::{RelayMode, RelayOptions, Strategy, TargetOptions};
+pub use self::relay::{BridgeOptions, JoinOn, RelayMode, RelayOptions, Reply, Strategy, TargetOptions};
 pub use self::signal::{Connection, Signal, SignalRef};

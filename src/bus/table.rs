@@ -37,7 +37,7 @@ pub(crate) struct Record {
     bus: EventBus,
     endpoint: Arc<str>,
     is_dialled: bool,
-    partner: Option<ConnectionId>,
+    partner: OnceLock<ConnectionId>,
     begun: Instant,
     ends: OnceLock<(Endpoint, Endpoint)>,
     state: AtomicU8,
@@ -95,7 +95,7 @@ pub struct ConnectionSnapshot {
     pub endpoint: Arc<str>,
     /// Whether we dialled it; otherwise it is a client.
     pub dialled: bool,
-    /// The accepted connection it was dialled for.
+    /// The connection it was dialled for, or that waited for it in a bridge.
     pub partner: Option<ConnectionId>,
     /// The peer, once connected.
     pub peer: Option<Endpoint>,
@@ -155,14 +155,14 @@ impl Table {
         let table = self.lock();
         let Some(record) = table.live.get(&connection) else { return false };
         // A target's connection lives in the task of its client.
-        let owner = match record.partner {
+        let owner = match record.partner() {
             Some(client) => table.live.get(&client),
             None => Some(record),
         };
         let Some(task) = owner.and_then(|owner| owner.task.get()).cloned() else { return false };
         for record in table.live.values().filter(|other| {
             let of = owner.map(|owner| owner.id);
-            Some(other.id) == of || other.partner == of
+            Some(other.id) == of || other.partner() == of
         }) {
             record.killed.store(true, Ordering::Relaxed);
         }
@@ -234,7 +234,7 @@ impl Record {
             endpoint: Arc::clone(endpoint),
             // An accepted connection is there from the first.
             is_dialled: state != State::Connected,
-            partner,
+            partner: partner.map_or_else(OnceLock::new, OnceLock::from),
             begun: Instant::now(),
             ends,
             state: AtomicU8::new(state as u8),
@@ -264,7 +264,7 @@ impl Record {
         self.bus.emit(EventKind::Connected, || {
             let (peer, local) = self.ends();
             let endpoint = Arc::clone(&self.endpoint);
-            Event::Connected { connection: self.id, endpoint, partner: self.partner, peer, local }
+            Event::Connected { connection: self.id, endpoint, partner: self.partner(), peer, local }
         });
     }
 
@@ -276,7 +276,7 @@ impl Record {
             connection: self.id,
             endpoint: Arc::clone(&self.endpoint),
             target: target.as_target(),
-            partner: self.partner,
+            partner: self.partner(),
             error: error.to_owned(),
         });
     }
@@ -298,7 +298,7 @@ impl Record {
             Event::Disconnected {
                 connection: self.id,
                 endpoint: Arc::clone(&self.endpoint),
-                partner: self.partner,
+                partner: self.partner(),
                 peer,
                 local,
                 reason,
@@ -318,6 +318,16 @@ impl Record {
             Some(_) => totals.add(self.received(), self.sent(), unsent),
             None => totals.failed += 1,
         }
+    }
+
+    /// Joins it to one that has waited for it, whose task it lives in from now on.
+    pub(crate) fn meets(&self, partner: ConnectionId) {
+        // It can meet only once.
+        let _ = self.partner.set(partner);
+    }
+
+    fn partner(&self) -> Option<ConnectionId> {
+        self.partner.get().copied()
     }
 
     /// Names the task that an accepted connection lives and ends with.
@@ -437,7 +447,7 @@ impl Record {
             connection: self.id,
             endpoint: Arc::clone(&self.endpoint),
             dialled: self.is_dialled,
-            partner: self.partner,
+            partner: self.partner(),
             peer,
             local,
             state: self.state(),

@@ -13,7 +13,7 @@ use super::remote::Ask;
 use crate::address::Address;
 use crate::config::{Config, Fault, LogFormat, Origins, Place, ProgramOptions, size, socket_path};
 use crate::net::{BindError, DialOptions, ListenOptions, MessageOptions, Overflow, QueueOptions};
-use crate::relay::{RelayMode, RelayOptions, Strategy};
+use crate::relay::{BridgeOptions, JoinOn, RelayMode, RelayOptions, Reply, Strategy};
 use crate::service::CONTROL;
 
 /// Joins two networks: each client that comes to --listen gets a connection
@@ -47,6 +47,9 @@ pub(super) struct Args {
     /// What happens when more would wait [default: disconnect, in mode collect block]
     #[arg(long, value_name = "POLICY", help_heading = "Messages")]
     overflow: Option<Overflow>,
+    /// Who gets what the target of mode collect says [default: broadcast, every client]
+    #[arg(long, value_name = "WHO", help_heading = "Messages")]
+    reply: Option<Reply>,
 
     /// Accept clients only from this network (repeatable)
     #[arg(long, value_name = "CIDR", help_heading = "Limits")]
@@ -69,6 +72,15 @@ pub(super) struct Args {
     /// The same once one side has finished [default: 1h]
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, help_heading = "Limits")]
     half_closed_timeout: Option<String>,
+    /// In mode bridge, clients of one listener that may wait for the other's [default: 64]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Limits")]
+    max_waiting: Option<String>,
+    /// In mode bridge, end a connection that has waited for so long; or off [default: 1h]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, help_heading = "Limits")]
+    wait_timeout: Option<String>,
+    /// In mode bridge, dial the second target when the first sends data, or on its connection [default: data]
+    #[arg(long, value_name = "WHEN", help_heading = "Limits")]
+    join_on: Option<JoinOn>,
     /// Time for connections to end after TERM or INT [default: 10s]
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, help_heading = "Limits")]
     shutdown_grace: Option<String>,
@@ -298,46 +310,6 @@ impl Seeing {
     }
 }
 
-impl clap::ValueEnum for RelayMode {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
-    }
-
-    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-        Some(clap::builder::PossibleValue::new(self.name()))
-    }
-}
-
-impl clap::ValueEnum for Strategy {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
-    }
-
-    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-        Some(clap::builder::PossibleValue::new(self.name()))
-    }
-}
-
-impl clap::ValueEnum for Overflow {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
-    }
-
-    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-        Some(clap::builder::PossibleValue::new(self.name()))
-    }
-}
-
-impl clap::ValueEnum for LogFormat {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
-    }
-
-    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-        Some(clap::builder::PossibleValue::new(self.name()))
-    }
-}
-
 impl Args {
     /// What was meant, or everything that is wrong with it, a line each.
     pub(super) fn meaning(self) -> Result<Command, Vec<String>> {
@@ -411,6 +383,21 @@ impl Args {
         }
     }
 
+    /// How connections wait for each other.
+    fn bridge(&self, meaning: &mut Meaning) -> BridgeOptions {
+        let mut bridge = BridgeOptions::default();
+        if let Some(most) = meaning.number("--max-waiting", &self.max_waiting) {
+            bridge.max_waiting = most;
+        }
+        if self.wait_timeout.as_deref() == Some("off") {
+            bridge.wait_timeout = None;
+        } else if let Some(limit) = meaning.duration("--wait-timeout", &self.wait_timeout) {
+            bridge.wait_timeout = Some(limit);
+        }
+        bridge.join_on = self.join_on.unwrap_or_default();
+        bridge
+    }
+
     /// The relay, its listeners and targets, with their options.
     fn relay(&self, meaning: &mut Meaning) -> Config {
         let mut from = meaning.all("--listen", &self.listen);
@@ -428,6 +415,12 @@ impl Args {
             if mode == RelayMode::Publish {
                 // Who listens on the command line hears what the target says.
                 std::mem::swap(&mut relay.from, &mut relay.to);
+            }
+            if mode == RelayMode::Bridge && (relay.from.is_empty() || relay.to.is_empty()) {
+                // Two of a kind: the first, and the second.
+                let mut ends: Vec<_> = relay.from.drain(..).chain(relay.to.drain(..)).collect();
+                relay.to = ends.split_off(ends.len().min(1));
+                relay.from = ends;
             }
         }
         let messages = self.messages(meaning);
@@ -467,7 +460,9 @@ impl Args {
             relay.idle_timeout = meaning.duration("--idle-timeout", &self.idle_timeout);
         }
         relay.targets.strategy = self.strategy.unwrap_or_default();
-        config.relay.values_mut().for_each(|one| one.options = relay);
+        relay.bridge = self.bridge(meaning);
+        relay.reply = self.reply.unwrap_or_default();
+        config.relay.values_mut().for_each(|one| one.options = relay.clone());
         config
     }
 }
@@ -489,6 +484,10 @@ pub(super) fn option(place: &Place) -> &'static str {
         (_, "max_frame") => "--max-frame",
         (_, "queue_max") => "--queue",
         (_, "queue_overflow") => "--overflow",
+        (_, "reply") => "--reply",
+        (_, "max_waiting") => "--max-waiting",
+        (_, "wait_timeout") => "--wait-timeout",
+        (_, "join_on") => "--join-on",
         (_, "source") => "--source",
         (_, "idle_timeout") => "--idle-timeout",
         (_, "half_closed_timeout") => "--half-closed-timeout",

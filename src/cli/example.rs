@@ -29,5 +29,8 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("relay", include_str!("../../config/relay.toml")),
     ("echo", include_str!("../../config/echo.toml")),
     ("both-roles", include_str!("../../config/both-roles.toml")),
+    ("hub", include_str!("../../config/hub.toml")),
+    ("publish", include_str!("../../config/publish.toml")),
+    ("bridge", include_str!("../../config/bridge.toml")),
     ("reference", include_str!("../../config/reference.toml")),
 ];

@@ -35,6 +35,10 @@ fn relay(out: &mut String, config: &Config, id: &str, relay: &RelayConfig) {
         RelayMode::Hub => "every client hears what the others send",
         RelayMode::Collect => "what all clients send goes to one target that is kept connected",
         RelayMode::Publish => "one end hears what the other sends",
+        RelayMode::Bridge if config.to(relay).next().is_none() => {
+            "clients of both listeners are joined as they come"
+        }
+        RelayMode::Bridge => "two targets are dialled and joined, again and again",
     };
     let _ = writeln!(out, "\nrelay.{id}: {what}");
     for (id, one) in config.from(relay) {
@@ -55,8 +59,8 @@ fn relay(out: &mut String, config: &Config, id: &str, relay: &RelayConfig) {
 /// Which end of a relay an object is at: in mode publish either kind may be at either.
 fn end(relay: &RelayConfig, id: &str, usual: &'static str) -> &'static str {
     match relay.mode {
-        RelayMode::Publish if relay.from.iter().any(|from| from == id) => "from",
-        RelayMode::Publish => "to",
+        RelayMode::Publish | RelayMode::Bridge if relay.from.iter().any(|from| from == id) => "from",
+        RelayMode::Publish | RelayMode::Bridge => "to",
         _ => usual,
     }
 }

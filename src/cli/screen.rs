@@ -73,7 +73,7 @@ pub(super) fn status(answer: &Value) -> String {
     let mut table = Table::new(&[">CLIENT", "OBJECT", "PEER", "TARGET", ">RECEIVED", ">SENT", ">AGE"]);
     let targets: HashMap<_, _> =
         connections.iter().filter_map(|target| Some((target["partner"].as_u64()?, target))).collect();
-    for client in connections.iter().filter(|connection| connection["dialled"] == false) {
+    for client in connections.iter().filter(|one| one["dialled"] == false && one["partner"].is_null()) {
         let target = client["connection"].as_u64().and_then(|id| targets.get(&id));
         let target = match target {
             Some(target) if !target["peer"].is_null() => plain(&target["peer"]),

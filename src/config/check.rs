@@ -35,6 +35,7 @@ impl Config {
         }
         self.check_ends(&mut faults);
         faults.0.extend(self.check_messages());
+        faults.0.extend(self.check_waiting());
         faults.0.extend(self.circles(&self.literal_leads()));
         faults.0
     }
@@ -205,7 +206,7 @@ impl Config {
                 let (listens, connects) = (self.listen.contains_key(name), self.client.contains_key(name));
                 // Whoever is published, and whoever hears it, may have come to us or be dialled.
                 let fits = match key {
-                    _ if relay.mode == RelayMode::Publish => listens || connects,
+                    _ if matches!(relay.mode, RelayMode::Publish | RelayMode::Bridge) => listens || connects,
                     "from" => listens,
                     _ => connects,
                 };
@@ -223,6 +224,7 @@ impl Config {
         let listens = "there is nothing to listen on; name a listener";
         let connects = "there is nothing to connect to; name a client, or write mode = \"echo\"";
         match relay.mode {
+            RelayMode::Bridge => faults.0.extend(self.check_bridge(id, relay)),
             RelayMode::Publish if relay.from.is_empty() => {
                 faults.add(at("from"), "there is nobody to be heard; name a client or a listener");
             }
@@ -442,7 +444,7 @@ fn kernel_faults(
 /// Names that wires and calls use for the node's own parts.
 const TAKEN: [&str; 3] = ["node", "log", "script"];
 const NO_LISTENER: &str = "there is no listener that it could hold for; listen on an address, or remove it";
-const TOO_LONG: &str = "is longer than a year; leave it out for the default";
+pub(super) const TOO_LONG: &str = "is longer than a year; leave it out for the default";
 /// Timers beyond this are mistakes.
 pub(crate) const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 /// Below this a relay would do little but system calls.

@@ -13,7 +13,7 @@ use super::messages::{Auto, FramingText};
 use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig};
 use crate::address::Address;
 use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow};
-use crate::relay::{RelayMode, Strategy};
+use crate::relay::{JoinOn, RelayMode, Reply, Strategy};
 
 /// When a changed key takes effect at a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,12 +181,16 @@ pub(crate) fn client() -> Vec<Key<ClientConfig>> {
 #[rustfmt::skip]
 pub(crate) fn relay() -> Vec<Key<RelayConfig>> {
     vec![
-        required(key(a::<Names>(), "from", |r: &mut RelayConfig| &mut r.from, NewConnections, "the listeners whose clients it takes; in mode publish, who is heard")),
-        key(a::<Names>(), "to", |r| &mut r.to, NewConnections, "the clients it leads to: the first is dialled, the next when that fails; in mode publish, who hears"),
-        key(a::<OneOf<RelayMode>>(), "mode", |r| &mut r.mode, NewConnections, "pair: a connection of its own for each client; echo: all comes back, and there is no to; hub: each client hears what the others send; publish: those in to hear those in from; collect: all go to one target that is kept connected"),
+        required(key(a::<Names>(), "from", |r: &mut RelayConfig| &mut r.from, NewConnections, "the listeners whose clients it takes; in mode publish, who is heard; in mode bridge, a listener, or a client that is dialled first")),
+        key(a::<Names>(), "to", |r| &mut r.to, NewConnections, "the clients it leads to: the first is dialled, the next when that fails; in mode publish, who hears; in mode bridge, what from is"),
+        key(a::<OneOf<RelayMode>>(), "mode", |r| &mut r.mode, NewConnections, "pair: a connection of its own for each client; echo: all comes back, and there is no to; hub: each client hears what the others send; publish: those in to hear those in from; collect: all go to one target that is kept connected; bridge: two listeners whose clients meet, or two targets that are both dialled"),
         key(a::<OneOf<Strategy>>(), "strategy", |r| &mut r.options.targets.strategy, NewConnections, "which target a client of a pair gets: failover: the first that is up; round_robin: each in turn; least_connections: the one with the fewest"),
         key(a::<Time>(), "hold", |r| &mut r.options.targets.hold, NewConnections, "a target that has failed is not used for so long; if they are checked, it must be reachable for so long before it is used again"),
         key(a::<Limit>(), "check", |r| &mut r.options.targets.check, NewConnections, "each target is tried so often, by a connection that is closed at once"),
+        key(a::<OneOf<Reply>>(), "reply", |r| &mut r.options.reply, NewConnections, "in mode collect, who gets what the target says: broadcast: every client"),
+        key(a::<Number<usize>>(), "max_waiting", |r| &mut r.options.bridge.max_waiting, NewConnections, "in mode bridge, clients of one listener that may wait for the other's"),
+        key(a::<Limit>(), "wait_timeout", |r| &mut r.options.bridge.wait_timeout, NewConnections, "in mode bridge, ends a connection that has waited for so long"),
+        key(a::<OneOf<JoinOn>>(), "join_on", |r| &mut r.options.bridge.join_on, NewConnections, "in mode bridge, when the second target is dialled: data: the first has something to say; connection: it is connected"),
         key(a::<Limit>(), "idle_timeout", |r| &mut r.options.idle_timeout, Live, "ends a pair, or a member of another mode, in which nothing moves for so long"),
         key(a::<Time>(), "half_closed_timeout", |r| &mut r.options.half_closed_timeout, Live, "the same once one side has finished"),
     ]
@@ -214,6 +218,22 @@ impl Word for RelayMode {
 }
 
 impl Word for Strategy {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn word(self) -> &'static str {
+        self.name()
+    }
+}
+
+impl Word for Reply {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn word(self) -> &'static str {
+        self.name()
+    }
+}
+
+impl Word for JoinOn {
     const ALL: &'static [Self] = &Self::ALL;
 
     fn word(self) -> &'static str {

@@ -10,7 +10,7 @@ use super::{Config, Fault, Place, RelayConfig};
 use crate::address::Address;
 use crate::framing::Framing;
 use crate::net::{MessageOptions, Overflow};
-use crate::relay::RelayMode;
+use crate::relay::{RelayMode, Reply};
 
 /// A value, or `"auto"` for what is usual where it is used.
 pub(super) struct Auto<K>(PhantomData<K>);
@@ -79,9 +79,19 @@ impl Config {
         for (id, relay) in &self.relay {
             let fault = |key, text: String| Fault { place: Place::new("relay", id, key), text };
             let mode = relay.mode.name();
-            if relay.mode.is_group() && self.is_conversation(relay) {
+            if (relay.mode.is_group() || relay.mode == RelayMode::Bridge) && self.is_conversation(relay) {
                 let text = format!("stdio: is one conversation, and mode {mode} joins many; name addresses");
                 faults.push(fault("mode", text));
+            }
+            let reply = relay.options.reply;
+            if reply != Reply::default() && relay.mode != RelayMode::Collect {
+                let text = format!(
+                    "mode {mode} has no answers to share out; remove it, or write mode = \"collect\""
+                );
+                faults.push(fault("reply", text));
+            } else if !reply.is_built() {
+                let text = format!("{} is not possible in this version; write broadcast", reply.name());
+                faults.push(fault("reply", text));
             }
             if relay.mode == RelayMode::Publish {
                 for (nth, name) in relay.to.iter().enumerate().filter(|(_, name)| relay.from.contains(name)) {

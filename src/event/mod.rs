@@ -72,6 +72,8 @@ pub enum Reason {
     TruncatedFrame,
     /// Memory for unfinished frames was needed, and its was the oldest; reset.
     StalledFrame,
+    /// It waited in a bridge for longer than it may, or as many as may wait did already; reset.
+    NoPartner,
 }
 
 impl Reason {
@@ -94,6 +96,7 @@ impl Reason {
             Self::MalformedFrame => "malformed_frame",
             Self::TruncatedFrame => "truncated_frame",
             Self::StalledFrame => "stalled_frame",
+            Self::NoPartner => "no_partner",
         }
     }
 }

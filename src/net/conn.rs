@@ -173,7 +173,7 @@ impl Conn {
         self.record.disconnected(reason, error.map(io::Error::to_string).as_deref(), unsent);
     }
 
-    fn stream(&self) -> &Stream {
+    pub(super) fn stream(&self) -> &Stream {
         self.stream.as_ref().expect("an ended Conn is not used")
     }
 

@@ -22,6 +22,7 @@ pub mod socket;
 mod stdio;
 mod transport;
 mod unacknowledged;
+mod unread;
 
 pub(crate) use self::access::network;
 pub use self::access::{AccessList, CidrError};

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::NodeError;
+use super::bridges::Bridged;
 use crate::address::{Address, Host};
 use crate::bus::EventBus;
 use crate::config::{ClientConfig, Config, Leads, ListenConfig, RelayConfig};
@@ -18,8 +19,8 @@ use crate::event::Endpoint;
 use crate::net::{Listener, Target, addresses, bind, check_source, is_own, no_networks};
 use crate::registry::{Condition, Door, Ledger, ListenerState, Object, Places};
 use crate::relay::{
-    Ended, Entrance, Group, Limits, Outlet, Relay, RelayMode, RelayOptions, Shared, Side, Stop, Targets,
-    Uplink, keep, most_connections, serve, serve_stdio,
+    Ended, Entrance, Group, Limits, Outlet, Relay, RelayMode, Shared, Side, Stop, Targets, Uplink, keep,
+    most_connections, serve, serve_stdio,
 };
 
 /// What runs.
@@ -30,6 +31,8 @@ pub(super) struct Wiring {
     limits: BTreeMap<String, Arc<Limits>>,
     /// Those of relays that join many, by their names.
     groups: BTreeMap<String, Joined>,
+    /// Those in which two meet.
+    bridges: BTreeMap<String, Bridged>,
     open: Vec<Open>,
     /// What is known of each client's target.
     conditions: BTreeMap<String, (Address, Arc<Condition>)>,
@@ -145,6 +148,7 @@ impl Wiring {
             shared: Arc::new(shared),
             limits: BTreeMap::new(),
             groups: BTreeMap::new(),
+            bridges: BTreeMap::new(),
             open: Vec::new(),
             conditions: BTreeMap::new(),
             checks: JoinSet::new(),
@@ -279,6 +283,7 @@ impl Wiring {
         self.checks = JoinSet::new();
         let mut limits = BTreeMap::new();
         let mut groups = BTreeMap::new();
+        let mut bridges = BTreeMap::new();
         let mut bound: BTreeMap<_, _> = bound.into_iter().map(|bound| (bound.id, bound.listeners)).collect();
         // Before any listener takes clients, who could have all the places.
         let mut relays: Vec<_> = config.relay.iter().collect();
@@ -301,8 +306,19 @@ impl Wiring {
             });
             let group = joined.as_ref().map(|joined| Arc::clone(&joined.group));
             groups.extend(joined.map(|joined| (name.clone(), joined)));
+            let bridged = Bridged::of(self.bridges.remove(name), config, relay);
+            // Of two targets a bridge keeps the first, and leads it to the second.
+            let first = (bridged.is_some() && !outlets.is_empty()).then(|| outlets.remove(0));
+            let bridge = bridged.as_ref().map(|(bridged, _)| bridged.bridge());
             let targets = Targets::new(name.as_str().into(), outlets, relay.options.targets);
-            let running = Arc::new(Relay::new(Arc::clone(&self.shared), targets, limit, group, once));
+            let running = Relay::new(Arc::clone(&self.shared), targets, limit, group, once);
+            let running = Arc::new(running.with_bridge(bridge));
+            if let Some((bridged, is_new)) = bridged {
+                if let Some(first) = first.filter(|_| is_new) {
+                    bridged.dial(first, &running, stop, serving);
+                }
+                bridges.insert(name.clone(), bridged);
+            }
             if relay.options.targets.check.is_some() {
                 let relay = Arc::clone(&running);
                 self.checks.spawn(async move { relay.check_targets().await });
@@ -342,6 +358,7 @@ impl Wiring {
         self.limits = limits;
         // Dropping the old ones ends their clients.
         self.groups = groups;
+        self.bridges = bridges;
         self.objects(config)
     }
 
@@ -391,7 +408,7 @@ impl Wiring {
     ) -> Joined {
         let clients: Vec<_> = config.to(relay).map(|(_, client)| client.clone()).collect();
         // Its limits follow a change by themselves.
-        let relay = RelayConfig { options: RelayOptions::default(), ..relay.clone() };
+        let relay = RelayConfig { options: relay.options.without_limits(), ..relay.clone() };
         if let Some(joined) = self.groups.remove(name)
             && joined.relay == relay
             && joined.clients == clients

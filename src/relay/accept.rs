@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::bridge::attend;
 use super::group::Side;
 use super::member::Member;
 use super::session::Session;
@@ -117,9 +118,13 @@ fn enter(
 ) {
     let record = Arc::clone(client.record());
     let relay = &entrance.relay;
-    let task = match &relay.group {
-        None => sessions.spawn(Session::new(relay, client, places)),
-        Some(group) => {
+    let task = match (&relay.group, &relay.bridge) {
+        (None, None) => sessions.spawn(Session::new(relay, client, places)),
+        (_, Some(bridge)) => {
+            let (relay, bridge, side) = (Arc::clone(relay), Arc::clone(bridge), entrance.side);
+            sessions.spawn(attend(relay, bridge, side, client, places, stop.clone()))
+        }
+        (Some(group), None) => {
             let (options, stop) = (&entrance.options.messages, stop.clone());
             let member = Member::new(group, &relay.limits, client, entrance.side, options);
             sessions.spawn(async move {

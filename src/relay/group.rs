@@ -114,7 +114,7 @@ impl Group {
             RelayMode::Hub => !std::ptr::eq(member, from),
             RelayMode::Collect => member.side != from.side,
             RelayMode::Publish => (from.side, member.side) == (Side::From, Side::To),
-            RelayMode::Pair | RelayMode::Echo => unreachable!("these have no group"),
+            RelayMode::Pair | RelayMode::Echo | RelayMode::Bridge => unreachable!("these have no group"),
         }
     }
 

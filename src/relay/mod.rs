@@ -1,12 +1,16 @@
 //! Relays: ready-made topologies. In a pair each client of a listener gets an
 //! outbound connection of its own, and bytes and ends are carried through; in
-//! a group messages go from each to many.
+//! a group messages go from each to many, and in a bridge two meet that both
+//! came to us, or that were both dialled.
 
 mod abort;
 mod accept;
+mod bridge;
+mod dialled;
 mod group;
 mod member;
 mod pair;
+mod reply;
 mod session;
 mod sweep;
 mod targets;
@@ -19,7 +23,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub(crate) use self::accept::{Entrance, serve, serve_stdio};
+pub(crate) use self::bridge::Bridge;
+pub use self::bridge::{BridgeOptions, JoinOn};
+pub(crate) use self::dialled::join_dialled;
 pub(crate) use self::group::{Group, Side};
+pub use self::reply::Reply;
 pub(crate) use self::sweep::Limits;
 use self::sweep::Sweep;
 pub(crate) use self::targets::Targets;
@@ -47,10 +55,12 @@ pub enum RelayMode {
     Publish,
     /// What all clients send goes to one target that is kept connected, and its answers to all of them.
     Collect,
+    /// Clients of two listeners are joined in the order in which they came; or two targets, which are both dialled.
+    Bridge,
 }
 
 /// What a relay does beside moving bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayOptions {
     /// Ends a pair in which nothing has moved for so long. `None`: never.
     pub idle_timeout: Option<Duration>,
@@ -58,22 +68,37 @@ pub struct RelayOptions {
     pub half_closed_timeout: Duration,
     /// How clients of a pair are led to one of several targets.
     pub targets: TargetOptions,
+    /// Where the answers of the target go, in mode collect.
+    pub reply: Reply,
+    /// How connections wait for each other, in mode bridge.
+    pub bridge: BridgeOptions,
 }
 
 impl Default for RelayOptions {
-    /// No idle timeout, one hour half-closed, failover.
+    /// No idle timeout, one hour half-closed, failover, answers to every client.
     fn default() -> Self {
         Self {
             idle_timeout: None,
             half_closed_timeout: Duration::from_secs(3_600),
             targets: TargetOptions::default(),
+            reply: Reply::default(),
+            bridge: BridgeOptions::default(),
         }
+    }
+}
+
+impl RelayOptions {
+    /// Without what follows a change while it runs.
+    pub(crate) fn without_limits(&self) -> Self {
+        let Self { idle_timeout, half_closed_timeout, .. } = Self::default();
+        Self { idle_timeout, half_closed_timeout, ..self.clone() }
     }
 }
 
 impl RelayMode {
     /// Every mode there is.
-    pub const ALL: [Self; 5] = [Self::Pair, Self::Echo, Self::Hub, Self::Publish, Self::Collect];
+    pub const ALL: [Self; 6] =
+        [Self::Pair, Self::Echo, Self::Hub, Self::Publish, Self::Collect, Self::Bridge];
 
     /// How it is written.
     pub const fn name(self) -> &'static str {
@@ -83,6 +108,7 @@ impl RelayMode {
             Self::Hub => "hub",
             Self::Publish => "publish",
             Self::Collect => "collect",
+            Self::Bridge => "bridge",
         }
     }
 
@@ -113,6 +139,8 @@ pub(crate) struct Relay {
     limits: Arc<Limits>,
     /// What its clients are members of, in a mode that joins many.
     group: Option<Arc<Group>>,
+    /// Where they meet, in mode bridge.
+    bridge: Option<Arc<Bridge>>,
     /// Ends with its first conversation, because it speaks to standard input and output.
     once: bool,
 }
@@ -193,7 +221,12 @@ impl Relay {
         group: Option<Arc<Group>>,
         once: bool,
     ) -> Self {
-        Self { shared, targets, limits, group, once }
+        Self { shared, targets, limits, group, bridge: None, once }
+    }
+
+    /// One whose clients meet there.
+    pub(crate) fn with_bridge(self, bridge: Option<Arc<Bridge>>) -> Self {
+        Self { bridge, ..self }
     }
 
     /// Tries its targets again and again, if that is asked for. Never ends then.

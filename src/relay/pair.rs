@@ -16,7 +16,7 @@ use crate::net::{Conn, reason_of, reason_of_drop};
 pub(super) struct Pair {
     relay: Arc<Relay>,
     watch: Arc<Watch>,
-    /// Which of the relay's targets it is joined to.
+    /// Which of the relay's targets it is joined to; a relay has none whose ends both came to us.
     outlet: u16,
     /// It counts there, if there are others.
     _lead: Option<Lead>,
@@ -89,7 +89,9 @@ impl Pair {
         }
         if self.watch.take_settled() {
             // Not at once: most connections are over before it could matter, and it takes four system calls.
-            self.upstream.keep_alive(&self.relay.targets.outlet(self.outlet.into()).options.keepalive);
+            if let Some(outlet) = self.relay.targets.outlet(self.outlet.into()) {
+                self.upstream.keep_alive(&outlet.options.keepalive);
+            }
         }
         // In turns, so that neither direction is always served second.
         self.client_first = !self.client_first;

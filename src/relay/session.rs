@@ -87,7 +87,7 @@ impl Future for Session {
 
 /// Dials the targets in order. Nothing is read from the client meanwhile; if
 /// none answers it is reset, so that it cannot take silence for an empty answer.
-async fn connect(relay: Arc<Relay>, mut client: Conn) -> Option<Pair> {
+pub(super) async fn connect(relay: Arc<Relay>, mut client: Conn) -> Option<Pair> {
     match relay.targets.dial(&relay.shared, &client).await {
         Some(upstream) => Some(Pair::new(Arc::clone(&relay), client, upstream)),
         None => {

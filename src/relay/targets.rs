@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{Outlet, Shared};
-use crate::event::{Event, EventKind};
+use crate::bus::EventBus;
+use crate::event::{ConnectionId, Event, EventKind};
 use crate::net::{Conn, DialError, dial, probe};
 use crate::registry::Condition;
 
@@ -85,8 +86,8 @@ impl Targets {
     }
 
     /// One of them, by its place in the config.
-    pub(super) fn outlet(&self, nth: usize) -> &Outlet {
-        &self.outlets[nth]
+    pub(super) fn outlet(&self, nth: usize) -> Option<&Outlet> {
+        self.outlets.get(nth)
     }
 
     /// Dials them in their order until one answers, on behalf of a client.
@@ -184,6 +185,29 @@ async fn all(checks: impl Iterator<Item = impl Future<Output = ()>>) {
         if running.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
     })
     .await;
+}
+
+impl Outlet {
+    /// Dials it, and notes whether it could be reached.
+    pub(super) async fn dial(
+        &self,
+        bus: &EventBus,
+        partner: Option<ConnectionId>,
+    ) -> Result<Conn, DialError> {
+        let dialled = dial(&self.target, &self.options, &self.own, bus, partner).await;
+        match &dialled {
+            Ok(_) => self.condition.reached(),
+            Err(_) => self.condition.failed(Duration::ZERO),
+        }
+        dialled
+    }
+}
+
+impl Reached {
+    /// Where there was nothing to choose.
+    pub(super) fn alone(upstream: Conn) -> Self {
+        Self { upstream, nth: 0, lead: None }
+    }
 }
 
 impl Lead {

@@ -13,7 +13,7 @@ use super::group::{Group, Mailbox, Side};
 use super::member::Member;
 use super::{Ended, Limits, Outlet, RelayOptions, Stop};
 use crate::event::{DropCause, Event, EventKind};
-use crate::net::{Amount, Conn, MessageOptions, dial};
+use crate::net::{Amount, Conn, MessageOptions};
 use crate::registry::Ledger;
 
 /// A client of a group.
@@ -29,7 +29,7 @@ pub(crate) struct Uplink {
 
 /// How long to wait before the next dial.
 #[derive(Debug, Default)]
-struct Backoff {
+pub(super) struct Backoff {
     failures: u32,
 }
 
@@ -92,21 +92,17 @@ pub(crate) async fn keep(
     stop: watch::Receiver<Stop>,
     mut alive: watch::Receiver<()>,
 ) -> Ended {
-    let Uplink { group, outlet: Outlet { target, options, own, condition }, .. } = &uplink;
+    let Uplink { group, outlet, .. } = &uplink;
     let mut backoff = Backoff::default();
     loop {
         let dialled = tokio::select! {
             biased;
             () = uplink.over(stop.clone()) => return uplink.ended(0),
             Err(_replaced) = alive.changed() => return uplink.ended(0),
-            dialled = dial(target, options, own, &group.shared.bus, None) => dialled,
+            dialled = outlet.dial(&group.shared.bus, None) => dialled,
         };
-        match &dialled {
-            Ok(_) => condition.reached(),
-            Err(_) => condition.failed(Duration::ZERO),
-        }
         if let Ok(conn) = dialled {
-            conn.keep_alive(&options.keepalive);
+            conn.keep_alive(&outlet.options.keepalive);
             let begun = Instant::now();
             tokio::select! {
                 biased;
@@ -123,9 +119,9 @@ pub(crate) async fn keep(
         }
         let pause = backoff.next(RandomState::new().hash_one(0));
         group.shared.bus.emit(EventKind::Reconnecting, || Event::Reconnecting {
-            endpoint: Arc::clone(&target.name),
-            target: target.address.as_target(),
-            attempt: backoff.failures,
+            endpoint: Arc::clone(&outlet.target.name),
+            target: outlet.target.address.as_target(),
+            attempt: backoff.failures(),
             pause,
         });
         tokio::select! {
@@ -138,7 +134,7 @@ pub(crate) async fn keep(
 }
 
 /// Waits until the node cuts what has not ended.
-async fn cut(mut stop: watch::Receiver<Stop>) {
+pub(super) async fn cut(mut stop: watch::Receiver<Stop>) {
     loop {
         let at = *stop.borrow_and_update();
         tokio::select! {
@@ -150,9 +146,14 @@ async fn cut(mut stop: watch::Receiver<Stop>) {
 }
 
 impl Backoff {
+    /// How many there have been without a success.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
     /// Twice as long at most each time, and any part of that (full jitter), so
     /// that many nodes do not come back all at once.
-    fn next(&mut self, random: u64) -> Duration {
+    pub(super) fn next(&mut self, random: u64) -> Duration {
         let most = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         let share = (random >> 32) as f64 / f64::from(u32::MAX);

@@ -176,7 +176,7 @@ fn what_the_command_line_means_can_be_written_to_a_file_and_run() {
 fn what_show_prints_is_the_same_config_and_shows_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("copy.toml");
-    for name in ["relay", "echo", "both-roles", "reference"] {
+    for name in SHIPPED {
         let file = root().join(format!("config/{name}.toml"));
         let shown = printed(&["check", "--show", file.to_str().unwrap()]);
         fs::write(&copy, &shown).unwrap();
@@ -217,6 +217,8 @@ fn shipped(name: &str, variables: &[(&str, SocketAddr)]) -> NodeProcess {
     NodeProcess::spawn(&mut command)
 }
 
+/// Every file of `config/`.
+const SHIPPED: [&str; 7] = ["relay", "echo", "both-roles", "hub", "publish", "bridge", "reference"];
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 fn echoes(address: SocketAddr) {
@@ -266,6 +268,37 @@ fn both_roles_serve_and_pass_on_and_one_may_lead_to_the_other() {
     echoes(address_of(&node, "own"));
     // The server is away, so this goes through the node twice.
     echoes(address_of(&node, "gate"));
+    assert_eq!(node.stop().0, 0);
+}
+
+#[test]
+fn the_room_the_readings_and_the_meeting_place_do_what_they_say() {
+    let hears = |mut client: &TcpStream, text: &str| {
+        let mut bytes = vec![0; text.len()];
+        client.read_exact(&mut bytes).unwrap();
+        assert_eq!(bytes, text.as_bytes());
+    };
+    let node = shipped("hub", &[("ROOM", ANY)]);
+    let (one, mut other) = (connect(node.address()), connect(node.address()));
+    node.nth_event("new_connection", 1);
+    other.write_all(b"good morning\n").unwrap();
+    hears(&one, "good morning\n");
+    drop((one, other));
+    assert_eq!(node.stop().0, 0);
+
+    let node = shipped("publish", &[("SENSORS", ANY), ("VIEWERS", ANY)]);
+    let viewer = connect(address_of(&node, "viewers"));
+    node.event("new_connection");
+    connect(address_of(&node, "sensors")).write_all(b"20.5\n").unwrap();
+    hears(&viewer, "20.5\r\n");
+    drop(viewer);
+    assert_eq!(node.stop().0, 0);
+
+    let node = shipped("bridge", &[("USERS", ANY), ("SERVERS", ANY)]);
+    let (one, mut other) = (connect(address_of(&node, "users")), connect(address_of(&node, "servers")));
+    other.write_all(b"220 ready\r\n").unwrap();
+    hears(&one, "220 ready\r\n");
+    drop((one, other));
     assert_eq!(node.stop().0, 0);
 }
 
@@ -381,9 +414,7 @@ fn a_library_user_reads_a_file_and_is_told_what_is_wrong() {
 }
 
 fn valid() -> String {
-    ["relay", "echo", "both-roles", "reference"]
-        .map(|name| fs::read_to_string(root().join(format!("config/{name}.toml"))).unwrap())
-        .join("\n")
+    SHIPPED.map(|name| fs::read_to_string(root().join(format!("config/{name}.toml"))).unwrap()).join("\n")
 }
 
 proptest! {
