@@ -9,6 +9,7 @@
 //!                                    └──► direct slots
 //! ```
 
+mod channel;
 #[cfg(test)]
 mod cost;
 mod dispatcher;
@@ -25,6 +26,7 @@ pub use self::subscription::{Counts, Delivery, Subscription};
 pub(crate) use self::table::Record;
 pub use self::table::{ConnectionSnapshot, ListenerSnapshot, Snapshot, Totals};
 
+use self::channel::{Batch, Channel};
 use self::outbox::Outbox;
 use self::table::Table;
 use crate::event::{ConnectionId, Envelope, Event, EventKind, EventMask};
@@ -45,8 +47,8 @@ struct Shared {
     table: Table,
     stamps: Mutex<Stamps>,
     slots: Signal<Envelope>,
-    discrete: async_broadcast::InactiveReceiver<Arc<Envelope>>,
-    level: async_broadcast::InactiveReceiver<Arc<Envelope>>,
+    discrete: async_broadcast::InactiveReceiver<Arc<Batch>>,
+    level: async_broadcast::InactiveReceiver<Arc<Batch>>,
     dispatcher: Mutex<Option<dispatcher::Senders>>,
 }
 
@@ -61,8 +63,8 @@ struct Stamps {
 impl EventBus {
     /// A bus for one node. Subscribe before the node starts to miss nothing.
     pub fn new() -> Self {
-        let (discrete_in, discrete) = channel(DISCRETE);
-        let (level_in, level) = channel(LEVEL);
+        let (discrete_in, discrete) = Channel::new(DISCRETE);
+        let (level_in, level) = Channel::new(LEVEL);
         let senders = dispatcher::Senders { discrete: discrete_in, level: level_in };
         let shared = Shared {
             interest: Interest::default(),
@@ -187,17 +189,6 @@ impl Shared {
     fn stamps(&self) -> std::sync::MutexGuard<'_, Stamps> {
         self.stamps.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A broadcast channel in its one safe setting: it drops the oldest, never
-/// waits, and the kept inactive receiver keeps it open.
-fn channel(
-    capacity: usize,
-) -> (async_broadcast::Sender<Arc<Envelope>>, async_broadcast::InactiveReceiver<Arc<Envelope>>) {
-    let (mut sender, receiver) = async_broadcast::broadcast(capacity);
-    sender.set_overflow(true);
-    sender.set_await_active(false);
-    (sender, receiver.deactivate())
 }
 
 /// Who wants what: a count per kind, and the mask that emitters load.

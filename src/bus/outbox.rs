@@ -107,9 +107,9 @@ impl Outbox {
         levels
     }
 
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.lock().main.is_empty()
+    /// How many wait, level notices not counted.
+    pub(super) fn len(&self) -> usize {
+        self.lock().main.len()
     }
 
     pub(super) fn has_level(&self) -> bool {
