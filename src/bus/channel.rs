@@ -13,7 +13,7 @@ use crate::event::Envelope;
 
 /// What went out on one channel in one turn: at least one event.
 pub(super) struct Batch {
-    pub(super) events: Vec<Arc<Envelope>>,
+    pub(super) events: Box<[Envelope]>,
     /// How many had been stamped when the turn was over, on either channel.
     pub(super) until: Stamps,
 }
@@ -26,8 +26,8 @@ pub(super) struct Channel {
     /// Sizes of the batches in the channel, the oldest first, and their sum.
     sizes: VecDeque<usize>,
     held: usize,
-    /// The batch of this turn.
-    events: Vec<Arc<Envelope>>,
+    /// The batch of this turn, so far.
+    events: Vec<Envelope>,
 }
 
 impl Channel {
@@ -42,7 +42,7 @@ impl Channel {
     }
 
     /// Adds an event to the batch of this turn.
-    pub(super) fn add(&mut self, envelope: Arc<Envelope>) {
+    pub(super) fn add(&mut self, envelope: Envelope) {
         self.events.push(envelope);
     }
 
@@ -52,7 +52,8 @@ impl Channel {
         if count == 0 {
             return;
         }
-        let events = std::mem::replace(&mut self.events, Vec::with_capacity(count));
+        // Of just its size: it may be kept for long.
+        let events = self.events.drain(..).collect();
         // An error says that nobody has subscribed to this channel, which is no fault.
         if self.sender.try_broadcast(Arc::new(Batch { events, until })).is_ok() {
             self.sizes.push_back(count);
@@ -93,7 +94,7 @@ mod tests {
             for _ in 0..size {
                 seq += 1;
                 let event = Event::Lagged { missed: 0 };
-                channel.add(Arc::new(Envelope { seq, at: SystemTime::now(), nth: seq, event }));
+                channel.add(Envelope { seq, at: SystemTime::now(), nth: seq, event });
             }
             channel.send(Stamps::default());
         }

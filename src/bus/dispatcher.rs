@@ -62,9 +62,9 @@ impl Dispatcher {
             let mut stamps = self.shared.stamps();
             for pending in batch.drain(..) {
                 let Some((event, at)) = fact(&self.shared, pending, now, &mut stamps) else { continue };
-                let envelope = Arc::new(stamp(event, at, &mut stamps));
+                let envelope = stamp(event, at, &mut stamps);
                 if has_slots {
-                    for_slots.push(Arc::clone(&envelope));
+                    for_slots.push(envelope.clone());
                 }
                 let is_level = envelope.event.kind().is_level();
                 let channel = if is_level { &mut self.senders.level } else { &mut self.senders.discrete };

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub(crate) use self::dispatcher::Dispatcher;
-pub use self::subscription::{Counts, Delivery, Subscription};
+pub use self::subscription::{Counts, Delivery, Received, Subscription};
 pub(crate) use self::table::Record;
 pub use self::table::{ConnectionSnapshot, ListenerSnapshot, Snapshot, Totals};
 

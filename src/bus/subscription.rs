@@ -2,6 +2,7 @@
 //! with every loss counted.
 
 use std::fmt;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -34,11 +35,36 @@ pub struct Subscription {
 #[derive(Clone, Debug)]
 pub enum Delivery {
     /// The next event of the mask.
-    Event(Arc<Envelope>),
+    Event(Received),
     /// This many events came and went unseen; the node's
     /// [snapshot](super::EventBus::snapshot) tells what is true now. Events
     /// outside the mask count too, if their channel was subscribed.
     Lagged(u64),
+}
+
+/// An event as a subscription yields it: its [`Envelope`], by reference.
+///
+/// Cloning it costs a count. Events that came about together are one piece of
+/// memory, at most 256 of them, which lives as long as any of them: clone the
+/// envelope of one that is kept for long.
+#[derive(Clone)]
+pub struct Received {
+    batch: Arc<Batch>,
+    at: usize,
+}
+
+impl Deref for Received {
+    type Target = Envelope;
+
+    fn deref(&self) -> &Envelope {
+        &self.batch.events[self.at]
+    }
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Envelope::fmt(self, f)
+    }
 }
 
 /// The accounts of a subscription: `received + filtered + lagged + unread = emitted`.
@@ -134,16 +160,23 @@ impl Side {
         self.batch.as_ref().map_or(0, |batch| batch.events[self.at].nth - self.next)
     }
 
-    /// Takes the next event, if there is a batch.
-    fn take(&mut self) -> Option<Arc<Envelope>> {
+    /// Takes the next event, if there is a batch and the event is of the mask; else passes over it.
+    fn take(&mut self, mask: EventMask) -> Option<Received> {
         let batch = self.batch.as_ref()?;
-        let envelope = Arc::clone(&batch.events[self.at]);
+        let at = self.at;
         self.at += 1;
-        self.next = envelope.nth + 1;
-        if self.at == batch.events.len() {
-            self.batch = None;
+        self.next += 1;
+        let is_last = self.at == batch.events.len();
+        let received = mask.contains(batch.events[at].event.kind());
+        match (received, is_last) {
+            (true, true) => self.batch.take().map(|batch| Received { batch, at }),
+            (true, false) => Some(Received { batch: Arc::clone(batch), at }),
+            (false, true) => {
+                self.batch = None;
+                None
+            }
+            (false, false) => None,
         }
-        Some(envelope)
     }
 }
 
@@ -185,6 +218,7 @@ impl Stream for Subscription {
             ready!(tokio::task::coop::poll_proceed(cx)).made_progress();
             this.prepaid = PREPAID;
         }
+        let mask = this.interest.mask;
         loop {
             let Some(side) = ready!(this.poll_side(cx)) else { return Poll::Ready(None) };
             let missed = side.missed();
@@ -194,11 +228,10 @@ impl Stream for Subscription {
                 this.prepaid -= 1;
                 return Poll::Ready(Some(Delivery::Lagged(missed)));
             }
-            let envelope = side.take().expect("poll_side yields a side with a batch");
-            if this.interest.mask.contains(envelope.event.kind()) {
+            if let Some(received) = side.take(mask) {
                 this.received += 1;
                 this.prepaid -= 1;
-                return Poll::Ready(Some(Delivery::Event(envelope)));
+                return Poll::Ready(Some(Delivery::Event(received)));
             }
             this.filtered += 1;
         }
