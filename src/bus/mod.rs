@@ -315,6 +315,25 @@ mod tests {
         reader.join().unwrap();
     }
 
+    /// The notices of connections that were over stayed until their time came, faster than it did: ten
+    /// thousand a second are told, and each short connection left two.
+    #[tokio::test]
+    async fn connections_that_are_over_leave_no_notices_behind() {
+        let bus = EventBus::new();
+        let _events = bus.subscribe(EventMask::ALL);
+        let mut dispatcher = JoinSet::from_iter([bus.dispatcher().run()]);
+        for _ in 0..50_000 {
+            let record = Record::accepted(&bus, &"t".into(), Endpoint::Echo, Endpoint::Echo);
+            record.add_received(1);
+            record.add_sent(1);
+            record.disconnected(crate::event::Reason::Closed, None, 0);
+            tokio::task::yield_now().await;
+        }
+        assert!(bus.shared.outbox.levels() < 10_000, "{} are left", bus.shared.outbox.levels());
+        bus.close();
+        dispatcher.join_next().await.unwrap().unwrap();
+    }
+
     #[test]
     fn an_event_that_nobody_listens_to_is_not_even_built() {
         let bus = EventBus::new();

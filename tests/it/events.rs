@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use signal_node::bus::{Delivery, Received};
-use signal_node::{
-    Config, ConnectionId, Envelope, Event, EventBus, EventKind, EventMask, Node, Reason, Subscription,
-};
+use signal_node::{Config, ConnectionId, Event, EventBus, EventKind, EventMask, Node, Reason, Subscription};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_stream::StreamExt;
