@@ -1,6 +1,7 @@
 //! The event bus: one per node, the only module that knows async-broadcast.
 //! Connection tasks append facts to a bounded outbox and go on; one
-//! dispatcher stamps them and hands them to the subscribers.
+//! dispatcher stamps them and hands them to the subscribers, as many in one
+//! batch as came about together.
 //! Nothing here ever waits for a subscriber.
 //!
 //! ```text
@@ -239,7 +240,7 @@ impl Drop for InterestGuard {
     }
 }
 
-/// Room for the bursts of a few hundred connections that begin or end at once, at 16 bytes a place.
+/// Events kept for a subscriber that is behind: the bursts of a few hundred connections that begin or end at once.
 const DISCRETE: usize = 4_096;
 /// Level notices repeat with newer totals, so a lost one costs little.
 const LEVEL: usize = 1_024;
