@@ -282,7 +282,7 @@ impl Record {
     }
 
     /// The connection is over.
-    pub(crate) fn disconnected(self: &Arc<Self>, reason: Reason, error: Option<&str>, unsent: u64) {
+    pub(crate) fn disconnected(&self, reason: Reason, error: Option<&str>, unsent: u64) {
         self.leave(unsent);
         self.flush_levels(&[EventKind::ReadyRead, EventKind::BytesWritten]);
         self.set_state(State::Unconnected);
@@ -369,7 +369,7 @@ impl Record {
     }
 
     /// The peer has finished sending.
-    pub(crate) fn read_finished(self: &Arc<Self>) {
+    pub(crate) fn read_finished(&self) {
         self.flush_levels(&[EventKind::ReadyRead]);
         self.bus.emit(EventKind::ReadFinished, || Event::ReadFinished {
             connection: self.id,
@@ -378,12 +378,18 @@ impl Record {
         });
     }
 
-    /// Sends outstanding notices ahead, where an event follows that must not be overtaken by them.
-    fn flush_levels(self: &Arc<Self>, levels: &[EventKind]) {
-        let outstanding = self.outstanding.load(Ordering::Acquire);
-        for level in levels.iter().filter(|level| outstanding & bit(**level) != 0) {
-            self.bus.shared.outbox.push_now(Level { record: Arc::clone(self), kind: *level });
+    /// Tells outstanding notices now, where an event follows that must not be overtaken by them.
+    fn flush_levels(&self, levels: &[EventKind]) {
+        for level in levels.iter().filter(|level| self.is_outstanding(**level)) {
+            if let Some(event) = self.take_level(*level) {
+                self.bus.emit(*level, || event);
+            }
         }
+    }
+
+    /// Tells whether there is something to tell that was not taken yet.
+    pub(super) fn is_outstanding(&self, kind: EventKind) -> bool {
+        self.outstanding.load(Ordering::Acquire) & bit(kind) != 0
     }
 
     fn notice(self: &Arc<Self>, kind: EventKind) {
