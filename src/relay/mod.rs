@@ -23,7 +23,7 @@ pub(crate) use self::group::{Group, Side};
 pub use self::reply::Reply;
 pub(crate) use self::sweep::Limits;
 use self::sweep::Sweep;
-pub(crate) use self::uplink::{Uplink, keep};
+pub(crate) use self::uplink::{Plan, Uplink, keep};
 use crate::budget::Budget;
 use crate::bus::EventBus;
 use crate::event::Reason;
