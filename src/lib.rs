@@ -36,5 +36,7 @@ pub use self::net::{
 };
 pub use self::node::{Changes, Node, NodeError, Outcome, Stopper};
 pub use self::registry::Registry;
-pub use self::relay::{RelayMode, RelayOptions, Reply};
+pub use self::relay::{
+    NameFrame, Naming, Pattern, RelayMode, RelayOptions, Reply, Tag, TagError, TagOptions, Unknown,
+};
 pub use self::signal::{Connection, Signal, SignalRef};

@@ -47,6 +47,15 @@ pub(super) struct Args {
     /// Who gets what the target of mode collect says [default: broadcast, every client]
     #[arg(long, value_name = "WHO", help_heading = "Messages")]
     reply: Option<Reply>,
+    /// Put this before each message for the target of mode collect, as in "{name} "
+    #[arg(long, value_name = "TAG", help_heading = "Messages")]
+    tag: Option<String>,
+    /// Take that name from a client's first message by this pattern [default: its address]
+    #[arg(long, value_name = "PATTERN", help_heading = "Messages")]
+    name: Option<String>,
+    /// Send again what was unconfirmed when a connection to that target ended
+    #[arg(long, help_heading = "Messages")]
+    resend: bool,
 
     /// Accept clients only from this network (repeatable)
     #[arg(long, value_name = "CIDR", help_heading = "Limits")]
@@ -467,6 +476,13 @@ impl Args {
             relay.idle_timeout = meaning.duration("--idle-timeout", &self.idle_timeout);
         }
         relay.reply = self.reply.unwrap_or_default();
+        relay.resend = self.resend;
+        if self.tag.as_deref() != Some("off") {
+            relay.tags.tag = self.tag.as_ref().and_then(|text| meaning.note("--tag", text.parse()));
+        }
+        if let Some(name) = self.name.as_ref().and_then(|text| meaning.note("--name", text.parse())) {
+            relay.tags.name = name;
+        }
         config.relay.values_mut().for_each(|one| one.options = relay.clone());
         config
     }
@@ -489,6 +505,9 @@ pub(super) fn option(place: &Place) -> &'static str {
         (_, "queue_max") => "--queue",
         (_, "queue_overflow") => "--overflow",
         (_, "reply") => "--reply",
+        (_, "tag") => "--tag",
+        (_, "name") => "--name",
+        (_, "resend") => "--resend",
         (_, "source") => "--source",
         (_, "idle_timeout") => "--idle-timeout",
         (_, "half_closed_timeout") => "--half-closed-timeout",

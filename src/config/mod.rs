@@ -12,6 +12,7 @@ mod messages;
 mod origin;
 mod show;
 mod syntax;
+mod tags;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -15,11 +15,14 @@ pub enum DropCause {
     Unsendable,
     /// The node stopped, or a reload removed their target, before they could be written.
     Stopped,
+    /// They are answers for a client that is not there.
+    Unknown,
 }
 
 impl DropCause {
     /// Every cause there is.
-    pub const ALL: [Self; 4] = [Self::Overflow, Self::Unheard, Self::Unsendable, Self::Stopped];
+    pub const ALL: [Self; 5] =
+        [Self::Overflow, Self::Unheard, Self::Unsendable, Self::Stopped, Self::Unknown];
 
     /// The word used in logs and JSON.
     pub const fn name(self) -> &'static str {
@@ -28,6 +31,7 @@ impl DropCause {
             Self::Unheard => "unheard",
             Self::Unsendable => "unsendable",
             Self::Stopped => "stopped",
+            Self::Unknown => "unknown",
         }
     }
 }

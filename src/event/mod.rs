@@ -70,6 +70,8 @@ pub enum Reason {
     TruncatedFrame,
     /// Memory for unfinished frames was needed, and its was the oldest; reset.
     StalledFrame,
+    /// It did not say its name, or said that of another; reset.
+    Unnamed,
 }
 
 impl Reason {
@@ -92,6 +94,7 @@ impl Reason {
             Self::MalformedFrame => "malformed_frame",
             Self::TruncatedFrame => "truncated_frame",
             Self::StalledFrame => "stalled_frame",
+            Self::Unnamed => "unnamed",
         }
     }
 }

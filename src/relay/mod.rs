@@ -6,10 +6,12 @@ mod abort;
 mod accept;
 mod group;
 mod member;
+mod named;
 mod pair;
 mod reply;
 mod session;
 mod sweep;
+mod tag;
 mod uplink;
 
 use std::net::SocketAddr;
@@ -23,6 +25,7 @@ pub(crate) use self::group::{Group, Side};
 pub use self::reply::Reply;
 pub(crate) use self::sweep::Limits;
 use self::sweep::Sweep;
+pub use self::tag::{NameFrame, Naming, Pattern, Tag, TagError, TagOptions, Unknown};
 pub(crate) use self::uplink::{Plan, Uplink, keep};
 use crate::budget::Budget;
 use crate::bus::EventBus;
@@ -57,12 +60,24 @@ pub struct RelayOptions {
     pub half_closed_timeout: Duration,
     /// Where the answers of the target go, in mode collect.
     pub reply: Reply,
+    /// The names of clients, in mode collect.
+    pub tags: TagOptions,
+    /// Sends again, in mode collect, what was unconfirmed when a connection
+    /// ended. It is kept until then, within the queue's limit; the target may
+    /// get some of it twice.
+    pub resend: bool,
 }
 
 impl Default for RelayOptions {
     /// No idle timeout, one hour half-closed, answers to every client.
     fn default() -> Self {
-        Self { idle_timeout: None, half_closed_timeout: Duration::from_secs(3_600), reply: Reply::default() }
+        Self {
+            idle_timeout: None,
+            half_closed_timeout: Duration::from_secs(3_600),
+            reply: Reply::default(),
+            tags: TagOptions::default(),
+            resend: false,
+        }
     }
 }
 
@@ -114,6 +129,7 @@ pub(crate) struct Relay {
     shared: Arc<Shared>,
     outlets: Vec<Outlet>,
     limits: Arc<Limits>,
+    options: Arc<RelayOptions>,
     /// What its clients are members of, in a mode that joins many.
     group: Option<Arc<Group>>,
     /// Ends with its first conversation, because it speaks to standard input and output.
@@ -191,10 +207,11 @@ impl Relay {
         shared: Arc<Shared>,
         outlets: Vec<Outlet>,
         limits: Arc<Limits>,
+        options: RelayOptions,
         group: Option<Arc<Group>>,
         once: bool,
     ) -> Self {
-        Self { shared, outlets, limits, group, once }
+        Self { shared, outlets, limits, options: Arc::new(options), group, once }
     }
 }
 

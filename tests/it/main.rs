@@ -37,5 +37,6 @@ mod sockets;
 mod stdio;
 mod stream;
 mod supervisor;
+mod tags;
 mod topologies;
 mod traces;
