@@ -2,7 +2,7 @@
 //! the target, and every message accounted for while that comes and goes.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use signal_node::registry::{Accounts, ObjectKind};
 use signal_node::{Config, EventBus, Framing, Node, RelayMode};
 
 use crate::support::{
-    Ending, NodeProcess, abort, accept_one, connect, hold_free_port, listener, read_all, wait_until,
+    Controlled, Ending, NodeProcess, PATIENCE, abort, accept_one, connect, hold_free_port, listener,
+    read_all, text_of, wait_until,
 };
 
 fn collect(target: SocketAddr, more: &[&str]) -> NodeProcess {
@@ -86,7 +87,8 @@ fn there_is_one_connection_to_the_target_whoever_comes_and_all_hear_its_answers(
 #[test]
 fn a_target_that_finishes_half_way_and_comes_back_gets_every_line() {
     let (upstream, target) = listener();
-    let node = collect(target, &[]);
+    let controlled = controlled(target, &[]);
+    let node = &controlled.node;
     let (senders, each) = (50, 1_000);
     let mut seen = HashMap::new();
     thread::scope(|scope| {
@@ -108,8 +110,114 @@ fn a_target_that_finishes_half_way_and_comes_back_gets_every_line() {
     for (sender, numbers) in seen {
         assert_eq!(numbers, (0..each).collect::<Vec<_>>(), "of {sender}");
     }
-    let (code, _) = node.stop();
-    assert_eq!(code, 0);
+    wait_until("all is confirmed", PATIENCE, || told(&controlled).sent == 50_000);
+    let expected = Accounts { received: 50_000, sent: 50_000, ..Accounts::default() };
+    assert_eq!(told(&controlled), expected);
+    let page = text_of(&controlled.ask(&["status"]).stdout);
+    let row = page.lines().skip_while(|line| !line.starts_with("COLLECTS FOR")).nth(1).unwrap();
+    let words: Vec<_> = row.split_whitespace().collect();
+    assert_eq!(words, ["connect1", "50000", "50000", "0", "0", "0"], "{page}");
+    assert_eq!(controlled.node.stop().0, 0);
+}
+
+fn controlled(target: SocketAddr, more: &[&str]) -> Controlled {
+    let target = target.to_string();
+    let arguments = [&["--connect", &target, "--mode", "collect", "--frame", "lines"], more].concat();
+    Controlled::start(&arguments)
+}
+
+/// The accounts as `node status` tells them, which must add up.
+fn told(node: &Controlled) -> Accounts {
+    let status = node.status();
+    let objects = status["objects"].as_array().unwrap();
+    let accounts = &objects.iter().find(|object| object["object"] == "connect1").unwrap()["accounts"];
+    let count = |key: &str| accounts[key].as_u64().unwrap();
+    let (received, sent, queued) = (count("received"), count("sent"), count("queued"));
+    let (dropped, unconfirmed) = (count("dropped"), count("unconfirmed"));
+    assert_eq!(received, sent + queued + dropped + unconfirmed, "{accounts}");
+    Accounts { received, sent, queued, dropped, unconfirmed }
+}
+
+/// The target dies while its kernel holds lines that it has not read, and ours
+/// holds lines that it has not acknowledged. Each line of 10 bytes is exactly
+/// one of: read, acknowledged unread, unconfirmed, or sent over the next connection.
+#[test]
+fn of_a_target_that_is_killed_only_what_the_accounts_say_may_be_missing() {
+    let (senders, each) = (50, 1_000);
+    let total = senders * each;
+    for resends in [false, true] {
+        let (held, target) = hold_free_port();
+        // So that what is unread has a limit, and is known.
+        held.set_recv_buffer_size(16 << 10).unwrap();
+        held.listen(16).unwrap();
+        let upstream: TcpListener = held.into();
+        let node = controlled(target, if resends { &["--resend"] } else { &[] });
+        let mut server = accept_one(&upstream);
+        let address = node.node.address();
+        let sending = thread::spawn(move || send_even(address, senders, each));
+        let mut read = vec![0; total / 2 * 10];
+        server.read_exact(&mut read).unwrap();
+        let mut seen = HashMap::new();
+        count_even(&read, &mut seen);
+        sending.join().unwrap();
+        // Until nothing more fits: what it holds unread is exactly what is acknowledged.
+        wait_until("all that fits is acknowledged", PATIENCE, || {
+            let unread = rustix::io::ioctl_fionread(&server).unwrap() as usize;
+            let now = told(&node);
+            let is_full = now.unconfirmed > 0 && now.queued > 0 && now.received == total as u64;
+            is_full && now.sent as usize == (read.len() + unread) / 10
+        });
+        let before = told(&node);
+        let unread = before.sent as usize - total / 2;
+        abort(server);
+        let mut server = BufReader::new(accept_one(&upstream));
+        let expected = total - total / 2 - unread - if resends { 0 } else { before.unconfirmed as usize };
+        let mut rest = vec![0; expected * 10];
+        server.read_exact(&mut rest).unwrap();
+        count_even(&rest, &mut seen);
+        wait_until("the rest is confirmed", PATIENCE, || {
+            let now = told(&node);
+            now.queued == 0 && now.sent + if resends { 0 } else { before.unconfirmed } == total as u64
+        });
+        let end = told(&node);
+        assert_eq!((end.received, end.dropped), (total as u64, 0));
+        assert_eq!(end.unconfirmed, if resends { 0 } else { before.unconfirmed }, "{end:?}");
+        server.get_ref().shutdown(Shutdown::Write).unwrap();
+        assert_eq!(server.read(&mut [0]).unwrap(), 0, "nothing comes that is not expected");
+        let arrived: usize = seen.values().map(Vec::len).sum();
+        assert_eq!(arrived + unread + end.unconfirmed as usize, total);
+        for numbers in seen.values() {
+            assert!(
+                numbers.windows(2).all(|pair| pair[0] < pair[1]),
+                "order is kept, and nothing came twice"
+            );
+        }
+        eprintln!("resend {resends}: {arrived} of {total} lines read, {unread} acknowledged unread, {end:?}");
+    }
+}
+
+/// The same lines in ten bytes each.
+fn send_even(address: SocketAddr, senders: usize, lines: usize) {
+    thread::scope(|scope| {
+        for sender in 0..senders {
+            scope.spawn(move || {
+                let mut stream = connect(address);
+                for nth in 0..lines {
+                    writeln!(stream, "{sender:02} {nth:06}").unwrap();
+                }
+                stream.shutdown(Shutdown::Write).unwrap();
+                assert_eq!(read_all(&stream).1, Ending::Fin);
+            });
+        }
+    });
+}
+
+fn count_even(bytes: &[u8], seen: &mut HashMap<usize, Vec<usize>>) {
+    for line in bytes.chunks(10) {
+        let line = std::str::from_utf8(line).unwrap();
+        assert!(line.len() == 10 && line.ends_with('\n'), "{line:?}");
+        seen.entry(line[..2].parse().unwrap()).or_default().push(line[3..9].parse().unwrap());
+    }
 }
 
 fn accounts(node: &Node) -> Accounts {

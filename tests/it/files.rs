@@ -176,7 +176,7 @@ fn what_the_command_line_means_can_be_written_to_a_file_and_run() {
 fn what_show_prints_is_the_same_config_and_shows_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("copy.toml");
-    for name in ["relay", "echo", "both-roles", "reference"] {
+    for name in ["relay", "echo", "both-roles", "collect", "reference"] {
         let file = root().join(format!("config/{name}.toml"));
         let shown = printed(&["check", "--show", file.to_str().unwrap()]);
         fs::write(&copy, &shown).unwrap();
@@ -266,6 +266,28 @@ fn both_roles_serve_and_pass_on_and_one_may_lead_to_the_other() {
     echoes(address_of(&node, "own"));
     // The server is away, so this goes through the node twice.
     echoes(address_of(&node, "gate"));
+    assert_eq!(node.stop().0, 0);
+}
+
+#[test]
+fn devices_are_collected_by_their_names_and_answered_by_them() {
+    let (upstream, server) = listener();
+    let node = shipped("collect", &[("DEVICES", ANY), ("SERVER", server)]);
+    let mut server = accept_one(&upstream);
+    let mut pump = connect(node.address());
+    pump.write_all(b"id=pump7\n21.5\n").unwrap();
+    let mut text = [0; 11];
+    server.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"pump7 21.5\n");
+    server.write_all(b"pump7 stop\npump8 stop\n").unwrap();
+    let mut text = [0; 5];
+    pump.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"stop\n");
+    let mut text = [0; 18];
+    server.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"pump8 is not here\n");
+    drop((pump, server));
+    node.client_gone(0);
     assert_eq!(node.stop().0, 0);
 }
 
@@ -381,7 +403,7 @@ fn a_library_user_reads_a_file_and_is_told_what_is_wrong() {
 }
 
 fn valid() -> String {
-    ["relay", "echo", "both-roles", "reference"]
+    ["relay", "echo", "both-roles", "collect", "reference"]
         .map(|name| fs::read_to_string(root().join(format!("config/{name}.toml"))).unwrap())
         .join("\n")
 }
