@@ -80,8 +80,11 @@ impl Group {
 
     /// Its name is free for another.
     pub(super) fn forget(&self, mailbox: &Arc<Mailbox>) {
-        if let Some(name) = mailbox.name() {
-            self.names.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        let Some(name) = mailbox.name() else { return };
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        // It may have left before, and another have the name by now.
+        if names.get(name).is_some_and(|named| Arc::ptr_eq(named, mailbox)) {
+            names.remove(name);
         }
     }
 

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -160,39 +161,53 @@ fn of_a_target_that_is_killed_only_what_the_accounts_say_may_be_missing() {
         let mut seen = HashMap::new();
         count_even(&read, &mut seen);
         sending.join().unwrap();
-        // Until nothing more fits: what it holds unread is exactly what is acknowledged.
-        wait_until("all that fits is acknowledged", PATIENCE, || {
-            let unread = rustix::io::ioctl_fionread(&server).unwrap() as usize;
-            let now = told(&node);
-            let is_full = now.unconfirmed > 0 && now.queued > 0 && now.received == total as u64;
-            is_full && now.sent as usize == (read.len() + unread) / 10
+        // Until nothing more fits, and all of that has been told.
+        let mut looks = Vec::new();
+        wait_until("nothing moves any more", PATIENCE, || {
+            let unread = rustix::io::ioctl_fionread(&server).unwrap();
+            looks.push((unread, told(&node)));
+            let last = &looks[looks.len().saturating_sub(8)..];
+            looks.len() > 8 && last.iter().all(|look| *look == last[0])
         });
-        let before = told(&node);
-        let unread = before.sent as usize - total / 2;
+        let (unread, before) = looks.pop().unwrap();
+        let acknowledged = before.sent as usize - total / 2;
+        assert!(before.received == total as u64 && before.unconfirmed > 0, "{before:?}");
+        assert!(acknowledged <= unread as usize / 10, "{acknowledged} of {unread} bytes");
         abort(server);
-        let mut server = BufReader::new(accept_one(&upstream));
-        let expected = total - total / 2 - unread - if resends { 0 } else { before.unconfirmed as usize };
-        let mut rest = vec![0; expected * 10];
-        server.read_exact(&mut rest).unwrap();
-        count_even(&rest, &mut seen);
-        wait_until("the rest is confirmed", PATIENCE, || {
+        let mut server = accept_one(&upstream);
+        let rest = Arc::new(Mutex::new(Vec::new()));
+        let reading = thread::spawn({
+            let rest = Arc::clone(&rest);
+            move || {
+                let mut piece = vec![0; 1 << 16];
+                while let Ok(count @ 1..) = server.read(&mut piece) {
+                    rest.lock().unwrap().extend_from_slice(&piece[..count]);
+                }
+            }
+        });
+        // The accounts meet what arrives to the line.
+        wait_until("what has arrived is confirmed", PATIENCE, || {
             let now = told(&node);
-            now.queued == 0 && now.sent + if resends { 0 } else { before.unconfirmed } == total as u64
+            let arrived = rest.lock().unwrap().len();
+            now.queued == 0 && arrived % 10 == 0 && now.sent - before.sent == arrived as u64 / 10
         });
         let end = told(&node);
-        assert_eq!((end.received, end.dropped), (total as u64, 0));
-        assert_eq!(end.unconfirmed, if resends { 0 } else { before.unconfirmed }, "{end:?}");
-        server.get_ref().shutdown(Shutdown::Write).unwrap();
-        assert_eq!(server.read(&mut [0]).unwrap(), 0, "nothing comes that is not expected");
+        assert_eq!(node.node.stop().0, 0);
+        reading.join().unwrap();
+        count_even(&rest.lock().unwrap(), &mut seen);
         let arrived: usize = seen.values().map(Vec::len).sum();
-        assert_eq!(arrived + unread + end.unconfirmed as usize, total);
+        assert_eq!(end.dropped, 0);
+        assert_eq!(arrived + acknowledged + end.unconfirmed as usize, total, "{end:?}");
+        assert_eq!(end.unconfirmed == 0, resends, "{end:?}");
         for numbers in seen.values() {
             assert!(
                 numbers.windows(2).all(|pair| pair[0] < pair[1]),
                 "order is kept, and nothing came twice"
             );
         }
-        eprintln!("resend {resends}: {arrived} of {total} lines read, {unread} acknowledged unread, {end:?}");
+        eprintln!(
+            "resend {resends}: {arrived} of {total} lines read, {acknowledged} acknowledged unread, {end:?}"
+        );
     }
 }
 
@@ -262,7 +277,7 @@ async fn the_accounts_add_up_at_any_moment_while_the_target_is_killed_again_and_
     sending.join().unwrap();
     let (server, seen) = receiving.join().unwrap();
     let end = tokio::task::spawn_blocking(move || {
-        wait_until("everything is settled", crate::support::PATIENCE, || accounts(&node).queued == 0);
+        wait_until("everything is settled", PATIENCE, || accounts(&node).queued == 0);
         accounts(&node)
     });
     let end = end.await.unwrap();

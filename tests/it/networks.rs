@@ -161,7 +161,7 @@ fn a_target_that_vanishes_with_messages_on_their_way_is_noticed_and_gets_them_ag
     wait_until("all is confirmed", PATIENCE, || {
         let asked =
             Command::new(binary()).arg("status").arg("--json").env("SIGNAL_NODE_CONTROL", &control).output();
-        String::from_utf8_lossy(&asked.unwrap().stdout).contains("\"sent\":3000,\"queued\":0")
+        String::from_utf8_lossy(&asked.unwrap().stdout).contains("\"sent\":3000,\"unconfirmed\":0")
     });
     middle.ip(&["link", "set", "right", "down"]);
     let pulled = Instant::now();
