@@ -77,6 +77,10 @@ impl Uplink {
 
     /// What still waits is lost with the node, or with the client that a reload has removed.
     fn ended(&self, cut: usize) -> Ended {
+        if let Some(mailbox) = &self.kept {
+            // Nothing more may come to what is counted now.
+            self.group.leave(mailbox);
+        }
         let lost = self.waiting();
         if let Some(mailbox) = &self.kept {
             if lost.frames > 0 {

@@ -209,7 +209,10 @@ fn of_a_target_that_is_killed_only_what_the_accounts_say_may_be_missing() {
         let missing = total - seen.values().map(Vec::len).sum::<usize>();
         assert_eq!((end.sent + end.unconfirmed, end.dropped), (total as u64, 0), "{end:?}");
         let may_be_missing = (unread as usize).div_ceil(10) + end.unconfirmed as usize;
-        assert!((1..=may_be_missing).contains(&missing), "{missing} of {may_be_missing}: {end:?}");
+        assert!(
+            missing <= may_be_missing && (resends || missing > 0),
+            "{missing} of {may_be_missing}: {end:?}"
+        );
         assert!(if resends { end.unconfirmed == 0 } else { twice == 0 }, "{twice} came twice: {end:?}");
         eprintln!(
             "resend {resends}: {missing} of {total} lines missing, {unread} bytes unread, {twice} twice, {end:?}"
