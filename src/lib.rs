@@ -25,7 +25,7 @@ pub use self::address::{Address, AddressError, Host};
 pub use self::bus::{EventBus, Subscription};
 pub use self::config::Config;
 pub use self::event::{
-    ConnectionId, DropCause, Endpoint, Envelope, Event, EventKind, EventMask, Reason, State,
+    ConnectionId, DropCause, Endpoint, Envelope, Event, EventKind, EventMask, Reason, RequestFault, State,
 };
 pub use self::flow::{Tap, TapChunk, TapDirection, TapReader};
 pub use self::framing::Framing;
@@ -36,5 +36,5 @@ pub use self::net::{
 };
 pub use self::node::{Changes, Node, NodeError, Outcome, Stopper};
 pub use self::registry::Registry;
-pub use self::relay::{RelayMode, RelayOptions, Reply};
+pub use self::relay::{RelayMode, RelayOptions, Reply, RequestOptions};
 pub use self::signal::{Connection, Signal, SignalRef};

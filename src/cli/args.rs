@@ -47,6 +47,12 @@ pub(super) struct Args {
     /// Who gets what the target of mode collect says [default: broadcast, every client]
     #[arg(long, value_name = "WHO", help_heading = "Messages")]
     reply: Option<Reply>,
+    /// With --reply request, how long a request waits for its answer [default: 1s]
+    #[arg(long, value_name = "TIME", help_heading = "Messages")]
+    request_timeout: Option<String>,
+    /// With --reply request and --frame mbap, requests on the link at once [default: 1]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Messages")]
+    overlap: Option<String>,
 
     /// Accept clients only from this network (repeatable)
     #[arg(long, value_name = "CIDR", help_heading = "Limits")]
@@ -467,6 +473,12 @@ impl Args {
             relay.idle_timeout = meaning.duration("--idle-timeout", &self.idle_timeout);
         }
         relay.reply = self.reply.unwrap_or_default();
+        if let Some(limit) = meaning.duration("--request-timeout", &self.request_timeout) {
+            relay.request.timeout = limit;
+        }
+        if let Some(most) = meaning.number("--overlap", &self.overlap) {
+            relay.request.overlap = most;
+        }
         config.relay.values_mut().for_each(|one| one.options = relay.clone());
         config
     }
@@ -489,6 +501,8 @@ pub(super) fn option(place: &Place) -> &'static str {
         (_, "queue_max") => "--queue",
         (_, "queue_overflow") => "--overflow",
         (_, "reply") => "--reply",
+        (_, "request_timeout") => "--request-timeout",
+        (_, "overlap") => "--overlap",
         (_, "source") => "--source",
         (_, "idle_timeout") => "--idle-timeout",
         (_, "half_closed_timeout") => "--half-closed-timeout",

@@ -219,6 +219,11 @@ impl Reporter {
                 debug!(connection = number(*connection), %endpoint, cause, frames, bytes, "frames dropped, in all");
                 self.limiter.say(Line { what: "frames dropped", endpoint, cause }, OFTEN);
             }
+            Event::RequestFailed { connection, endpoint, fault, requests } => {
+                let cause = fault.name();
+                debug!(connection = number(*connection), %endpoint, cause, requests, "requests failed, in all");
+                self.limiter.say(Line { what: "requests failed", endpoint, cause }, OFTEN);
+            }
             Event::Reconnecting { endpoint, target, attempt, pause } => {
                 let pause = format!("{:.3}s", pause.as_secs_f64());
                 debug!(%endpoint, target, attempt, pause, "reconnecting");
@@ -334,6 +339,7 @@ const FAULTS: &[EventKind] = &[
     EventKind::Lagged,
     EventKind::SlotPanicked,
     EventKind::FramesDropped,
+    EventKind::RequestFailed,
 ];
 const USUAL: &[EventKind] = &[
     EventKind::Listening,
@@ -346,6 +352,7 @@ const USUAL: &[EventKind] = &[
     EventKind::Lagged,
     EventKind::SlotPanicked,
     EventKind::FramesDropped,
+    EventKind::RequestFailed,
 ];
 const TALK: &[EventKind] = &[
     EventKind::Listening,

@@ -174,7 +174,11 @@ pub(crate) fn relay() -> Vec<Key<RelayConfig>> {
         required(key(a::<Names>(), "from", |r: &mut RelayConfig| &mut r.from, NewConnections, "the listeners whose clients it takes; in mode publish, who is heard")),
         key(a::<Names>(), "to", |r| &mut r.to, NewConnections, "the clients it leads to: the first is dialled, the next when that fails; in mode publish, who hears"),
         key(a::<OneOf<RelayMode>>(), "mode", |r| &mut r.mode, NewConnections, "pair: a connection of its own for each client; echo: all comes back, and there is no to; hub: each client hears what the others send; publish: those in to hear those in from; collect: all go to one target that is kept connected"),
-        key(a::<OneOf<Reply>>(), "reply", |r| &mut r.options.reply, NewConnections, "in mode collect, who gets what the target says: broadcast: every client"),
+        key(a::<OneOf<Reply>>(), "reply", |r| &mut r.options.reply, NewConnections, "in mode collect, who gets what the target says: broadcast: every client; request: the client that had asked, and they take turns"),
+        key(a::<Time>(), "request_timeout", |r| &mut r.options.request.timeout, Live, "with reply request, how long a request waits for its answer, and for a target that is not connected"),
+        key(a::<Number<usize>>(), "overlap", |r| &mut r.options.request.overlap, Live, "requests on the link at once, up to 256; more than 1 need framing mbap"),
+        key(a::<Limit>(), "pause", |r| &mut r.options.request.pause, Live, "the least time from an answer, and from a request, to the next request"),
+        key(a::<Limit>(), "delay_after_connect", |r| &mut r.options.request.delay_after_connect, Live, "how long the target is left alone once it is connected"),
         key(a::<Limit>(), "idle_timeout", |r| &mut r.options.idle_timeout, Live, "ends a pair, or a member of another mode, in which nothing moves for so long"),
         key(a::<Time>(), "half_closed_timeout", |r| &mut r.options.half_closed_timeout, Live, "the same once one side has finished"),
     ]

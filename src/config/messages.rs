@@ -90,9 +90,11 @@ impl Config {
                 );
                 faults.push(fault("reply", text));
             } else if !reply.is_built() {
-                let text = format!("{} is not possible in this version; write broadcast", reply.name());
+                let text =
+                    format!("{} is not possible in this version; write broadcast or request", reply.name());
                 faults.push(fault("reply", text));
             }
+            faults.extend(self.check_requests(id, relay));
             if relay.mode == RelayMode::Publish {
                 for (nth, name) in relay.to.iter().enumerate().filter(|(_, name)| relay.from.contains(name)) {
                     let place = Place::new("relay", id, "to").element(nth);

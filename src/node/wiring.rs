@@ -377,15 +377,17 @@ impl Wiring {
         serving: &mut JoinSet<Ended>,
     ) -> Joined {
         let clients: Vec<_> = config.to(relay).map(|(_, client)| client.clone()).collect();
+        let options = &relay.options;
         // Its limits follow a change by themselves.
         let relay = RelayConfig { options: relay.options.without_limits(), ..relay.clone() };
         if let Some(joined) = self.groups.remove(name)
             && joined.relay == relay
             && joined.clients == clients
         {
+            joined.group.set(options);
             return joined;
         }
-        let group = Arc::new(Group::new(Arc::clone(&self.shared), relay.mode));
+        let group = Arc::new(Group::new(Arc::clone(&self.shared), relay.mode, options));
         let alive = watch::Sender::new(());
         let mut ledgers = BTreeMap::new();
         let framing = config.from(&relay).find_map(|(_, listener)| listener.options.messages.framing);

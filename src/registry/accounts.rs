@@ -32,6 +32,8 @@ pub(crate) struct Ledger {
 #[derive(Debug, Default)]
 struct State {
     accounts: Accounts,
+    /// What waits in the node, but not yet in its queue.
+    held: u64,
     /// Of this connection: where the last byte of some messages was, and how many.
     written: VecDeque<(u64, u64)>,
 }
@@ -39,7 +41,36 @@ struct State {
 impl Ledger {
     /// What is true now.
     pub(crate) fn accounts(&self) -> Accounts {
-        self.lock().accounts
+        let State { accounts, held, .. } = &*self.lock();
+        Accounts { queued: accounts.queued + held, ..*accounts }
+    }
+
+    /// Messages were taken for it that wait for their turn outside its queue.
+    pub(crate) fn held(&self, messages: u64) {
+        let mut state = self.lock();
+        state.accounts.received += messages;
+        state.held += messages;
+    }
+
+    /// Some of these have gone into its queue, where `queued` are now.
+    pub(crate) fn moved(&self, messages: u64, queued: u64) {
+        let mut state = self.lock();
+        state.held -= messages;
+        state.accounts.queued = queued;
+    }
+
+    /// All that was left in its queue has come back.
+    pub(crate) fn put_back(&self, messages: u64) {
+        let mut state = self.lock();
+        state.held += messages;
+        state.accounts.queued = 0;
+    }
+
+    /// Some of those that waited for their turn are dropped.
+    pub(crate) fn gave_up(&self, messages: u64) {
+        let mut state = self.lock();
+        state.held -= messages;
+        state.accounts.dropped += messages;
     }
 
     /// Messages were taken for it, of which some were dropped, or others in their place.

@@ -39,6 +39,8 @@ pub(super) struct Member {
     /// Runs while something is unconfirmed.
     look: Option<Pin<Box<Sleep>>>,
     has_finished: bool,
+    /// The node stops, and it stays only for answers.
+    is_leaving: bool,
     is_over: bool,
 }
 
@@ -49,6 +51,8 @@ pub(super) enum Leave {
     /// Its peer has finished inside a frame, of which so many bytes had come.
     Truncated(usize),
     Limit(Reason),
+    /// A request had no answer, and another could be taken for it; or there is nobody left to ask.
+    Severed(Reason),
     Broken(io::Error),
     Frame(FrameError),
     /// Too much waited for it, and it did not catch up.
@@ -82,6 +86,9 @@ impl Member {
         mailbox.set_connection(Some(conn.id()));
         let mut member = Self::with(group, limits, conn, Arc::clone(mailbox)).of_target();
         member.keeps = true;
+        if let Some(exchange) = &group.exchange {
+            exchange.connected(group);
+        }
         member
     }
 
@@ -104,6 +111,7 @@ impl Member {
             look: None,
             patience: None,
             has_finished: false,
+            is_leaving: false,
             is_over: false,
         }
     }
@@ -123,9 +131,15 @@ impl Member {
             poll_fn(|cx| {
                 if stopped.as_mut().is_some_and(|stopped| stopped.as_mut().poll(cx).is_ready()) {
                     stopped = None;
+                    self.is_leaving = true;
+                }
+                if self.is_leaving && !self.group.owes(&self.mailbox) {
                     return Poll::Ready(None);
                 }
-                self.poll(cx).map(Some)
+                match self.poll(cx) {
+                    Poll::Pending if self.is_leaving && !self.group.owes(&self.mailbox) => Poll::Ready(None),
+                    polled => polled.map(Some),
+                }
             })
             .await
         };
@@ -150,7 +164,11 @@ impl Member {
             Poll::Ready(Err(error)) => return Poll::Ready(self.broke(error)),
             Poll::Pending => false,
         };
+        if let Some(reason) = self.mailbox.severed() {
+            return Poll::Ready(Leave::Severed(reason));
+        }
         if !self.has_finished
+            && (!self.is_leaving || self.keeps)
             && let Poll::Ready(leave) = self.poll_read(cx)
         {
             match leave {
@@ -159,7 +177,7 @@ impl Member {
             }
         }
         // A target that finishes is not waited for: what it cannot get now the next connection gets.
-        if self.has_finished && (is_flushed || self.keeps) && !self.stays() {
+        if self.has_finished && (is_flushed || self.keeps) && !self.stays() && !self.is_owed() {
             return Poll::Ready(self.farewell());
         }
         self.poll_confirm(cx);
@@ -275,8 +293,15 @@ impl Member {
             }
             if !self.keeps {
                 self.group.leave(&self.mailbox);
+            } else if let Some(exchange) = &self.group.exchange {
+                exchange.closing();
             }
         }
+    }
+
+    /// Whoever has asked and finished waits for the answers.
+    fn is_owed(&self) -> bool {
+        !self.keeps && self.group.owes(&self.mailbox)
     }
 
     /// Who subscribes to what others publish may finish its own half at once, and stays.
@@ -321,6 +346,7 @@ impl Member {
                 self.conn.reset(reason, None, left.bytes);
                 return reason;
             }
+            Leave::Severed(reason) => (reason, io::Error::other(severed(reason))),
             Leave::Broken(error) => (reason_of(&error), error),
             Leave::Frame(fault @ (FrameError::Endless { .. } | FrameError::TooLong { .. })) => {
                 (Reason::FrameTooLong, io::Error::other(fault))
@@ -441,6 +467,9 @@ impl Member {
         });
         ledger.ended();
         self.mailbox.set_connection(None);
+        if let Some(exchange) = &self.group.exchange {
+            exchange.disconnected(&self.group);
+        }
         Amount::default()
     }
 }
@@ -452,6 +481,14 @@ impl Drop for Member {
             let left = self.retire();
             self.conn.reset(reason_of_drop(self.conn.record()), None, left.bytes);
         }
+    }
+}
+
+/// What a peer that others have had end is told of in the log.
+fn severed(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NoTarget => "its target was taken away; it may connect anew",
+        _ => "a request had no answer, and the next answer could be taken for it",
     }
 }
 

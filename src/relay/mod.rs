@@ -4,10 +4,12 @@
 
 mod abort;
 mod accept;
+mod exchange;
 mod group;
 mod member;
 mod pair;
 mod reply;
+mod requests;
 mod session;
 mod sweep;
 mod uplink;
@@ -21,6 +23,7 @@ use tokio::time::Instant;
 pub(crate) use self::accept::{Entrance, serve, serve_stdio};
 pub(crate) use self::group::{Group, Side};
 pub use self::reply::Reply;
+pub use self::requests::RequestOptions;
 pub(crate) use self::sweep::Limits;
 use self::sweep::Sweep;
 pub(crate) use self::uplink::{Uplink, keep};
@@ -57,20 +60,27 @@ pub struct RelayOptions {
     pub half_closed_timeout: Duration,
     /// Where the answers of the target go, in mode collect.
     pub reply: Reply,
+    /// How requests take turns, where answers go to those who asked.
+    pub request: RequestOptions,
 }
 
 impl Default for RelayOptions {
     /// No idle timeout, one hour half-closed, answers to every client.
     fn default() -> Self {
-        Self { idle_timeout: None, half_closed_timeout: Duration::from_secs(3_600), reply: Reply::default() }
+        Self {
+            idle_timeout: None,
+            half_closed_timeout: Duration::from_secs(3_600),
+            reply: Reply::default(),
+            request: RequestOptions::default(),
+        }
     }
 }
 
 impl RelayOptions {
     /// Without what follows a change while it runs.
     pub(crate) fn without_limits(&self) -> Self {
-        let Self { idle_timeout, half_closed_timeout, .. } = Self::default();
-        Self { idle_timeout, half_closed_timeout, ..self.clone() }
+        let Self { idle_timeout, half_closed_timeout, request, .. } = Self::default();
+        Self { idle_timeout, half_closed_timeout, request, ..self.clone() }
     }
 }
 
@@ -163,6 +173,11 @@ impl Shared {
             tap,
             unfinished: Arc::new(Unfinished::new(budget / 4)),
         }
+    }
+
+    /// Tells whether all memory for bytes that wait is in use.
+    fn has_no_budget(&self) -> bool {
+        self.budget.left() == 0
     }
 
     /// A place of a client, if there is one.

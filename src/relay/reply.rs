@@ -28,6 +28,6 @@ impl Reply {
 
     /// Tells whether this version can do it; check refuses what it cannot.
     pub(crate) const fn is_built(self) -> bool {
-        matches!(self, Self::Broadcast)
+        matches!(self, Self::Broadcast | Self::Request)
     }
 }

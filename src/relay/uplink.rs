@@ -9,10 +9,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::accept::passed;
+use super::exchange::Exchange;
 use super::group::{Group, Mailbox, Side};
 use super::member::Member;
 use super::{Ended, Limits, Outlet, RelayOptions, Stop};
-use crate::event::{DropCause, Event, EventKind};
+use crate::event::{DropCause, Event, EventKind, Reason};
 use crate::net::{Amount, Conn, MessageOptions, dial};
 use crate::registry::Ledger;
 
@@ -38,7 +39,12 @@ impl Uplink {
         let kept = group.keeps().then(|| {
             let (framing, limit) = (messages.framing(), messages.queue.of_uplink());
             let name = &outlet.target.name;
-            group.join(Mailbox::of_uplink(name, framing, messages.max_frame(), limit, &Arc::default()))
+            let ledger = Arc::default();
+            let kept = group.join(Mailbox::of_uplink(name, framing, messages.max_frame(), limit, &ledger));
+            if let Some(exchange) = &group.exchange {
+                exchange.leads_to(&kept, limit.max);
+            }
+            kept
         });
         // Nobody is served worse by a client that is silent, so it has no idle timeout.
         let limits = Arc::new(Limits::new(&RelayOptions::default()));
@@ -61,16 +67,27 @@ impl Uplink {
         self.kept.as_ref().map_or_else(Amount::default, |mailbox| mailbox.waiting())
     }
 
+    /// Whether anyone still waits for it to be connected.
+    fn is_wanted(&self) -> bool {
+        let open = self.group.exchange.as_ref().map_or(0, Exchange::open);
+        open > 0 || self.waiting().frames > 0
+    }
+
     /// Waits until there is nothing left to do: the node stops, and what waits has been written or is cut.
     async fn over(&self, mut stop: watch::Receiver<Stop>) {
         let _ = stop.wait_for(|stop| *stop != Stop::No).await;
-        if self.waiting().frames > 0 {
-            cut(stop).await;
+        while self.is_wanted() {
+            tokio::select! {
+                biased;
+                () = cut(stop.clone()) => return,
+                () = sleep(LOOK) => {}
+            }
         }
     }
 
     /// What still waits is lost with the node, or with the relay that a reload has replaced.
     fn ended(&self, cut: usize) -> Ended {
+        let asked = self.group.exchange.as_ref().map_or(0, |exchange| exchange.gone(&self.group));
         let lost = self.waiting();
         if let Some(mailbox) = &self.kept {
             if lost.frames > 0 {
@@ -81,7 +98,7 @@ impl Uplink {
                 ledger.took(0, lost.frames, 0);
             }
         }
-        Ended { cut: cut.max(usize::from(lost.frames > 0)), conversation: None }
+        Ended { cut: cut.max(usize::from(lost.frames + asked > 0)), conversation: None }
     }
 }
 
@@ -94,27 +111,38 @@ pub(crate) async fn keep(
 ) -> Ended {
     let Uplink { group, outlet: Outlet { target, options, own }, .. } = &uplink;
     let mut backoff = Backoff::default();
+    let exchange = async {
+        match &group.exchange {
+            Some(exchange) => exchange.run(group).await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut exchange = std::pin::pin!(exchange);
     loop {
         let dialled = tokio::select! {
             biased;
             () = uplink.over(stop.clone()) => return uplink.ended(0),
             Err(_replaced) = alive.changed() => return uplink.ended(0),
+            never = &mut exchange => match never {},
             dialled = dial(target, options, own, &group.shared.bus, None) => dialled,
         };
         if let Ok(conn) = dialled {
             conn.keep_alive(&options.keepalive);
             let begun = Instant::now();
+            let is_ours;
             tokio::select! {
                 biased;
                 () = cut(stop.clone()) => return uplink.ended(1),
                 Err(_replaced) = alive.changed() => return uplink.ended(0),
-                _reason = uplink.member(conn).serve(stop.clone()) => {}
+                never = &mut exchange => match never {},
+                reason = uplink.member(conn).serve(stop.clone()) => is_ours = reason == Reason::Unanswered,
             }
-            if begun.elapsed() >= HEALTHY {
+            // One that we have closed for want of an answer was none that failed.
+            if is_ours || begun.elapsed() >= HEALTHY {
                 backoff = Backoff::default();
             }
         }
-        if *stop.borrow() != Stop::No && uplink.waiting().frames == 0 {
+        if *stop.borrow() != Stop::No && !uplink.is_wanted() {
             return uplink.ended(0);
         }
         let pause = backoff.next(RandomState::new().hash_one(0));
@@ -128,6 +156,7 @@ pub(crate) async fn keep(
             biased;
             () = uplink.over(stop.clone()) => return uplink.ended(0),
             Err(_replaced) = alive.changed() => return uplink.ended(0),
+            never = &mut exchange => match never {},
             () = sleep(pause) => {}
         }
     }
@@ -162,6 +191,8 @@ const FIRST: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(30);
 /// However the dice fall.
 const LEAST: Duration = Duration::from_millis(10);
+/// How often a node that stops looks whether anyone still waits.
+const LOOK: Duration = Duration::from_millis(20);
 /// A connection that has lasted so long was a good one.
 const HEALTHY: Duration = Duration::from_secs(10);
 
