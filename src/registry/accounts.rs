@@ -36,6 +36,8 @@ struct State {
     held: u64,
     /// Of this connection: where the last byte of some messages was, and how many.
     written: VecDeque<(u64, u64)>,
+    /// How many of this connection have been acknowledged.
+    confirmed: u64,
 }
 
 impl Ledger {
@@ -104,8 +106,21 @@ impl Ledger {
             && last <= end
         {
             state.written.pop_front();
-            state.accounts.sent += messages;
-            state.accounts.unconfirmed -= messages;
+            state.confirm(messages);
+        }
+    }
+
+    /// The first so many messages of the connection have been received, since one of them was answered.
+    pub(crate) fn answered(&self, first: u64) {
+        let mut state = self.lock();
+        while first > state.confirmed
+            && let Some((end, messages)) = state.written.pop_front()
+        {
+            let part = messages.min(first - state.confirmed);
+            if part < messages {
+                state.written.push_front((end, messages - part));
+            }
+            state.confirm(part);
         }
     }
 
@@ -116,11 +131,21 @@ impl Ledger {
 
     /// The connection is over: what is unconfirmed stays so.
     pub(crate) fn ended(&self) {
-        self.lock().written.clear();
+        let mut state = self.lock();
+        state.written.clear();
+        state.confirmed = 0;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn confirm(&mut self, messages: u64) {
+        self.confirmed += messages;
+        self.accounts.sent += messages;
+        self.accounts.unconfirmed -= messages;
     }
 }
 
@@ -136,6 +161,28 @@ mod tests {
         let Accounts { received, sent, queued, dropped, unconfirmed } = accounts;
         assert_eq!(received, sent + queued + dropped + unconfirmed, "{accounts:?}");
         accounts
+    }
+
+    #[test]
+    fn what_waits_for_its_turn_is_somewhere_and_an_answer_confirms_what_came_before() {
+        let ledger = Ledger::default();
+        ledger.held(10);
+        ledger.moved(4, 4);
+        assert_eq!(sum(&ledger).queued, 10);
+        ledger.wrote(3, 30, 1);
+        ledger.answered(2);
+        assert_eq!((sum(&ledger).sent, sum(&ledger).unconfirmed), (2, 1));
+        ledger.acknowledged(30);
+        ledger.answered(3);
+        assert_eq!((sum(&ledger).sent, ledger.is_waiting()), (3, false));
+        ledger.ended();
+        ledger.put_back(1);
+        ledger.gave_up(2);
+        assert_eq!((sum(&ledger).queued, sum(&ledger).dropped), (5, 2));
+        ledger.moved(1, 1);
+        ledger.wrote(1, 10, 0);
+        ledger.answered(1);
+        assert_eq!((sum(&ledger).sent, sum(&ledger).unconfirmed), (4, 0));
     }
 
     #[test]

@@ -130,6 +130,7 @@ impl Exchange {
                 for frame in frames(from.framing, run.wire.clone()) {
                     self.answered(group, &mut state, from, &frame);
                 }
+                target.ledger().answered(state.requests.heard());
             }
         }
         self.go_on(group, &mut state);

@@ -52,6 +52,9 @@ pub(super) struct Requests {
     /// Ids whose answers may still come, and are for nobody.
     late: HashSet<u16>,
     next_id: u16,
+    /// How many were sent over this link, and up to which the target has got them.
+    count: u64,
+    heard: u64,
     link: Link,
     /// When the link was last used, either way.
     used: Option<Instant>,
@@ -77,6 +80,8 @@ struct Sent {
     client: Option<ConnectionId>,
     request: Request,
     id: u16,
+    /// Which of this link's it is, from 1.
+    nth: u64,
     at: Instant,
 }
 
@@ -148,6 +153,8 @@ impl Requests {
             sent: VecDeque::new(),
             late: HashSet::new(),
             next_id: 0,
+            count: 0,
+            heard: 0,
             link: Link::Down { since: now },
             used: None,
             silent_since: None,
@@ -166,6 +173,11 @@ impl Requests {
     /// What waits for its turn, all clients together.
     pub(super) fn waiting(&self) -> Held {
         self.waiting
+    }
+
+    /// How many of the first requests over this link the target has got for certain.
+    pub(super) fn heard(&self) -> u64 {
+        self.heard
     }
 
     /// Requests of everyone that have no answer yet.
@@ -253,7 +265,8 @@ impl Requests {
             }
             false => (request.frame.clone(), 0),
         };
-        self.sent.push_back(Sent { client: Some(id), request, id: own, at: now });
+        self.count += 1;
+        self.sent.push_back(Sent { client: Some(id), request, id: own, nth: self.count, at: now });
         self.used = Some(now);
         Some(frame)
     }
@@ -294,6 +307,7 @@ impl Requests {
         };
         let Some(sent) = sent else { return Answer::Unasked };
         self.used = Some(now);
+        self.heard = self.heard.max(sent.nth);
         let Some(client) = sent.client else { return Answer::Left };
         self.returned(client);
         match self.has_ids {
@@ -333,6 +347,7 @@ impl Requests {
         };
         let until = now + self.options.delay_after_connect.unwrap_or_default();
         (self.link, self.used, self.silent_since) = (Link::Settling { since, until }, None, None);
+        (self.count, self.heard) = (0, 0);
     }
 
     /// Nothing can be sent over this connection any more.

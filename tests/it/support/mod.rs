@@ -3,6 +3,7 @@
 
 mod agent;
 mod control;
+mod modbus;
 mod net;
 mod process;
 mod sockets;
@@ -10,6 +11,7 @@ mod tools;
 
 pub(crate) use self::agent::Agent;
 pub(crate) use self::control::{Controlled, Talk, echoes, text_of, totals};
+pub(crate) use self::modbus::{Device, Got, MUTE, Master, SLOW, value as register_value};
 pub(crate) use self::net::{
     Ending, Namespace, abort, accept_one, connect, hold_free_port, listener, listening_port, pattern,
     read_all, two_networks, wait_until,
