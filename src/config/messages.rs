@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use toml::de::DeValue;
 
 use super::kinds::{Kind, Problem, Word, toml_text};
-use super::{Config, Fault, Place, RelayConfig};
+use super::{ClientConfig, Config, Fault, Place, RelayConfig};
 use crate::address::Address;
 use crate::framing::Framing;
 use crate::net::{MessageOptions, Overflow};
@@ -73,6 +73,16 @@ impl Word for Overflow {
 }
 
 impl Config {
+    /// How the messages of a client are told apart and kept in a relay: without
+    /// a framing of its own it has that of the first listener with one.
+    pub(crate) fn messages(&self, relay: &RelayConfig, client: &ClientConfig) -> MessageOptions {
+        let own = client.options.messages;
+        let inherited = || self.from(relay).find_map(|(_, listener)| listener.options.messages.framing);
+        // A pair has no messages, and a fault names only what was written.
+        let framing = if relay.mode.is_group() { own.framing.or_else(inherited) } else { own.framing };
+        MessageOptions { framing, ..own }
+    }
+
     /// What is wrong with the messages of all relays.
     pub(super) fn check_messages(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -108,7 +118,7 @@ impl Config {
             }
             for (name, client) in self.to(relay) {
                 let at = |key| Place::new("client", name, key);
-                check(relay, &client.options.messages, false, &at, &mut faults);
+                check(relay, &self.messages(relay, client), false, &at, &mut faults);
                 if relay.mode == RelayMode::Publish && client.to == Address::Echo {
                     let text = "echo: has nothing to say and hears nothing; name another target";
                     faults.push(Fault { place: at("to"), text: text.into() });

@@ -13,7 +13,7 @@ pub enum DropCause {
     Unheard,
     /// They cannot be written in the framing of those who hear it.
     Unsendable,
-    /// The node stopped before they could be written.
+    /// The node stopped, or a reload removed their target, before they could be written.
     Stopped,
     /// The client that had asked has left: its requests that waited, or answers to it.
     Left,

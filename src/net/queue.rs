@@ -214,6 +214,13 @@ impl Queue {
         (self.marks(), frames)
     }
 
+    /// Takes out everything that waits, in pieces, for another queue. Nothing of it may have been written.
+    pub(crate) fn take(&mut self) -> (Change, Vec<(Bytes, u64)>) {
+        debug_assert_eq!(self.written, 0, "the one before has been restarted");
+        let pieces = std::mem::take(&mut self.pieces);
+        (self.clear(), pieces.into_iter().map(|piece| (piece.bytes, piece.frames)).collect())
+    }
+
     /// Forgets everything that waits, for the end of its destination.
     pub(crate) fn clear(&mut self) -> Change {
         self.pieces = VecDeque::new();

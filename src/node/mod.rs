@@ -1,6 +1,7 @@
 //! [`Node`]: the one place where the parts are wired, and the order in which
 //! they stop.
 
+mod joined;
 mod reload;
 mod wiring;
 

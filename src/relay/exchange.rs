@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::pending;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,13 +22,14 @@ use crate::net::Amount;
 /// Who asks, who answers, and when to look again.
 pub(super) struct Exchange {
     state: Mutex<State>,
-    target: OnceLock<Target>,
     /// Something is due earlier than [`run`](Self::run) expects.
     alarm: Notify,
 }
 
 struct State {
     requests: Requests,
+    /// Who answers. A reload may replace it.
+    target: Option<Target>,
     desks: HashMap<ConnectionId, Desk>,
     /// Failures of clients that have left.
     gone: Tallies,
@@ -44,6 +45,7 @@ struct Desk {
     failures: Tallies,
 }
 
+#[derive(Clone)]
 struct Target {
     mailbox: Arc<Mailbox>,
     /// What may wait for it, in bytes.
@@ -64,21 +66,27 @@ impl Exchange {
     pub(super) fn new(options: RequestOptions) -> Self {
         let state = State {
             requests: Requests::new(options, Instant::now()),
+            target: None,
             desks: HashMap::new(),
             gone: Tallies::default(),
             held_up: Vec::new(),
             armed: None,
         };
-        Self { state: Mutex::new(state), target: OnceLock::new(), alarm: Notify::new() }
+        Self { state: Mutex::new(state), alarm: Notify::new() }
     }
 
-    /// Says who answers, and how many bytes may wait for it.
-    pub(super) fn leads_to(&self, mailbox: &Arc<Mailbox>, max: usize) {
-        if mailbox.framing == Framing::Mbap {
-            self.lock().requests.use_ids();
+    /// Says who answers, and how many bytes may wait for it. It is not connected.
+    pub(super) fn leads_to(&self, group: &Group, mailbox: &Arc<Mailbox>, max: usize) {
+        let mut state = self.lock();
+        let target = Target { mailbox: Arc::clone(mailbox), max };
+        if state.target.as_ref().is_some_and(|before| before.mailbox.framing != mailbox.framing) {
+            // What waits is not in its language.
+            let lost = state.requests.waiting().requests;
+            let failed = state.requests.fail_all();
+            self.give_up(group, &mut state, lost, failed);
         }
-        // A group of this kind has one target.
-        let _ = self.target.set(Target { mailbox: Arc::clone(mailbox), max });
+        state.requests.use_ids(mailbox.framing == Framing::Mbap);
+        state.target = Some(target);
     }
 
     /// Options that follow a change.
@@ -96,12 +104,12 @@ impl Exchange {
 
     /// A client has ended.
     pub(super) fn left(&self, group: &Group, mailbox: &Mailbox) {
-        let Some((client, target)) = mailbox.connection().zip(self.target.get()) else { return };
+        let Some(client) = mailbox.connection() else { return };
         let mut state = self.lock();
         let Some(mut desk) = state.desks.remove(&client) else { return };
         desk.say(group, true);
         let held = state.requests.left(client);
-        if held.requests > 0 {
+        if let Some(target) = state.target.as_ref().filter(|_| held.requests > 0) {
             target.ledger().gave_up(held.requests);
             let lost = Amount { frames: held.requests, bytes: held.bytes as u64 };
             mailbox.lose(&group.shared, DropCause::Left, lost);
@@ -111,8 +119,8 @@ impl Exchange {
 
     /// Takes what a member says: a client asks, and the target answers.
     pub(super) fn carry(&self, group: &Group, from: &Mailbox, run: &Run) {
-        let Some(target) = self.target.get() else { return };
         let mut state = self.lock();
+        let Some(target) = state.target.clone() else { return };
         match from.side() {
             Side::From => {
                 let Some(client) = from.connection() else { return };
@@ -179,7 +187,7 @@ impl Exchange {
         let waiting = state.requests.waiting();
         let is_full = state.desks.get(&client).is_some_and(|desk| desk.mailbox.is_full());
         let no_memory = group.shared.has_no_budget() && waiting.requests > 0;
-        let has_place = self.target.get().is_none_or(|target| waiting.bytes < target.max);
+        let has_place = state.target.as_ref().is_none_or(|target| waiting.bytes < target.max);
         !is_full && !no_memory && has_place && state.requests.held(client) < SHARE
     }
 
@@ -197,8 +205,8 @@ impl Exchange {
 
     /// The target's connection is over.
     pub(super) fn disconnected(&self, group: &Group) {
-        let Some(target) = self.target.get() else { return };
         let mut state = self.lock();
+        let Some(target) = state.target.clone() else { return };
         let unwritten = group.with_queue(&target.mailbox, |queue| {
             let left = queue.waiting().frames;
             let change = queue.clear();
@@ -215,17 +223,23 @@ impl Exchange {
 
     /// The target will never be connected again. Yields how many requests that waited are lost.
     pub(super) fn gone(&self, group: &Group) -> u64 {
-        let Some(target) = self.target.get() else { return 0 };
         let mut state = self.lock();
-        let lost = state.requests.waiting();
-        target.ledger().gave_up(lost.requests);
-        for failed in state.requests.gone() {
-            self.fail(group, &mut state, failed);
-        }
-        state.say_gone(group, &target.mailbox, true);
+        let lost = state.requests.waiting().requests;
+        let failed = state.requests.gone();
+        self.give_up(group, &mut state, lost, failed);
         // They may come again, and be led to another target.
         state.desks.values().for_each(|desk| desk.mailbox.sever(Reason::NoTarget));
-        lost.requests
+        lost
+    }
+
+    /// Everything has failed, of which so much was not sent.
+    fn give_up(&self, group: &Group, state: &mut State, lost: u64, failed: Vec<Failed>) {
+        let Some(target) = state.target.clone() else { return };
+        target.ledger().gave_up(lost);
+        for failed in failed {
+            self.fail(group, state, failed);
+        }
+        state.say_gone(group, &target.mailbox, true);
     }
 
     /// Whether a member has to stay for an answer: its own, or all there are.
@@ -266,8 +280,8 @@ impl Exchange {
     }
 
     fn expire(&self, group: &Group) -> Option<Instant> {
-        let target = self.target.get()?;
         let mut state = self.lock();
+        let target = state.target.clone()?;
         let unwritten = target.mailbox.waiting().frames as usize;
         let before = state.requests.waiting().requests;
         let expired = state.requests.expire(Instant::now(), unwritten);
@@ -300,9 +314,9 @@ impl Exchange {
 
     /// Sends what may be sent, and lets those read who have room again.
     fn send(&self, group: &Group, state: &mut State) {
-        let Some(target) = self.target.get() else { return };
         let now = Instant::now();
-        let State { requests, desks, .. } = state;
+        let State { requests, desks, target, .. } = state;
+        let Some(target) = target else { return };
         let is_full = |client| desks.get(&client).is_some_and(|desk: &Desk| desk.mailbox.is_full());
         while let Some(frame) = requests.next(now, is_full) {
             group.with_queue(&target.mailbox, |queue| {
@@ -322,7 +336,7 @@ impl Exchange {
 
     /// Tells everyone whom it concerns that a request has failed.
     fn fail(&self, group: &Group, state: &mut State, failed: Failed) {
-        let Some(target) = self.target.get() else { return };
+        let Some(target) = state.target.clone() else { return };
         match failed.client.and_then(|client| state.desks.get_mut(&client)) {
             Some(desk) => {
                 desk.failures[failed.fault as usize].count();

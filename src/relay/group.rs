@@ -97,6 +97,42 @@ impl Group {
         mailbox
     }
 
+    /// Puts another in its place, which gets what waits for it, in its own framing.
+    pub(super) fn replace(&self, old: &Arc<Mailbox>, new: Mailbox) -> Arc<Mailbox> {
+        let new = Arc::new(new);
+        // Nobody puts anything into either meanwhile.
+        let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
+        for member in members.iter_mut().filter(|member| Arc::ptr_eq(member, old)) {
+            *member = Arc::clone(&new);
+        }
+        let waiting = self.with_queue(old, |queue| queue.take());
+        for (wire, frames) in waiting {
+            let (wire, kept) = match old.framing == new.framing {
+                true => (wire, frames),
+                false => {
+                    let (wire, kept) = self.form(old, &Run { wire, frames }, &new);
+                    (self.charged(wire), kept)
+                }
+            };
+            self.put(&new, wire, kept, 0, frames - kept);
+        }
+        drop(members);
+        old.say_losses(&self.shared, true);
+        self.go_on();
+        new
+    }
+
+    /// Puts frames into a queue. So many of them are new, and so many were lost on the way.
+    fn put(&self, member: &Mailbox, wire: Bytes, frames: u64, new: u64, lost: u64) {
+        self.with_queue(member, |queue| {
+            let change = queue.push(wire, frames);
+            if let Some(ledger) = &member.ledger {
+                ledger.took(new, change.dropped.frames + lost, queue.waiting().frames);
+            }
+            (change, ())
+        });
+    }
+
     /// Nothing more is put into its queue.
     pub(super) fn leave(&self, mailbox: &Arc<Mailbox>) {
         let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
@@ -145,6 +181,11 @@ impl Group {
         self.mode != RelayMode::Publish || from.side == Side::From
     }
 
+    /// Tells whether a relay with these options can go on with it.
+    pub(crate) fn fits(&self, options: &RelayOptions) -> bool {
+        self.exchange.is_some() == (options.reply == Reply::Request)
+    }
+
     /// What follows a change of the relay.
     pub(crate) fn set(&self, options: &RelayOptions) {
         if let Some(exchange) = &self.exchange {
@@ -179,14 +220,13 @@ impl Group {
             });
             let (_, wire, frames) = &forms[form];
             if *frames > 0 {
-                self.with_queue(member, |queue| {
-                    let change = queue.push(wire.clone(), *frames);
-                    if let Some(ledger) = &member.ledger {
-                        ledger.took(*frames, change.dropped.frames, queue.waiting().frames);
-                    }
-                    (change, ())
-                });
+                self.put(member, wire.clone(), *frames, *frames, 0);
             }
+        }
+        if forms.is_empty() && self.keeps() && from.side == Side::From {
+            // A reload has removed the target.
+            let amount = Amount { frames: run.frames, bytes: run.wire.len() as u64 };
+            from.lose(&self.shared, DropCause::Unheard, amount);
         }
     }
 

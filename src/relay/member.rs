@@ -61,6 +61,15 @@ pub(super) enum Leave {
     Stalled,
 }
 
+/// What ends the serving of a member.
+enum Told {
+    Leave(Leave),
+    /// Its target has been replaced.
+    Part,
+    /// The node stops.
+    Stop,
+}
+
 impl Member {
     pub(super) fn new(
         group: &Arc<Group>,
@@ -123,30 +132,38 @@ impl Member {
     }
 
     /// Serves it to its end, or until the node stops; then what waits for it is
-    /// written, and it is closed. Whoever drops it cuts it.
-    pub(super) async fn serve(mut self, mut stop: watch::Receiver<Stop>) -> Reason {
-        let leaves = {
-            let stopped = pin!(stop.wait_for(|stop| *stop != Stop::No));
-            let mut stopped = Some(stopped);
+    /// written, and it is closed. When `replaced` is ready, what waits is left
+    /// to whoever comes after it. Whoever drops it cuts it.
+    pub(super) async fn serve(
+        mut self,
+        mut stop: watch::Receiver<Stop>,
+        replaced: impl Future<Output = ()>,
+    ) -> Reason {
+        let is_told = {
+            let mut stopped = pin!(stop.wait_for(|stop| *stop != Stop::No));
+            let mut replaced = pin!(replaced);
             poll_fn(|cx| {
-                if stopped.as_mut().is_some_and(|stopped| stopped.as_mut().poll(cx).is_ready()) {
-                    stopped = None;
-                    self.is_leaving = true;
+                if replaced.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Told::Part);
                 }
+                self.is_leaving = self.is_leaving || stopped.as_mut().poll(cx).is_ready();
                 if self.is_leaving && !self.group.owes(&self.mailbox) {
-                    return Poll::Ready(None);
+                    return Poll::Ready(Told::Stop);
                 }
                 match self.poll(cx) {
-                    Poll::Pending if self.is_leaving && !self.group.owes(&self.mailbox) => Poll::Ready(None),
-                    polled => polled.map(Some),
+                    Poll::Pending if self.is_leaving && !self.group.owes(&self.mailbox) => {
+                        Poll::Ready(Told::Stop)
+                    }
+                    polled => polled.map(Told::Leave),
                 }
             })
             .await
         };
-        match leaves {
-            Some(Leave::Closed) if self.keeps => self.part().await,
-            Some(leave) => self.end(leave),
-            None => self.drain().await,
+        match is_told {
+            Told::Leave(Leave::Closed) if self.keeps => self.part().await,
+            Told::Leave(leave) => self.end(leave),
+            Told::Part => self.part().await,
+            Told::Stop => self.drain().await,
         }
     }
 
@@ -293,8 +310,6 @@ impl Member {
             }
             if !self.keeps {
                 self.group.leave(&self.mailbox);
-            } else if let Some(exchange) = &self.group.exchange {
-                exchange.closing();
             }
         }
     }
@@ -403,9 +418,12 @@ impl Member {
         Reason::Shutdown
     }
 
-    /// Its target has finished: so do we, and wait a little to hear that it has
-    /// got what was written.
+    /// Its target has finished, or is another now: so do we, and wait a little to
+    /// hear that it has got what was written.
     async fn part(mut self) -> Reason {
+        if let Some(exchange) = self.group.exchange.as_ref().filter(|_| self.keeps) {
+            exchange.closing();
+        }
         // Fails only on a connection that has broken, which the end tells.
         let _ = poll_fn(|cx| self.conn.poll_shutdown(cx)).await;
         self.confirmed().await;

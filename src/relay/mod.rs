@@ -26,7 +26,7 @@ pub use self::reply::Reply;
 pub use self::requests::RequestOptions;
 pub(crate) use self::sweep::Limits;
 use self::sweep::Sweep;
-pub(crate) use self::uplink::{Uplink, keep};
+pub(crate) use self::uplink::{Plan, Uplink, keep};
 use crate::budget::Budget;
 use crate::bus::EventBus;
 use crate::event::Reason;

@@ -161,9 +161,9 @@ impl Requests {
         }
     }
 
-    /// Answers name their requests, as in Modbus TCP.
-    pub(super) fn use_ids(&mut self) {
-        self.has_ids = true;
+    /// Tells whether answers name their requests, as in Modbus TCP.
+    pub(super) fn use_ids(&mut self, has_ids: bool) {
+        self.has_ids = has_ids;
     }
 
     pub(super) fn set(&mut self, options: RequestOptions) {
@@ -387,6 +387,11 @@ impl Requests {
     /// There will be no link again: everything fails, now and later.
     pub(super) fn gone(&mut self) -> Vec<Failed> {
         self.link = Link::Gone;
+        self.fail_all()
+    }
+
+    /// Nothing that was asked so far can be sent or answered.
+    pub(super) fn fail_all(&mut self) -> Vec<Failed> {
         let sent = std::mem::take(&mut self.sent);
         let mut failed: Vec<_> =
             sent.into_iter().map(|sent| self.fail(sent, RequestFault::LinkLost)).collect();

@@ -20,6 +20,7 @@ mod ends;
 mod events;
 mod files;
 mod house;
+mod joined;
 mod limits;
 mod logs;
 mod names;

@@ -12,9 +12,7 @@ fn adu(transaction: u16, unit: u8) -> Bytes {
 
 fn up(options: RequestOptions, has_ids: bool) -> Requests {
     let mut requests = Requests::new(options, Instant::now());
-    if has_ids {
-        requests.use_ids();
-    }
+    requests.use_ids(has_ids);
     requests.connected(Instant::now());
     requests
 }
