@@ -36,5 +36,8 @@ pub use self::net::{
 };
 pub use self::node::{Changes, Node, NodeError, Outcome, Stopper};
 pub use self::registry::Registry;
-pub use self::relay::{RelayMode, RelayOptions, Reply, RequestOptions};
+pub use self::relay::{
+    NameFrame, Naming, Pattern, RelayMode, RelayOptions, Reply, RequestOptions, Tag, TagError, TagOptions,
+    Unknown,
+};
 pub use self::signal::{Connection, Signal, SignalRef};

@@ -10,10 +10,11 @@ use super::kinds::{
     Switch, Text, Time, Word,
 };
 use super::messages::{Auto, FramingText};
+use super::tags::{Off, Written};
 use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig};
 use crate::address::Address;
 use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow};
-use crate::relay::{RelayMode, Reply};
+use crate::relay::{NameFrame, Naming, RelayMode, Reply, Tag, Unknown};
 
 /// When a changed key takes effect at a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,11 +175,16 @@ pub(crate) fn relay() -> Vec<Key<RelayConfig>> {
         required(key(a::<Names>(), "from", |r: &mut RelayConfig| &mut r.from, NewConnections, "the listeners whose clients it takes; in mode publish, who is heard")),
         key(a::<Names>(), "to", |r| &mut r.to, NewConnections, "the clients it leads to: the first is dialled, the next when that fails; in mode publish, who hears"),
         key(a::<OneOf<RelayMode>>(), "mode", |r| &mut r.mode, NewConnections, "pair: a connection of its own for each client; echo: all comes back, and there is no to; hub: each client hears what the others send; publish: those in to hear those in from; collect: all go to one target that is kept connected"),
-        key(a::<OneOf<Reply>>(), "reply", |r| &mut r.options.reply, NewConnections, "in mode collect, who gets what the target says: broadcast: every client; request: the client that had asked, and they take turns"),
+        key(a::<OneOf<Reply>>(), "reply", |r| &mut r.options.reply, NewConnections, "in mode collect, who gets what the target says: broadcast: every client; tagged: the one whose name stands before it, as in tag; request: the client that had asked, and they take turns"),
         key(a::<Time>(), "request_timeout", |r| &mut r.options.request.timeout, Live, "with reply request, how long a request waits for its answer, and for a target that is not connected"),
         key(a::<Number<usize>>(), "overlap", |r| &mut r.options.request.overlap, Live, "requests on the link at once, up to 256; more than 1 need framing mbap"),
         key(a::<Limit>(), "pause", |r| &mut r.options.request.pause, Live, "the least time from an answer, and from a request, to the next request"),
         key(a::<Limit>(), "delay_after_connect", |r| &mut r.options.request.delay_after_connect, Live, "how long the target is left alone once it is connected"),
+        key(a::<Off<Written<Tag>>>(), "tag", |r| &mut r.options.tags.tag, NewConnections, "in mode collect, what stands before each message on its way to the target; {name} is the client's name"),
+        key(a::<Written<Naming>>(), "name", |r| &mut r.options.tags.name, NewConnections, "where that name is taken from: address, or a pattern that finds it in the client's first message"),
+        key(a::<OneOf<NameFrame>>(), "name_frame", |r| &mut r.options.tags.name_frame, NewConnections, "what becomes of the message it was found in: pass: it goes to the target like any other; consume: it goes no further"),
+        key(a::<Written<Unknown>>(), "unknown", |r| &mut r.options.tags.unknown, NewConnections, "what happens to a tagged answer for a client that is not there, beside being counted: drop: nothing; close: the connection to the target is reset; reply:TEXT: the target is sent that text, in which {name} is the name"),
+        key(a::<Switch>(), "resend", |r| &mut r.options.resend, NewConnections, "in mode collect, whether what was unconfirmed when a connection to the target ended is sent again: kept in its queue until then, and perhaps got twice"),
         key(a::<Limit>(), "idle_timeout", |r| &mut r.options.idle_timeout, Live, "ends a pair, or a member of another mode, in which nothing moves for so long"),
         key(a::<Time>(), "half_closed_timeout", |r| &mut r.options.half_closed_timeout, Live, "the same once one side has finished"),
     ]
@@ -198,14 +204,6 @@ impl Reload {
 }
 
 impl Word for RelayMode {
-    const ALL: &'static [Self] = &Self::ALL;
-
-    fn word(self) -> &'static str {
-        self.name()
-    }
-}
-
-impl Word for Reply {
     const ALL: &'static [Self] = &Self::ALL;
 
     fn word(self) -> &'static str {

@@ -10,7 +10,7 @@ use super::{ClientConfig, Config, Fault, Place, RelayConfig};
 use crate::address::Address;
 use crate::framing::Framing;
 use crate::net::{MessageOptions, Overflow};
-use crate::relay::{RelayMode, Reply};
+use crate::relay::RelayMode;
 
 /// A value, or `"auto"` for what is usual where it is used.
 pub(super) struct Auto<K>(PhantomData<K>);
@@ -93,18 +93,8 @@ impl Config {
                 let text = format!("stdio: is one conversation, and mode {mode} joins many; name addresses");
                 faults.push(fault("mode", text));
             }
-            let reply = relay.options.reply;
-            if reply != Reply::default() && relay.mode != RelayMode::Collect {
-                let text = format!(
-                    "mode {mode} has no answers to share out; remove it, or write mode = \"collect\""
-                );
-                faults.push(fault("reply", text));
-            } else if !reply.is_built() {
-                let text =
-                    format!("{} is not possible in this version; write broadcast or request", reply.name());
-                faults.push(fault("reply", text));
-            }
             faults.extend(self.check_requests(id, relay));
+            self.check_tags(id, relay, &mut faults);
             if relay.mode == RelayMode::Publish {
                 for (nth, name) in relay.to.iter().enumerate().filter(|(_, name)| relay.from.contains(name)) {
                     let place = Place::new("relay", id, "to").element(nth);

@@ -13,6 +13,7 @@ mod origin;
 mod requests;
 mod show;
 mod syntax;
+mod tags;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -31,6 +31,15 @@ impl Config {
             }
             return faults;
         }
+        if relay.options.tags.tag.is_some() {
+            let text =
+                "answers to requests find their way without names; remove it, or write reply = \"tagged\"";
+            add(at("tag"), text.into());
+        }
+        if relay.options.resend {
+            let text = "a request that is sent again could act twice; remove it";
+            add(at("resend"), text.into());
+        }
         let times = [
             ("request_timeout", Some(timeout)),
             ("pause", pause),

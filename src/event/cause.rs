@@ -15,6 +15,8 @@ pub enum DropCause {
     Unsendable,
     /// The node stopped, or a reload removed their target, before they could be written.
     Stopped,
+    /// They are answers for a client that is not there.
+    Unknown,
     /// The client that had asked has left: its requests that waited, or answers to it.
     Left,
     /// Answers that came after their request had failed.
@@ -38,11 +40,12 @@ pub enum RequestFault {
 
 impl DropCause {
     /// Every cause there is.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Overflow,
         Self::Unheard,
         Self::Unsendable,
         Self::Stopped,
+        Self::Unknown,
         Self::Left,
         Self::Late,
         Self::Unasked,
@@ -55,6 +58,7 @@ impl DropCause {
             Self::Unheard => "unheard",
             Self::Unsendable => "unsendable",
             Self::Stopped => "stopped",
+            Self::Unknown => "unknown",
             Self::Left => "left",
             Self::Late => "late",
             Self::Unasked => "unasked",

@@ -72,6 +72,8 @@ pub enum Reason {
     StalledFrame,
     /// A request had no answer, and another one could be taken for it; reset.
     Unanswered,
+    /// It did not say its name, or said that of another; reset.
+    Unnamed,
 }
 
 impl Reason {
@@ -95,6 +97,7 @@ impl Reason {
             Self::TruncatedFrame => "truncated_frame",
             Self::StalledFrame => "stalled_frame",
             Self::Unanswered => "unanswered",
+            Self::Unnamed => "unnamed",
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod access;
 mod conn;
+mod diagnosis;
 mod dial;
 mod echo;
 mod error;

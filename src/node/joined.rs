@@ -67,7 +67,7 @@ impl Joined {
             let messages = config.messages(relay, client);
             let side = side(relay, name);
             let options = relay.options.without_limits();
-            let plan = Arc::new(Plan { outlet, side, messages, options: options.clone() });
+            let plan = Arc::new(Plan { outlet, side, messages, options: Arc::new(options.clone()) });
             let client = match before.remove(name) {
                 // In publish its queue goes with its end of the relay.
                 Some(known) if known.side == side => known.follow(client, messages, options, plan),

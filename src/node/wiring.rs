@@ -284,7 +284,14 @@ impl Wiring {
             });
             let group = joined.as_ref().map(|joined| Arc::clone(joined.group()));
             groups.extend(joined.map(|joined| (name.clone(), joined)));
-            let running = Arc::new(Relay::new(Arc::clone(&self.shared), outlets, limit, group, once));
+            let running = Arc::new(Relay::new(
+                Arc::clone(&self.shared),
+                outlets,
+                limit,
+                relay.options.clone(),
+                group,
+                once,
+            ));
             let one = Arc::new(Places::new(1));
             for (id, listener) in config.from(relay) {
                 let endpoint = Arc::from(id);

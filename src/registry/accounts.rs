@@ -19,7 +19,7 @@ pub struct Accounts {
     /// Dropped because its queue was full, or because the node stopped first.
     pub dropped: u64,
     /// Handed to our kernel and not acknowledged: on their way, or lost when a
-    /// connection ended; they are not sent again.
+    /// connection ended; with `resend` they are queued again then.
     pub unconfirmed: u64,
 }
 
@@ -99,15 +99,17 @@ impl Ledger {
         }
     }
 
-    /// All bytes up to `end` of the connection have been acknowledged.
-    pub(crate) fn acknowledged(&self, end: u64) {
+    /// All bytes up to `end` of the connection have been acknowledged. Yields how many messages that confirms.
+    pub(crate) fn acknowledged(&self, end: u64) -> u64 {
         let mut state = self.lock();
+        let before = state.accounts.sent;
         while let Some(&(last, messages)) = state.written.front()
             && last <= end
         {
             state.written.pop_front();
             state.confirm(messages);
         }
+        state.accounts.sent - before
     }
 
     /// The first so many messages of the connection have been received, since one of them was answered.
@@ -122,6 +124,15 @@ impl Ledger {
             }
             state.confirm(part);
         }
+    }
+
+    /// The connection is over, and these of its messages wait again.
+    pub(crate) fn resend(&self, messages: u64, queued: u64) {
+        let mut state = self.lock();
+        state.accounts.unconfirmed -= messages;
+        state.accounts.queued = queued;
+        state.written.clear();
+        state.confirmed = 0;
     }
 
     /// Tells whether anything is on its way.

@@ -117,7 +117,8 @@ fn enter(
         None => sessions.spawn(Session::new(relay, client, places)),
         Some(group) => {
             let (options, stop) = (&entrance.options.messages, stop.clone());
-            let member = Member::new(group, &relay.limits, client, entrance.side, options);
+            let member = Member::new(group, &relay.limits, client, entrance.side, options)
+                .with_options(&relay.options);
             sessions.spawn(async move {
                 let _places = places;
                 member.serve(stop, pending()).await

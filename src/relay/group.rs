@@ -2,6 +2,7 @@
 //! whole frames into the queues of those who hear; each of them writes its own.
 //! Nothing here waits: a source that must not go on is told so before it reads.
 
+use std::collections::HashMap;
 use std::mem::take;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -29,6 +30,8 @@ pub(crate) struct Group {
     pub(super) shared: Arc<Shared>,
     mode: RelayMode,
     members: RwLock<Vec<Arc<Mailbox>>>,
+    /// Those that have a name, by it.
+    pub(super) names: RwLock<HashMap<Vec<u8>, Arc<Mailbox>>>,
     /// Members that are full, and whose sources wait for that.
     full: AtomicUsize,
     /// What waits in all queues, in bytes.
@@ -44,7 +47,7 @@ pub(super) struct Mailbox {
     /// None while a target that is kept connected is not.
     connection: Mutex<Option<ConnectionId>>,
     endpoint: Arc<str>,
-    side: Side,
+    pub(super) side: Side,
     pub(super) framing: Framing,
     pub(super) max_frame: usize,
     overflow: Overflow,
@@ -57,6 +60,8 @@ pub(super) struct Mailbox {
     waits: AtomicBool,
     /// Why it has to end, as [`SEVERED`] has it, from 1.
     severed: AtomicU8,
+    /// What it is called, and what therefore stands before all that it sends to a target.
+    name: OnceLock<(Vec<u8>, Vec<u8>)>,
     losses: Mutex<[Loss; DropCause::ALL.len()]>,
 }
 
@@ -82,6 +87,7 @@ impl Group {
             shared,
             mode,
             members: RwLock::default(),
+            names: RwLock::default(),
             full: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             waiting: Mutex::default(),
@@ -123,7 +129,7 @@ impl Group {
     }
 
     /// Puts frames into a queue. So many of them are new, and so many were lost on the way.
-    fn put(&self, member: &Mailbox, wire: Bytes, frames: u64, new: u64, lost: u64) {
+    pub(super) fn put(&self, member: &Mailbox, wire: Bytes, frames: u64, new: u64, lost: u64) {
         self.with_queue(member, |queue| {
             let change = queue.push(wire, frames);
             if let Some(ledger) = &member.ledger {
@@ -139,6 +145,8 @@ impl Group {
         if let Some(place) = members.iter().position(|member| Arc::ptr_eq(member, mailbox)) {
             members.swap_remove(place);
         }
+        drop(members);
+        self.forget(mailbox);
     }
 
     /// Empties the queue of one that has ended, and yields what it did not get.
@@ -232,11 +240,19 @@ impl Group {
 
     /// Frames as one member wrote them, as another reads them.
     pub(super) fn form(&self, from: &Mailbox, run: &Run, to: &Mailbox) -> (Bytes, u64) {
-        if from.framing == to.framing && from.framing.is_exact() {
+        let tag = from.name.get().filter(|_| to.side == Side::To).map(|(_, tag)| tag.as_slice());
+        if tag.is_none() && from.framing == to.framing && from.framing.is_exact() {
             return (run.wire.clone(), run.frames);
         }
         let (mut wire, mut frames) = (BytesMut::with_capacity(run.wire.len() + 64), 0);
-        for body in from.framing.bodies(&run.wire) {
+        let mut tagged = Vec::new();
+        for mut body in from.framing.bodies(&run.wire) {
+            if let Some(tag) = tag {
+                tagged.clear();
+                tagged.extend_from_slice(tag);
+                tagged.extend_from_slice(body);
+                body = &tagged;
+            }
             match to.framing.encode(body, to.max_frame, &mut wire) {
                 Ok(()) => frames += 1,
                 Err(_unsendable) => {
@@ -353,6 +369,7 @@ impl Mailbox {
             waker: OnceLock::new(),
             waits: AtomicBool::new(false),
             severed: AtomicU8::new(0),
+            name: OnceLock::new(),
             losses: Mutex::default(),
         }
     }
@@ -364,9 +381,15 @@ impl Mailbox {
         max_frame: usize,
         limit: QueueLimit,
         ledger: &Arc<Ledger>,
+        resends: bool,
     ) -> Self {
         let ledger = Some(Arc::clone(ledger));
-        Self { ledger, ..Self::new(None, endpoint, Side::To, framing, max_frame, limit) }
+        let mut queue = Queue::new(limit, framing);
+        if resends {
+            queue = queue.until_confirmed();
+        }
+        let queue = Mutex::new(queue);
+        Self { ledger, queue, ..Self::new(None, endpoint, Side::To, framing, max_frame, limit) }
     }
 
     /// Which connection it is for now.
@@ -401,6 +424,16 @@ impl Mailbox {
     /// Tells whether as much waits for it as may.
     pub(super) fn is_full(&self) -> bool {
         self.is_full.load(Relaxed)
+    }
+
+    /// What it is called.
+    pub(super) fn name(&self) -> Option<&Vec<u8>> {
+        self.name.get().map(|(name, _)| name)
+    }
+
+    /// Is called so from now on, with this before what it sends. Only the first call counts.
+    pub(super) fn set_name(&self, name: Vec<u8>, tag: Vec<u8>) {
+        let _ = self.name.set((name, tag));
     }
 
     pub(super) fn connection(&self) -> Option<ConnectionId> {

@@ -14,17 +14,19 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::group::{Group, Mailbox, Side};
 use super::sweep::Watch;
-use super::{Limits, Stop};
+use super::{Limits, RelayOptions, Stop};
 use crate::budget::PROMISE;
-use crate::event::{DropCause, Reason, State};
+use crate::event::{ConnectionId, DropCause, Endpoint, Reason, State};
 use crate::flow::{TapDirection, with_scratch};
-use crate::framing::{Decoder, FrameError, Ticket};
-use crate::net::{Amount, Conn, MessageOptions, Unacknowledged, reason_of, reason_of_drop};
+use crate::framing::{Decoder, FrameError, Framing, Ticket};
+use crate::net::{Amount, Change, Conn, MessageOptions, Unacknowledged, reason_of, reason_of_drop};
+use crate::registry::Ledger;
 
 /// A connection, what arrives on it, and what waits for it.
 pub(super) struct Member {
-    group: Arc<Group>,
-    mailbox: Arc<Mailbox>,
+    pub(super) group: Arc<Group>,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) options: Arc<RelayOptions>,
     watch: Arc<Watch>,
     limits: Arc<Limits>,
     conn: Conn,
@@ -55,6 +57,8 @@ pub(super) enum Leave {
     Severed(Reason),
     Broken(io::Error),
     Frame(FrameError),
+    /// It did not say its name, or that of another.
+    Unnamed(String),
     /// Too much waited for it, and it did not catch up.
     Slow,
     /// Memory for unfinished frames was needed, and its was the oldest.
@@ -107,11 +111,15 @@ impl Member {
         group.shared.sweep.add(Arc::clone(&watch), limits);
         // So that the kernel does not hide megabytes behind the queue's limit.
         conn.limit_unsent(UNSENT);
+        if mailbox.framing != Framing::Raw {
+            conn.limit_silence(SILENCE);
+        }
         Self {
             decoder: Decoder::new(mailbox.framing, mailbox.max_frame),
             mailbox,
             ticket: Ticket::new(&group.shared.unfinished),
             group: Arc::clone(group),
+            options: Arc::default(),
             watch,
             limits: Arc::clone(limits),
             conn,
@@ -123,6 +131,20 @@ impl Member {
             is_leaving: false,
             is_over: false,
         }
+    }
+
+    /// With the options of its relay: how it is called, and who gets its answers.
+    pub(super) fn with_options(mut self, options: &Arc<RelayOptions>) -> Self {
+        self.options = Arc::clone(options);
+        self
+    }
+
+    pub(super) fn id(&self) -> ConnectionId {
+        self.conn.id()
+    }
+
+    pub(super) fn peer(&self) -> Endpoint {
+        self.conn.record().ends().0
     }
 
     /// A member that we have dialled.
@@ -175,6 +197,9 @@ impl Member {
         }
         if self.ticket.is_overdue() {
             return Poll::Ready(Leave::Stalled);
+        }
+        if let Some(leave) = self.call_by_address() {
+            return Poll::Ready(leave);
         }
         let is_flushed = match self.poll_flush(cx) {
             Poll::Ready(Ok(())) => true,
@@ -287,7 +312,9 @@ impl Member {
                 match self.decoder.run() {
                     Ok(Some(run)) => {
                         is_another = true;
-                        self.group.distribute(&self.mailbox, run);
+                        if let Some(leave) = self.pass_on(run) {
+                            return Poll::Ready(Some(leave));
+                        }
                     }
                     Ok(None) => break,
                     Err(fault) => return Poll::Ready(Some(Leave::Frame(fault))),
@@ -367,6 +394,7 @@ impl Member {
                 (Reason::FrameTooLong, io::Error::other(fault))
             }
             Leave::Frame(fault) => (Reason::MalformedFrame, io::Error::other(fault)),
+            Leave::Unnamed(text) => (Reason::Unnamed, io::Error::other(text)),
             Leave::Slow => {
                 let text = format!("{} bytes in {} frames waited for it", left.bytes, left.frames);
                 (Reason::SlowConsumer, io::Error::other(text))
@@ -438,7 +466,7 @@ impl Member {
         }
     }
 
-    /// Looks once a second at what is unconfirmed, while anything is.
+    /// Looks now and then at what is unconfirmed, while anything is.
     fn poll_confirm(&mut self, cx: &mut Context<'_>) {
         let is_waiting = self.mailbox.ledger.as_ref().is_some_and(|ledger| ledger.is_waiting());
         if !is_waiting {
@@ -460,14 +488,20 @@ impl Member {
             return false;
         }
         match self.conn.unacknowledged() {
-            Unacknowledged::Bytes(bytes) => ledger.acknowledged(self.conn.sent().saturating_sub(bytes)),
+            Unacknowledged::Bytes(bytes) => self.acknowledged(ledger, self.conn.sent().saturating_sub(bytes)),
             // Both ends have finished and been acknowledged, unless it broke.
             Unacknowledged::Gone if is_shut && self.conn.take_error().is_none() => {
-                ledger.acknowledged(self.conn.sent());
+                self.acknowledged(ledger, self.conn.sent());
             }
             Unacknowledged::Gone | Unacknowledged::Unknown => {}
         }
         ledger.is_waiting()
+    }
+
+    /// Its peer's kernel has so many bytes.
+    fn acknowledged(&self, ledger: &Ledger, bytes: u64) {
+        let messages = ledger.acknowledged(bytes);
+        self.group.with_queue(&self.mailbox, |queue| (queue.confirm(messages), ()));
     }
 
     /// Takes it out of the group, and yields what it will never get.
@@ -479,6 +513,10 @@ impl Member {
         };
         let sent = self.conn.sent();
         self.group.with_queue(&self.mailbox, |queue| {
+            if let Some(again) = queue.resend() {
+                ledger.resend(again, queue.waiting().frames);
+                return (Change::default(), ());
+            }
             let (change, out) = queue.restart();
             ledger.wrote(out, sent, queue.waiting().frames);
             (change, ())
@@ -527,13 +565,15 @@ const TURN: usize = 256 << 10;
 const SLICES: usize = 32;
 /// Bytes the kernel may hold for a member without having sent them.
 const UNSENT: u32 = 128 << 10;
+/// How long a peer may leave what was sent to it unacknowledged, or unread so that there is no room for more.
+const SILENCE: Duration = Duration::from_secs(20);
 /// How long a member that is behind has to catch up; the others wait for it meanwhile.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How long a target that has finished has to acknowledge what was written.
 const CONFIRMATION: Duration = Duration::from_secs(5);
 /// How often that is looked at then.
 const LOOK: Duration = Duration::from_millis(20);
-/// And how often otherwise.
-const OFTEN: Duration = Duration::from_secs(1);
+/// And how often otherwise: what it does not know yet of an end is what may be told or sent wrongly.
+const OFTEN: Duration = Duration::from_millis(50);
 /// How long a peer has to finish its half after ours at the stop of the node.
 const FAREWELL: Duration = Duration::from_secs(1);

@@ -7,11 +7,13 @@ mod accept;
 mod exchange;
 mod group;
 mod member;
+mod named;
 mod pair;
 mod reply;
 mod requests;
 mod session;
 mod sweep;
+mod tag;
 mod uplink;
 
 use std::net::SocketAddr;
@@ -26,6 +28,7 @@ pub use self::reply::Reply;
 pub use self::requests::RequestOptions;
 pub(crate) use self::sweep::Limits;
 use self::sweep::Sweep;
+pub use self::tag::{NameFrame, Naming, Pattern, Tag, TagError, TagOptions, Unknown};
 pub(crate) use self::uplink::{Plan, Uplink, keep};
 use crate::budget::Budget;
 use crate::bus::EventBus;
@@ -62,6 +65,12 @@ pub struct RelayOptions {
     pub reply: Reply,
     /// How requests take turns, where answers go to those who asked.
     pub request: RequestOptions,
+    /// The names of clients, in mode collect.
+    pub tags: TagOptions,
+    /// Sends again, in mode collect, what was unconfirmed when a connection
+    /// ended. It is kept until then, within the queue's limit; the target may
+    /// get some of it twice.
+    pub resend: bool,
 }
 
 impl Default for RelayOptions {
@@ -72,6 +81,8 @@ impl Default for RelayOptions {
             half_closed_timeout: Duration::from_secs(3_600),
             reply: Reply::default(),
             request: RequestOptions::default(),
+            tags: TagOptions::default(),
+            resend: false,
         }
     }
 }
@@ -124,6 +135,7 @@ pub(crate) struct Relay {
     shared: Arc<Shared>,
     outlets: Vec<Outlet>,
     limits: Arc<Limits>,
+    options: Arc<RelayOptions>,
     /// What its clients are members of, in a mode that joins many.
     group: Option<Arc<Group>>,
     /// Ends with its first conversation, because it speaks to standard input and output.
@@ -206,10 +218,11 @@ impl Relay {
         shared: Arc<Shared>,
         outlets: Vec<Outlet>,
         limits: Arc<Limits>,
+        options: RelayOptions,
         group: Option<Arc<Group>>,
         once: bool,
     ) -> Self {
-        Self { shared, outlets, limits, group, once }
+        Self { shared, outlets, limits, options: Arc::new(options), group, once }
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) struct Plan {
     /// After what it takes over from the relay's listener.
     pub(crate) messages: MessageOptions,
     /// Those of the relay that do not follow a change while it runs.
-    pub(crate) options: RelayOptions,
+    pub(crate) options: Arc<RelayOptions>,
 }
 
 impl Uplink {
@@ -55,7 +55,7 @@ impl Uplink {
 
     /// Puts what waits into the framing and the limit of another plan.
     fn follow(&mut self, before: &Plan, plan: &Plan) {
-        if let Some(mailbox) = self.kept.take_if(|_| plan.messages != before.messages) {
+        if let Some(mailbox) = self.kept.take_if(|_| plan.waits_otherwise(before)) {
             let ledger = mailbox.ledger.as_ref().expect("whatever is kept is accounted for");
             let kept = self.group.replace(&mailbox, plan.mailbox(ledger));
             if let Some(exchange) = &self.group.exchange {
@@ -70,6 +70,7 @@ impl Uplink {
             Some(mailbox) => Member::of_uplink(&self.group, &self.limits, conn, mailbox),
             None => Member::new(&self.group, &self.limits, conn, plan.side, &plan.messages).of_target(),
         }
+        .with_options(&plan.options)
     }
 
     fn waiting(&self) -> Amount {
@@ -112,10 +113,22 @@ impl Uplink {
 }
 
 impl Plan {
+    /// Whether what waits has to be kept in another way than before.
+    fn waits_otherwise(&self, before: &Self) -> bool {
+        self.messages != before.messages || self.options.resend != before.options.resend
+    }
+
     /// For what waits across connections.
     fn mailbox(&self, ledger: &Arc<Ledger>) -> Mailbox {
         let (framing, limit) = (self.messages.framing(), self.messages.queue.of_uplink());
-        Mailbox::of_uplink(&self.outlet.target.name, framing, self.messages.max_frame(), limit, ledger)
+        Mailbox::of_uplink(
+            &self.outlet.target.name,
+            framing,
+            self.messages.max_frame(),
+            limit,
+            ledger,
+            self.options.resend,
+        )
     }
 }
 

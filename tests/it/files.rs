@@ -12,7 +12,8 @@ use serde_json::Value;
 use signal_node::Config;
 
 use crate::support::{
-    Device, Ending, Got, Master, NodeProcess, accept_one, binary, connect, hold_free_port, listener, read_all, register_value, root, run,
+    Device, Ending, Got, Master, NodeProcess, accept_one, binary, connect, hold_free_port, listener,
+    read_all, register_value, root, run,
 };
 
 /// What the program prints on stdout when all is well.

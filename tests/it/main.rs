@@ -38,5 +38,6 @@ mod sockets;
 mod stdio;
 mod stream;
 mod supervisor;
+mod tags;
 mod topologies;
 mod traces;

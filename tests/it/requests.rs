@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,8 +12,8 @@ use signal_node::registry::{Accounts, ObjectKind};
 use signal_node::{Config, EventBus, Framing, Node, RelayMode, Reply};
 
 use crate::support::{
-    Device, Ending, Got, MUTE, Master, NodeProcess, PATIENCE, SLOW, accept_one, connect, hold_free_port,
-    listener, read_all, register_value, wait_until,
+    Device, Ending, Got, MUTE, Master, NodeProcess, PATIENCE, PYTHON, Running, SLOW, accept_one, connect,
+    hold_free_port, listener, needs_pymodbus, read_all, register_value, root, wait_until,
 };
 
 fn gateway(framing: &str, target: SocketAddr, more: &[&str]) -> NodeProcess {
@@ -177,6 +178,44 @@ fn a_device_that_says_nothing_at_all_is_dialled_again() {
     }
     wait_until("it is dialled again", PATIENCE, || device.accepted().len() >= 3);
     node.line("\"unanswered\"");
+}
+
+fn pymodbus(role: &str, port: u16) -> Command {
+    let mut command = Command::new(PYTHON);
+    command.arg(root().join("tests/it/support/modbus.py")).args([role, &port.to_string()]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+}
+
+#[test]
+fn ten_pymodbus_masters_share_a_pymodbus_device_also_while_that_is_killed_and_started_again() {
+    if !needs_pymodbus() {
+        return;
+    }
+    let target = hold_free_port().1;
+    let node = gateway("mbap", target, &["--overlap", "4", "--request-timeout", "20s"]);
+    let mut device = Running::start(&mut pymodbus("device", target.port()));
+    node.event("connected");
+    for restarts in [false, true] {
+        let mut masters = Running::start(pymodbus("masters", node.address().port()).arg("1000"));
+        let stdout = masters.child.stdout.take().unwrap();
+        if restarts {
+            // They are all there, and have begun.
+            node.nth_event("new_connection", 19);
+            drop(device);
+            node.nth_event("reconnecting", 0);
+            device = Running::start(&mut pymodbus("device", target.port()));
+        }
+        let lines: Vec<_> = BufReader::new(stdout).lines().map(Result::unwrap).collect();
+        assert!(masters.wait().success());
+        let numbers =
+            |line: &String| -> Vec<u32> { line.split(' ').map(|number| number.parse().unwrap()).collect() };
+        let [right, wrong, errors] =
+            [0, 1, 2].map(|nth| lines.iter().map(|line| numbers(line)[nth]).sum::<u32>());
+        assert_eq!((lines.len(), right + errors, wrong), (10, 10_000, 0), "{lines:?}");
+        assert!(errors <= if restarts { 4 } else { 0 }, "only what was on the link may fail: {lines:?}");
+    }
+    drop(device);
 }
 
 /// An instrument that answers lines, each after `answer` has looked at it.

@@ -20,7 +20,9 @@ pub(crate) use self::process::{NodeProcess, Running, binary, run};
 pub(crate) use self::sockets::{
     MOMENT, Trace, bound, in_own_process, joined, joined_with, read_count, redialling, stuck_listener, value,
 };
-pub(crate) use self::tools::{has, needs, needs_namespaces, needs_two_networks, qt_peer, root};
+pub(crate) use self::tools::{
+    PYTHON, has, needs, needs_namespaces, needs_pymodbus, needs_two_networks, qt_peer, root,
+};
 
 /// Longer than anything here takes on a busy machine; reached only by a failure.
 pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
