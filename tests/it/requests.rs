@@ -32,8 +32,8 @@ fn device() -> Device {
 fn total(log: &[String], event: &str, cause: &str) -> u64 {
     let events = log.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let key = if event == "request_failed" { ("fault", "requests") } else { ("cause", "frames") };
-    let found = events.filter(|line| line["event"] == event && line[key.0] == cause);
-    found.last().map_or(0, |line| line[key.1].as_u64().unwrap())
+    let mut found = events.filter(|line| line["event"] == event && line[key.0] == cause);
+    found.next_back().map_or(0, |line| line[key.1].as_u64().unwrap())
 }
 
 #[test]

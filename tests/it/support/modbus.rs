@@ -117,7 +117,7 @@ impl State {
             answers.push(std::mem::take(&mut slow));
             answers.reverse();
             // What is slow has waited for this.
-            if answers.len() == 1 && answers[0].iter().take(7).last() == Some(&SLOW) {
+            if answers.len() == 1 && answers[0].get(6) == Some(&SLOW) {
                 slow = answers.remove(0);
             }
             stream.write_all(&answers.concat())?;
