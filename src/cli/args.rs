@@ -47,6 +47,12 @@ pub(super) struct Args {
     /// Who gets what the target of mode collect says [default: broadcast, every client]
     #[arg(long, value_name = "WHO", help_heading = "Messages")]
     reply: Option<Reply>,
+    /// With --reply request, how long a request waits for its answer [default: 1s]
+    #[arg(long, value_name = "TIME", help_heading = "Messages")]
+    request_timeout: Option<String>,
+    /// With --reply request and --frame mbap, requests on the link at once [default: 1]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Messages")]
+    overlap: Option<String>,
     /// Put this before each message for the target of mode collect, as in "{name} "
     #[arg(long, value_name = "TAG", help_heading = "Messages")]
     tag: Option<String>,
@@ -476,6 +482,12 @@ impl Args {
             relay.idle_timeout = meaning.duration("--idle-timeout", &self.idle_timeout);
         }
         relay.reply = self.reply.unwrap_or_default();
+        if let Some(limit) = meaning.duration("--request-timeout", &self.request_timeout) {
+            relay.request.timeout = limit;
+        }
+        if let Some(most) = meaning.number("--overlap", &self.overlap) {
+            relay.request.overlap = most;
+        }
         relay.resend = self.resend;
         if self.tag.as_deref() != Some("off") {
             relay.tags.tag = self.tag.as_ref().and_then(|text| meaning.note("--tag", text.parse()));
@@ -505,6 +517,8 @@ pub(super) fn option(place: &Place) -> &'static str {
         (_, "queue_max") => "--queue",
         (_, "queue_overflow") => "--overflow",
         (_, "reply") => "--reply",
+        (_, "request_timeout") => "--request-timeout",
+        (_, "overlap") => "--overlap",
         (_, "tag") => "--tag",
         (_, "name") => "--name",
         (_, "resend") => "--resend",

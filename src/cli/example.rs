@@ -30,5 +30,6 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("echo", include_str!("../../config/echo.toml")),
     ("both-roles", include_str!("../../config/both-roles.toml")),
     ("collect", include_str!("../../config/collect.toml")),
+    ("modbus", include_str!("../../config/modbus.toml")),
     ("reference", include_str!("../../config/reference.toml")),
 ];

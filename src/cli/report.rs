@@ -233,6 +233,11 @@ impl Reporter {
                 debug!(connection = number(*connection), %endpoint, cause, frames, bytes, "frames dropped, in all");
                 self.limiter.say(Line { what: "frames dropped", endpoint, cause }, OFTEN);
             }
+            Event::RequestFailed { connection, endpoint, fault, requests } => {
+                let cause = fault.name();
+                debug!(connection = number(*connection), %endpoint, cause, requests, "requests failed, in all");
+                self.limiter.say(Line { what: "requests failed", endpoint, cause }, OFTEN);
+            }
             Event::Reconnecting { endpoint, target, attempt, pause } => {
                 let pause = format!("{:.3}s", pause.as_secs_f64());
                 debug!(%endpoint, target, attempt, pause, "reconnecting");
@@ -368,6 +373,7 @@ const FAULTS: &[EventKind] = &[
     EventKind::Lagged,
     EventKind::SlotPanicked,
     EventKind::FramesDropped,
+    EventKind::RequestFailed,
 ];
 const USUAL: &[EventKind] = &[
     EventKind::Listening,
@@ -380,6 +386,7 @@ const USUAL: &[EventKind] = &[
     EventKind::Lagged,
     EventKind::SlotPanicked,
     EventKind::FramesDropped,
+    EventKind::RequestFailed,
 ];
 const TALK: &[EventKind] = &[
     EventKind::Listening,

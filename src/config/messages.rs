@@ -93,6 +93,7 @@ impl Config {
                 let text = format!("stdio: is one conversation, and mode {mode} joins many; name addresses");
                 faults.push(fault("mode", text));
             }
+            faults.extend(self.check_requests(id, relay));
             self.check_tags(id, relay, &mut faults);
             if relay.mode == RelayMode::Publish {
                 for (nth, name) in relay.to.iter().enumerate().filter(|(_, name)| relay.from.contains(name)) {

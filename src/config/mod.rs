@@ -10,6 +10,7 @@ mod kinds;
 mod loops;
 mod messages;
 mod origin;
+mod requests;
 mod show;
 mod syntax;
 mod tags;

@@ -132,12 +132,6 @@ impl Config {
         if relay.options.resend && self.to(relay).any(drops) {
             add("resend", "what is kept to be sent again cannot make room; write block as the queue_overflow of the target".into());
         }
-        if !reply.is_built() {
-            add(
-                "reply",
-                format!("{} is not possible in this version; write broadcast or tagged", reply.name()),
-            );
-        }
         let written = |key| {
             format!("{key} is of no use without a tag; remove it, or write for example tag = \"{{name}} \"")
         };

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
 
-pub use self::cause::DropCause;
+pub use self::cause::{DropCause, RequestFault};
 pub(crate) use self::ends::ConnectionMap;
 pub use self::ends::{ConnectionId, Endpoint};
 pub use self::mask::EventMask;
@@ -70,6 +70,8 @@ pub enum Reason {
     TruncatedFrame,
     /// Memory for unfinished frames was needed, and its was the oldest; reset.
     StalledFrame,
+    /// A request had no answer, and another one could be taken for it; reset.
+    Unanswered,
     /// It did not say its name, or said that of another; reset.
     Unnamed,
 }
@@ -132,6 +134,7 @@ impl Reason {
             Self::MalformedFrame => "malformed_frame",
             Self::TruncatedFrame => "truncated_frame",
             Self::StalledFrame => "stalled_frame",
+            Self::Unanswered => "unanswered",
             Self::Unnamed => "unnamed",
         }
     }
@@ -391,6 +394,20 @@ pub enum Event {
         /// Their bytes.
         bytes: u64,
     },
+    /// Requests have no answer and will have none.
+    ///
+    /// From: whoever found out, at most once a second for a connection and a fault, and at its end.
+    /// Carries: the total of the connection and the fault.
+    RequestFailed {
+        /// The client that had asked; none for those that have left.
+        connection: Option<ConnectionId>,
+        /// Its listener's name; for those that have left, the target's.
+        endpoint: Arc<str>,
+        /// Why.
+        fault: RequestFault,
+        /// How many since it began.
+        requests: u64,
+    },
     /// A target that is kept connected will be dialled again.
     ///
     /// From: the client's task, after a `connect_failed` or a `disconnected`.
@@ -432,6 +449,7 @@ impl Event {
             | Self::WriteBufferHigh { endpoint, .. }
             | Self::WriteBufferLow { endpoint, .. }
             | Self::FramesDropped { endpoint, .. }
+            | Self::RequestFailed { endpoint, .. }
             | Self::Reconnecting { endpoint, .. } => Some(endpoint),
             Self::Lagged { .. } | Self::SlotPanicked { .. } => None,
         }
@@ -459,6 +477,7 @@ impl Event {
             Self::WriteBufferHigh { .. } => EventKind::WriteBufferHigh,
             Self::WriteBufferLow { .. } => EventKind::WriteBufferLow,
             Self::FramesDropped { .. } => EventKind::FramesDropped,
+            Self::RequestFailed { .. } => EventKind::RequestFailed,
             Self::Reconnecting { .. } => EventKind::Reconnecting,
         }
     }
@@ -489,6 +508,7 @@ pub enum EventKind {
     WriteBufferHigh,
     WriteBufferLow,
     FramesDropped,
+    RequestFailed,
     Reconnecting,
 }
 
@@ -515,12 +535,13 @@ impl EventKind {
             Self::WriteBufferHigh => "write_buffer_high",
             Self::WriteBufferLow => "write_buffer_low",
             Self::FramesDropped => "frames_dropped",
+            Self::RequestFailed => "request_failed",
             Self::Reconnecting => "reconnecting",
         }
     }
 
     /// All kinds, in the order of declaration.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Listening,
         Self::AcceptError,
         Self::AcceptPaused,
@@ -540,6 +561,7 @@ impl EventKind {
         Self::WriteBufferHigh,
         Self::WriteBufferLow,
         Self::FramesDropped,
+        Self::RequestFailed,
         Self::Reconnecting,
     ];
 

@@ -32,10 +32,12 @@ struct Client {
 }
 
 impl Joined {
-    /// The group that is there, if the mode has not changed, or a new one.
-    pub(super) fn new(old: Option<Self>, shared: &Arc<Shared>, mode: RelayMode) -> Self {
-        old.filter(|old| old.mode == mode).unwrap_or_else(|| Self {
-            group: Arc::new(Group::new(Arc::clone(shared), mode)),
+    /// The group that is there, if neither the mode nor whether its members take turns has changed, or a new one.
+    pub(super) fn new(old: Option<Self>, shared: &Arc<Shared>, relay: &RelayConfig) -> Self {
+        let mode = relay.mode;
+        let same = |old: &Self| old.mode == mode && old.group.fits(&relay.options);
+        old.filter(same).unwrap_or_else(|| Self {
+            group: Arc::new(Group::new(Arc::clone(shared), mode, &relay.options)),
             mode,
             clients: BTreeMap::new(),
         })
@@ -59,6 +61,7 @@ impl Joined {
         stop: &watch::Sender<Stop>,
         serving: &mut JoinSet<Ended>,
     ) {
+        self.group.set(&relay.options);
         let mut before = std::mem::take(&mut self.clients);
         for (outlet, (name, client)) in outlets.into_iter().zip(config.to(relay)) {
             let messages = config.messages(relay, client);

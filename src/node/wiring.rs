@@ -278,7 +278,7 @@ impl Wiring {
             let once = config.is_conversation(relay);
             let joined = relay.mode.is_group().then(|| {
                 let outlets = std::mem::take(&mut outlets);
-                let mut joined = Joined::new(self.groups.remove(name), &self.shared, relay.mode);
+                let mut joined = Joined::new(self.groups.remove(name), &self.shared, relay);
                 joined.follow(config, relay, outlets, stop, serving);
                 joined
             });

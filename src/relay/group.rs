@@ -4,15 +4,16 @@
 
 use std::collections::HashMap;
 use std::mem::take;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Duration, Instant};
 
-use super::{RelayMode, Shared};
-use crate::event::{ConnectionId, DropCause, Event, EventKind};
+use super::exchange::Exchange;
+use super::{RelayMode, RelayOptions, Reply, Shared};
+use crate::event::{ConnectionId, DropCause, Event, EventKind, Reason};
 use crate::framing::{Framing, Run};
 use crate::net::{Amount, Change, Level, Overflow, Queue, QueueLimit};
 use crate::registry::Ledger;
@@ -37,6 +38,8 @@ pub(crate) struct Group {
     held: AtomicUsize,
     /// Members that have something to read and must not yet.
     waiting: Mutex<Vec<Arc<Mailbox>>>,
+    /// Who asks and who answers, where answers go to those who asked.
+    pub(super) exchange: Option<Exchange>,
 }
 
 /// A member as the others see it: what waits for it, and how to wake it.
@@ -55,6 +58,8 @@ pub(super) struct Mailbox {
     /// A task's waker stays good for its life, so it is stored once.
     waker: OnceLock<Waker>,
     waits: AtomicBool,
+    /// Why it has to end, as [`SEVERED`] has it, from 1.
+    severed: AtomicU8,
     /// What it is called, and what therefore stands before all that it sends to a target.
     name: OnceLock<(Vec<u8>, Vec<u8>)>,
     losses: Mutex<[Loss; DropCause::ALL.len()]>,
@@ -76,8 +81,9 @@ struct Charged {
 }
 
 impl Group {
-    pub(crate) fn new(shared: Arc<Shared>, mode: RelayMode) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, mode: RelayMode, options: &RelayOptions) -> Self {
         Self {
+            exchange: (options.reply == Reply::Request).then(|| Exchange::new(options.request)),
             shared,
             mode,
             members: RwLock::default(),
@@ -90,6 +96,9 @@ impl Group {
 
     pub(super) fn join(&self, mailbox: Mailbox) -> Arc<Mailbox> {
         let mailbox = Arc::new(mailbox);
+        if let Some(exchange) = &self.exchange {
+            exchange.join(&mailbox);
+        }
         self.members.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&mailbox));
         mailbox
     }
@@ -143,6 +152,9 @@ impl Group {
     /// Empties the queue of one that has ended, and yields what it did not get.
     pub(super) fn retire(&self, mailbox: &Arc<Mailbox>) -> Amount {
         self.leave(mailbox);
+        if let Some(exchange) = &self.exchange {
+            exchange.left(self, mailbox);
+        }
         let left = self.with_queue(mailbox, |queue| {
             let left = queue.waiting();
             (queue.clear(), left)
@@ -177,8 +189,28 @@ impl Group {
         self.mode != RelayMode::Publish || from.side == Side::From
     }
 
+    /// Tells whether a relay with these options can go on with it.
+    pub(crate) fn fits(&self, options: &RelayOptions) -> bool {
+        self.exchange.is_some() == (options.reply == Reply::Request)
+    }
+
+    /// What follows a change of the relay.
+    pub(crate) fn set(&self, options: &RelayOptions) {
+        if let Some(exchange) = &self.exchange {
+            exchange.set(options.request);
+        }
+    }
+
+    /// Whether a member has to stay for an answer.
+    pub(super) fn owes(&self, member: &Mailbox) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| exchange.owes(member))
+    }
+
     /// Puts frames of one member into the queues of those who hear it.
     pub(super) fn distribute(&self, from: &Mailbox, run: Run) {
+        if let Some(exchange) = &self.exchange {
+            return exchange.carry(self, from, &run);
+        }
         if !self.is_heard(from) {
             let amount = Amount { frames: run.frames, bytes: run.wire.len() as u64 };
             from.lose(&self.shared, DropCause::Unheard, amount);
@@ -207,7 +239,7 @@ impl Group {
     }
 
     /// Frames as one member wrote them, as another reads them.
-    fn form(&self, from: &Mailbox, run: &Run, to: &Mailbox) -> (Bytes, u64) {
+    pub(super) fn form(&self, from: &Mailbox, run: &Run, to: &Mailbox) -> (Bytes, u64) {
         let tag = from.name.get().filter(|_| to.side == Side::To).map(|(_, tag)| tag.as_slice());
         if tag.is_none() && from.framing == to.framing && from.framing.is_exact() {
             return (run.wire.clone(), run.frames);
@@ -240,6 +272,9 @@ impl Group {
     /// Ready when a member may read: nobody who hears it is full, and there is
     /// memory, or nothing that waits could give some back.
     pub(super) fn poll_room(&self, cx: &mut Context<'_>, own: &Arc<Mailbox>) -> Poll<()> {
+        if let Some(exchange) = &self.exchange {
+            return exchange.poll_room(self, cx, own);
+        }
         own.wake_with(cx.waker());
         for is_second in [false, true] {
             let own_full = usize::from(own.is_full.load(Relaxed));
@@ -297,6 +332,9 @@ impl Group {
 
     /// Lets those read who had to wait.
     fn go_on(&self) {
+        if let Some(exchange) = &self.exchange {
+            exchange.nudge();
+        }
         let waiting = take(&mut *self.waiters());
         for mailbox in waiting {
             mailbox.waits.store(false, Relaxed);
@@ -330,6 +368,7 @@ impl Mailbox {
             is_full: AtomicBool::new(false),
             waker: OnceLock::new(),
             waits: AtomicBool::new(false),
+            severed: AtomicU8::new(0),
             name: OnceLock::new(),
             losses: Mutex::default(),
         }
@@ -356,6 +395,35 @@ impl Mailbox {
     /// Which connection it is for now.
     pub(super) fn set_connection(&self, connection: Option<ConnectionId>) {
         *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = connection;
+        self.severed.store(0, Relaxed);
+    }
+
+    /// Has it end, for one of the reasons in [`SEVERED`].
+    pub(super) fn sever(&self, reason: Reason) {
+        let nth = SEVERED.iter().position(|known| *known == reason).expect("these are all there are");
+        self.severed.store(nth as u8 + 1, Relaxed);
+        self.wake();
+    }
+
+    /// Why it has to end, if it has to.
+    pub(super) fn severed(&self) -> Option<Reason> {
+        let nth = self.severed.load(Relaxed).checked_sub(1)?;
+        Some(SEVERED[usize::from(nth)])
+    }
+
+    /// Its listener's or target's name.
+    pub(super) fn endpoint(&self) -> Arc<str> {
+        Arc::clone(&self.endpoint)
+    }
+
+    /// Which end it is at.
+    pub(super) fn side(&self) -> Side {
+        self.side
+    }
+
+    /// Tells whether as much waits for it as may.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full.load(Relaxed)
     }
 
     /// What it is called.
@@ -368,7 +436,7 @@ impl Mailbox {
         let _ = self.name.set((name, tag));
     }
 
-    fn connection(&self) -> Option<ConnectionId> {
+    pub(super) fn connection(&self) -> Option<ConnectionId> {
         *self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -389,7 +457,7 @@ impl Mailbox {
         }
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
@@ -460,3 +528,5 @@ impl Drop for Charged {
 
 /// How often a member's losses are said.
 const OFTEN: Duration = Duration::from_secs(1);
+/// Why others have a member end.
+const SEVERED: [Reason; 2] = [Reason::Unanswered, Reason::NoTarget];

@@ -41,6 +41,8 @@ pub(super) struct Member {
     /// Runs while something is unconfirmed.
     look: Option<Pin<Box<Sleep>>>,
     has_finished: bool,
+    /// The node stops, and it stays only for answers.
+    is_leaving: bool,
     is_over: bool,
 }
 
@@ -51,6 +53,8 @@ pub(super) enum Leave {
     /// Its peer has finished inside a frame, of which so many bytes had come.
     Truncated(usize),
     Limit(Reason),
+    /// A request had no answer, and another could be taken for it; or there is nobody left to ask.
+    Severed(Reason),
     Broken(io::Error),
     Frame(FrameError),
     /// It did not say its name, or that of another.
@@ -95,6 +99,9 @@ impl Member {
         mailbox.set_connection(Some(conn.id()));
         let mut member = Self::with(group, limits, conn, Arc::clone(mailbox)).of_target();
         member.keeps = true;
+        if let Some(exchange) = &group.exchange {
+            exchange.connected(group);
+        }
         member
     }
 
@@ -121,6 +128,7 @@ impl Member {
             look: None,
             patience: None,
             has_finished: false,
+            is_leaving: false,
             is_over: false,
         }
     }
@@ -157,13 +165,19 @@ impl Member {
             let mut stopped = pin!(stop.wait_for(|stop| *stop != Stop::No));
             let mut replaced = pin!(replaced);
             poll_fn(|cx| {
-                if stopped.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Told::Stop);
-                }
                 if replaced.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Told::Part);
                 }
-                self.poll(cx).map(Told::Leave)
+                self.is_leaving = self.is_leaving || stopped.as_mut().poll(cx).is_ready();
+                if self.is_leaving && !self.group.owes(&self.mailbox) {
+                    return Poll::Ready(Told::Stop);
+                }
+                match self.poll(cx) {
+                    Poll::Pending if self.is_leaving && !self.group.owes(&self.mailbox) => {
+                        Poll::Ready(Told::Stop)
+                    }
+                    polled => polled.map(Told::Leave),
+                }
             })
             .await
         };
@@ -192,7 +206,11 @@ impl Member {
             Poll::Ready(Err(error)) => return Poll::Ready(self.broke(error)),
             Poll::Pending => false,
         };
+        if let Some(reason) = self.mailbox.severed() {
+            return Poll::Ready(Leave::Severed(reason));
+        }
         if !self.has_finished
+            && (!self.is_leaving || self.keeps)
             && let Poll::Ready(leave) = self.poll_read(cx)
         {
             match leave {
@@ -201,7 +219,7 @@ impl Member {
             }
         }
         // A target that finishes is not waited for: what it cannot get now the next connection gets.
-        if self.has_finished && (is_flushed || self.keeps) && !self.stays() {
+        if self.has_finished && (is_flushed || self.keeps) && !self.stays() && !self.is_owed() {
             return Poll::Ready(self.farewell());
         }
         self.poll_confirm(cx);
@@ -323,6 +341,11 @@ impl Member {
         }
     }
 
+    /// Whoever has asked and finished waits for the answers.
+    fn is_owed(&self) -> bool {
+        !self.keeps && self.group.owes(&self.mailbox)
+    }
+
     /// Who subscribes to what others publish may finish its own half at once, and stays.
     /// One that we have dialled is gone then, and dialled again.
     fn stays(&self) -> bool {
@@ -365,6 +388,7 @@ impl Member {
                 self.conn.reset(reason, None, left.bytes);
                 return reason;
             }
+            Leave::Severed(reason) => (reason, io::Error::other(severed(reason))),
             Leave::Broken(error) => (reason_of(&error), error),
             Leave::Frame(fault @ (FrameError::Endless { .. } | FrameError::TooLong { .. })) => {
                 (Reason::FrameTooLong, io::Error::other(fault))
@@ -425,6 +449,9 @@ impl Member {
     /// Its target has finished, or is another now: so do we, and wait a little to
     /// hear that it has got what was written.
     async fn part(mut self) -> Reason {
+        if let Some(exchange) = self.group.exchange.as_ref().filter(|_| self.keeps) {
+            exchange.closing();
+        }
         // Fails only on a connection that has broken, which the end tells.
         let _ = poll_fn(|cx| self.conn.poll_shutdown(cx)).await;
         self.confirmed().await;
@@ -496,6 +523,9 @@ impl Member {
         });
         ledger.ended();
         self.mailbox.set_connection(None);
+        if let Some(exchange) = &self.group.exchange {
+            exchange.disconnected(&self.group);
+        }
         Amount::default()
     }
 }
@@ -507,6 +537,14 @@ impl Drop for Member {
             let left = self.retire();
             self.conn.reset(reason_of_drop(self.conn.record()), None, left.bytes);
         }
+    }
+}
+
+/// What a peer that others have had end is told of in the log.
+fn severed(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NoTarget => "its target was taken away; it may connect anew",
+        _ => "a request had no answer, and the next answer could be taken for it",
     }
 }
 

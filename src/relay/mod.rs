@@ -4,11 +4,13 @@
 
 mod abort;
 mod accept;
+mod exchange;
 mod group;
 mod member;
 mod named;
 mod pair;
 mod reply;
+mod requests;
 mod session;
 mod sweep;
 mod tag;
@@ -23,6 +25,7 @@ use tokio::time::Instant;
 pub(crate) use self::accept::{Entrance, serve, serve_stdio};
 pub(crate) use self::group::{Group, Side};
 pub use self::reply::Reply;
+pub use self::requests::RequestOptions;
 pub(crate) use self::sweep::Limits;
 use self::sweep::Sweep;
 pub use self::tag::{NameFrame, Naming, Pattern, Tag, TagError, TagOptions, Unknown};
@@ -60,6 +63,8 @@ pub struct RelayOptions {
     pub half_closed_timeout: Duration,
     /// Where the answers of the target go, in mode collect.
     pub reply: Reply,
+    /// How requests take turns, where answers go to those who asked.
+    pub request: RequestOptions,
     /// The names of clients, in mode collect.
     pub tags: TagOptions,
     /// Sends again, in mode collect, what was unconfirmed when a connection
@@ -75,6 +80,7 @@ impl Default for RelayOptions {
             idle_timeout: None,
             half_closed_timeout: Duration::from_secs(3_600),
             reply: Reply::default(),
+            request: RequestOptions::default(),
             tags: TagOptions::default(),
             resend: false,
         }
@@ -84,8 +90,8 @@ impl Default for RelayOptions {
 impl RelayOptions {
     /// Without what follows a change while it runs.
     pub(crate) fn without_limits(&self) -> Self {
-        let Self { idle_timeout, half_closed_timeout, .. } = Self::default();
-        Self { idle_timeout, half_closed_timeout, ..self.clone() }
+        let Self { idle_timeout, half_closed_timeout, request, .. } = Self::default();
+        Self { idle_timeout, half_closed_timeout, request, ..self.clone() }
     }
 }
 
@@ -179,6 +185,11 @@ impl Shared {
             tap,
             unfinished: Arc::new(Unfinished::new(budget / 4)),
         }
+    }
+
+    /// Tells whether all memory for bytes that wait is in use.
+    fn has_no_budget(&self) -> bool {
+        self.budget.left() == 0
     }
 
     /// A place of a client, if there is one.

@@ -1,7 +1,9 @@
 //! A client that is a member of a group: dialled when the node starts, and
 //! again, for ever, whenever the connection is gone.
 
+use std::future::pending;
 use std::hash::{BuildHasher, RandomState};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +11,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::accept::passed;
+use super::exchange::Exchange;
 use super::group::{Group, Mailbox, Side};
 use super::member::Member;
 use super::{Ended, Limits, Outlet, RelayOptions, Stop};
-use crate::event::{DropCause, Event, EventKind};
+use crate::event::{DropCause, Event, EventKind, Reason};
 use crate::net::{Amount, Conn, MessageOptions, Reconnect, dial};
 use crate::registry::Ledger;
 
@@ -37,6 +40,9 @@ pub(crate) struct Plan {
 impl Uplink {
     pub(crate) fn new(group: &Arc<Group>, plan: &Plan) -> Self {
         let kept = group.keeps().then(|| group.join(plan.mailbox(&Arc::default())));
+        if let Some((exchange, kept)) = group.exchange.as_ref().zip(kept.as_ref()) {
+            exchange.leads_to(group, kept, plan.messages.queue.of_uplink().max);
+        }
         // Nobody is served worse by a client that is silent, so it has no idle timeout.
         let limits = Arc::new(Limits::new(&RelayOptions::default()));
         Self { group: Arc::clone(group), limits, kept }
@@ -51,7 +57,11 @@ impl Uplink {
     fn follow(&mut self, before: &Plan, plan: &Plan) {
         if let Some(mailbox) = self.kept.take_if(|_| plan.waits_otherwise(before)) {
             let ledger = mailbox.ledger.as_ref().expect("whatever is kept is accounted for");
-            self.kept = Some(self.group.replace(&mailbox, plan.mailbox(ledger)));
+            let kept = self.group.replace(&mailbox, plan.mailbox(ledger));
+            if let Some(exchange) = &self.group.exchange {
+                exchange.leads_to(&self.group, &kept, plan.messages.queue.of_uplink().max);
+            }
+            self.kept = Some(kept);
         }
     }
 
@@ -67,11 +77,21 @@ impl Uplink {
         self.kept.as_ref().map_or_else(Amount::default, |mailbox| mailbox.waiting())
     }
 
+    /// Whether anyone still waits for it to be connected.
+    fn is_wanted(&self) -> bool {
+        let open = self.group.exchange.as_ref().map_or(0, Exchange::open);
+        open > 0 || self.waiting().frames > 0
+    }
+
     /// Waits until there is nothing left to do: the node stops, and what waits has been written or is cut.
     async fn over(&self, mut stop: watch::Receiver<Stop>) {
         let _ = stop.wait_for(|stop| *stop != Stop::No).await;
-        if self.waiting().frames > 0 {
-            cut(stop).await;
+        while self.is_wanted() {
+            tokio::select! {
+                biased;
+                () = cut(stop.clone()) => return,
+                () = sleep(LOOK) => {}
+            }
         }
     }
 
@@ -81,6 +101,7 @@ impl Uplink {
             // Nothing more may come to what is counted now.
             self.group.leave(mailbox);
         }
+        let asked = self.group.exchange.as_ref().map_or(0, |exchange| exchange.gone(&self.group));
         let lost = self.waiting();
         if let Some(mailbox) = &self.kept {
             if lost.frames > 0 {
@@ -91,7 +112,7 @@ impl Uplink {
                 ledger.took(0, lost.frames, 0);
             }
         }
-        Ended { cut: cut.max(usize::from(lost.frames > 0)), conversation: None }
+        Ended { cut: cut.max(usize::from(lost.frames + asked > 0)), conversation: None }
     }
 }
 
@@ -124,6 +145,13 @@ pub(crate) async fn keep(
 ) -> Ended {
     let mut now = Arc::clone(&plan.borrow_and_update());
     let mut attempt = 0u32;
+    let group = Arc::clone(&uplink.group);
+    let mut exchange = pin!(async {
+        match &group.exchange {
+            Some(exchange) => exchange.run(&group).await,
+            None => pending().await,
+        }
+    });
     while plan.has_changed().is_ok() {
         let next = Arc::clone(&plan.borrow_and_update());
         uplink.follow(&now, &next);
@@ -133,6 +161,7 @@ pub(crate) async fn keep(
         let dialled = tokio::select! {
             biased;
             () = uplink.over(stop.clone()) => return uplink.ended(0),
+            never = &mut exchange => match never {},
             _replaced = plan.changed() => {
                 attempt = 0;
                 continue;
@@ -142,18 +171,21 @@ pub(crate) async fn keep(
         if let Ok(conn) = dialled {
             conn.keep_alive(&options.keepalive);
             let begun = Instant::now();
+            let is_ours;
             let mut told = plan.clone();
             let replaced = async { drop(told.changed().await) };
             tokio::select! {
                 biased;
                 () = cut(stop.clone()) => return uplink.ended(1),
-                _reason = uplink.member(&now, conn).serve(stop.clone(), replaced) => {}
+                never = &mut exchange => match never {},
+                reason = uplink.member(&now, conn).serve(stop.clone(), replaced) => is_ours = reason == Reason::Unanswered,
             }
-            if begun.elapsed() >= HEALTHY {
+            // One that we have closed for want of an answer was none that failed.
+            if is_ours || begun.elapsed() >= HEALTHY {
                 attempt = 0;
             }
         }
-        if *stop.borrow() != Stop::No && uplink.waiting().frames == 0 {
+        if *stop.borrow() != Stop::No && !uplink.is_wanted() {
             return uplink.ended(0);
         }
         if plan.has_changed().unwrap_or(true) {
@@ -171,6 +203,7 @@ pub(crate) async fn keep(
         tokio::select! {
             biased;
             () = uplink.over(stop.clone()) => return uplink.ended(0),
+            never = &mut exchange => match never {},
             _replaced = plan.changed() => attempt = 0,
             () = sleep(pause) => {}
         }
@@ -197,5 +230,7 @@ fn again(attempt: u32, random: u64) -> Duration {
 
 /// However the dice fall.
 const LEAST: Duration = Duration::from_millis(10);
+/// How often a node that stops looks whether anyone still waits.
+const LOOK: Duration = Duration::from_millis(20);
 /// A connection that has lasted so long was a good one.
 const HEALTHY: Duration = Duration::from_secs(10);

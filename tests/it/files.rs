@@ -5,13 +5,15 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::Value;
 use signal_node::Config;
 
 use crate::support::{
-    Ending, NodeProcess, accept_one, binary, connect, hold_free_port, listener, read_all, root, run,
+    Device, Ending, Got, Master, NodeProcess, accept_one, binary, connect, hold_free_port, listener,
+    read_all, register_value, root, run,
 };
 
 /// What the program prints on stdout when all is well.
@@ -176,7 +178,7 @@ fn what_the_command_line_means_can_be_written_to_a_file_and_run() {
 fn what_show_prints_is_the_same_config_and_shows_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("copy.toml");
-    for name in ["relay", "echo", "both-roles", "collect", "reference"] {
+    for name in ["relay", "echo", "both-roles", "collect", "modbus", "reference"] {
         let file = root().join(format!("config/{name}.toml"));
         let shown = printed(&["check", "--show", file.to_str().unwrap()]);
         fs::write(&copy, &shown).unwrap();
@@ -254,6 +256,27 @@ fn the_relay_between_two_networks_takes_the_spare_while_the_office_is_away() {
 fn the_echo_server_echoes() {
     let node = shipped("echo", &[("ECHO", ANY)]);
     echoes(node.address());
+    assert_eq!(node.stop().0, 0);
+}
+
+#[test]
+fn the_modbus_gateway_shares_a_device_and_gives_it_its_rest() {
+    let device = Device::start(listener().0);
+    let node = shipped("modbus", &[("MASTERS", ANY), ("DEVICE", device.address)]);
+    let mut masters: Vec<_> = (1..=3).map(|unit| Master::new(node.address(), unit)).collect();
+    for register in 0..5 {
+        for master in &mut masters {
+            master.ask(register).unwrap();
+        }
+        for (master, unit) in masters.iter_mut().zip(1..) {
+            assert_eq!(master.answer().unwrap().1, Got::Value(register_value(unit, register)));
+        }
+    }
+    let seen = device.seen();
+    assert_eq!((seen.len(), device.refused()), (15, 0));
+    assert!(seen[0].2 - device.accepted()[0] >= Duration::from_millis(90), "delay_after_connect");
+    assert!(seen.windows(2).all(|two| two[1].2 - two[0].2 >= Duration::from_millis(4)), "pause");
+    drop(masters);
     assert_eq!(node.stop().0, 0);
 }
 
@@ -403,7 +426,7 @@ fn a_library_user_reads_a_file_and_is_told_what_is_wrong() {
 }
 
 fn valid() -> String {
-    ["relay", "echo", "both-roles", "collect", "reference"]
+    ["relay", "echo", "both-roles", "collect", "modbus", "reference"]
         .map(|name| fs::read_to_string(root().join(format!("config/{name}.toml"))).unwrap())
         .join("\n")
 }

@@ -32,6 +32,7 @@ mod programs;
 mod qt;
 mod readme;
 mod reload;
+mod requests;
 mod server;
 mod signals;
 mod sockets;
