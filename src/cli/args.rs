@@ -50,6 +50,21 @@ pub(super) struct Args {
     /// Who gets what the target of mode collect says [default: broadcast, every client]
     #[arg(long, value_name = "WHO", help_heading = "Messages")]
     reply: Option<Reply>,
+    /// With --reply request, how long a request waits for its answer [default: 1s]
+    #[arg(long, value_name = "TIME", help_heading = "Messages")]
+    request_timeout: Option<String>,
+    /// With --reply request and --frame mbap, requests on the link at once [default: 1]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Messages")]
+    overlap: Option<String>,
+    /// Put this before each message for the target of mode collect, as in "{name} "
+    #[arg(long, value_name = "TAG", help_heading = "Messages")]
+    tag: Option<String>,
+    /// Take that name from a client's first message by this pattern [default: its address]
+    #[arg(long, value_name = "PATTERN", help_heading = "Messages")]
+    name: Option<String>,
+    /// Send again what was unconfirmed when a connection to that target ended
+    #[arg(long, help_heading = "Messages")]
+    resend: bool,
 
     /// Accept clients only from this network (repeatable)
     #[arg(long, value_name = "CIDR", help_heading = "Limits")]
@@ -462,6 +477,19 @@ impl Args {
         relay.targets.strategy = self.strategy.unwrap_or_default();
         relay.bridge = self.bridge(meaning);
         relay.reply = self.reply.unwrap_or_default();
+        if let Some(limit) = meaning.duration("--request-timeout", &self.request_timeout) {
+            relay.request.timeout = limit;
+        }
+        if let Some(most) = meaning.number("--overlap", &self.overlap) {
+            relay.request.overlap = most;
+        }
+        relay.resend = self.resend;
+        if self.tag.as_deref() != Some("off") {
+            relay.tags.tag = self.tag.as_ref().and_then(|text| meaning.note("--tag", text.parse()));
+        }
+        if let Some(name) = self.name.as_ref().and_then(|text| meaning.note("--name", text.parse())) {
+            relay.tags.name = name;
+        }
         config.relay.values_mut().for_each(|one| one.options = relay.clone());
         config
     }
@@ -488,6 +516,11 @@ pub(super) fn option(place: &Place) -> &'static str {
         (_, "max_waiting") => "--max-waiting",
         (_, "wait_timeout") => "--wait-timeout",
         (_, "join_on") => "--join-on",
+        (_, "request_timeout") => "--request-timeout",
+        (_, "overlap") => "--overlap",
+        (_, "tag") => "--tag",
+        (_, "name") => "--name",
+        (_, "resend") => "--resend",
         (_, "source") => "--source",
         (_, "idle_timeout") => "--idle-timeout",
         (_, "half_closed_timeout") => "--half-closed-timeout",

@@ -32,5 +32,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("hub", include_str!("../../config/hub.toml")),
     ("publish", include_str!("../../config/publish.toml")),
     ("bridge", include_str!("../../config/bridge.toml")),
+    ("collect", include_str!("../../config/collect.toml")),
+    ("modbus", include_str!("../../config/modbus.toml")),
     ("reference", include_str!("../../config/reference.toml")),
 ];

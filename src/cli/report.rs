@@ -233,6 +233,11 @@ impl Reporter {
                 debug!(connection = number(*connection), %endpoint, cause, frames, bytes, "frames dropped, in all");
                 self.limiter.say(Line { what: "frames dropped", endpoint, cause }, OFTEN);
             }
+            Event::RequestFailed { connection, endpoint, fault, requests } => {
+                let cause = fault.name();
+                debug!(connection = number(*connection), %endpoint, cause, requests, "requests failed, in all");
+                self.limiter.say(Line { what: "requests failed", endpoint, cause }, OFTEN);
+            }
             Event::TargetChanged { endpoint, from, to, target } => {
                 warn!(%endpoint, %from, %to, target, "target changed; later clients get this one");
             }
@@ -371,6 +376,7 @@ const FAULTS: &[EventKind] = &[
     EventKind::Lagged,
     EventKind::SlotPanicked,
     EventKind::FramesDropped,
+    EventKind::RequestFailed,
     EventKind::TargetChanged,
 ];
 const USUAL: &[EventKind] = &[
@@ -384,6 +390,7 @@ const USUAL: &[EventKind] = &[
     EventKind::Lagged,
     EventKind::SlotPanicked,
     EventKind::FramesDropped,
+    EventKind::RequestFailed,
     EventKind::TargetChanged,
 ];
 const TALK: &[EventKind] = &[

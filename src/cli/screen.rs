@@ -63,6 +63,25 @@ pub(super) fn status(answer: &Value) -> String {
     }
     let _ = write!(page, "\n{table}");
 
+    let mut table =
+        Table::new(&["COLLECTS FOR", ">RECEIVED", ">SENT", ">QUEUED", ">DROPPED", ">UNCONFIRMED"]);
+    let mut collects = false;
+    for client in objects.iter().filter(|object| object["accounts"].is_object()) {
+        let count = |key: &str| client["accounts"][key].to_string();
+        collects = true;
+        table.row([
+            plain(&client["object"]),
+            count("received"),
+            count("sent"),
+            count("queued"),
+            count("dropped"),
+            count("unconfirmed"),
+        ]);
+    }
+    if collects {
+        let _ = write!(page, "\n{table}");
+    }
+
     let mut table = Table::new(&["RELAY", "FROM", "TO"]);
     for relay in objects.iter().filter(|object| object["kind"] == "relay") {
         table.row([plain(&relay["object"]), names(&relay["from"]), names(&relay["to"])]);

@@ -10,10 +10,11 @@ use super::kinds::{
     SocketPath, Source, Switch, Text, Time, Word,
 };
 use super::messages::{Auto, FramingText};
+use super::tags::{Off, Written};
 use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig};
 use crate::address::Address;
 use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow};
-use crate::relay::{JoinOn, RelayMode, Reply, Strategy};
+use crate::relay::{JoinOn, NameFrame, Naming, RelayMode, Reply, Strategy, Tag, Unknown};
 
 /// When a changed key takes effect at a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,7 +188,16 @@ pub(crate) fn relay() -> Vec<Key<RelayConfig>> {
         key(a::<OneOf<Strategy>>(), "strategy", |r| &mut r.options.targets.strategy, NewConnections, "which target a client of a pair gets: failover: the first that is up; round_robin: each in turn; least_connections: the one with the fewest"),
         key(a::<Time>(), "hold", |r| &mut r.options.targets.hold, NewConnections, "a target that has failed is not used for so long; if they are checked, it must be reachable for so long before it is used again"),
         key(a::<Limit>(), "check", |r| &mut r.options.targets.check, NewConnections, "each target is tried so often, by a connection that is closed at once"),
-        key(a::<OneOf<Reply>>(), "reply", |r| &mut r.options.reply, NewConnections, "in mode collect, who gets what the target says: broadcast: every client"),
+        key(a::<OneOf<Reply>>(), "reply", |r| &mut r.options.reply, NewConnections, "in mode collect, who gets what the target says: broadcast: every client; tagged: the one whose name stands before it, as in tag; request: the client that had asked, and they take turns"),
+        key(a::<Time>(), "request_timeout", |r| &mut r.options.request.timeout, Live, "with reply request, how long a request waits for its answer, and for a target that is not connected"),
+        key(a::<Number<usize>>(), "overlap", |r| &mut r.options.request.overlap, Live, "requests on the link at once, up to 256; more than 1 need framing mbap"),
+        key(a::<Limit>(), "pause", |r| &mut r.options.request.pause, Live, "the least time from an answer, and from a request, to the next request"),
+        key(a::<Limit>(), "delay_after_connect", |r| &mut r.options.request.delay_after_connect, Live, "how long the target is left alone once it is connected"),
+        key(a::<Off<Written<Tag>>>(), "tag", |r| &mut r.options.tags.tag, NewConnections, "in mode collect, what stands before each message on its way to the target; {name} is the client's name"),
+        key(a::<Written<Naming>>(), "name", |r| &mut r.options.tags.name, NewConnections, "where that name is taken from: address, or a pattern that finds it in the client's first message"),
+        key(a::<OneOf<NameFrame>>(), "name_frame", |r| &mut r.options.tags.name_frame, NewConnections, "what becomes of the message it was found in: pass: it goes to the target like any other; consume: it goes no further"),
+        key(a::<Written<Unknown>>(), "unknown", |r| &mut r.options.tags.unknown, NewConnections, "what happens to a tagged answer for a client that is not there, beside being counted: drop: nothing; close: the connection to the target is reset; reply:TEXT: the target is sent that text, in which {name} is the name"),
+        key(a::<Switch>(), "resend", |r| &mut r.options.resend, NewConnections, "in mode collect, whether what was unconfirmed when a connection to the target ended is sent again: kept in its queue until then, and perhaps got twice"),
         key(a::<Number<usize>>(), "max_waiting", |r| &mut r.options.bridge.max_waiting, NewConnections, "in mode bridge, clients of one listener that may wait for the other's"),
         key(a::<Limit>(), "wait_timeout", |r| &mut r.options.bridge.wait_timeout, NewConnections, "in mode bridge, ends a connection that has waited for so long"),
         key(a::<OneOf<JoinOn>>(), "join_on", |r| &mut r.options.bridge.join_on, NewConnections, "in mode bridge, when the second target is dialled: data: the first has something to say; connection: it is connected"),
@@ -218,14 +228,6 @@ impl Word for RelayMode {
 }
 
 impl Word for Strategy {
-    const ALL: &'static [Self] = &Self::ALL;
-
-    fn word(self) -> &'static str {
-        self.name()
-    }
-}
-
-impl Word for Reply {
     const ALL: &'static [Self] = &Self::ALL;
 
     fn word(self) -> &'static str {

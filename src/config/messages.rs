@@ -6,11 +6,11 @@ use std::marker::PhantomData;
 use toml::de::DeValue;
 
 use super::kinds::{Kind, Problem, Word, toml_text};
-use super::{Config, Fault, Place, RelayConfig};
+use super::{ClientConfig, Config, Fault, Place, RelayConfig};
 use crate::address::Address;
 use crate::framing::Framing;
 use crate::net::{MessageOptions, Overflow};
-use crate::relay::{RelayMode, Reply};
+use crate::relay::RelayMode;
 
 /// A value, or `"auto"` for what is usual where it is used.
 pub(super) struct Auto<K>(PhantomData<K>);
@@ -73,6 +73,16 @@ impl Word for Overflow {
 }
 
 impl Config {
+    /// How the messages of a client are told apart and kept in a relay: without
+    /// a framing of its own it has that of the first listener with one.
+    pub(crate) fn messages(&self, relay: &RelayConfig, client: &ClientConfig) -> MessageOptions {
+        let own = client.options.messages;
+        let inherited = || self.from(relay).find_map(|(_, listener)| listener.options.messages.framing);
+        // A pair has no messages, and a fault names only what was written.
+        let framing = if relay.mode.is_group() { own.framing.or_else(inherited) } else { own.framing };
+        MessageOptions { framing, ..own }
+    }
+
     /// What is wrong with the messages of all relays.
     pub(super) fn check_messages(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -83,16 +93,8 @@ impl Config {
                 let text = format!("stdio: is one conversation, and mode {mode} joins many; name addresses");
                 faults.push(fault("mode", text));
             }
-            let reply = relay.options.reply;
-            if reply != Reply::default() && relay.mode != RelayMode::Collect {
-                let text = format!(
-                    "mode {mode} has no answers to share out; remove it, or write mode = \"collect\""
-                );
-                faults.push(fault("reply", text));
-            } else if !reply.is_built() {
-                let text = format!("{} is not possible in this version; write broadcast", reply.name());
-                faults.push(fault("reply", text));
-            }
+            faults.extend(self.check_requests(id, relay));
+            self.check_tags(id, relay, &mut faults);
             if relay.mode == RelayMode::Publish {
                 for (nth, name) in relay.to.iter().enumerate().filter(|(_, name)| relay.from.contains(name)) {
                     let place = Place::new("relay", id, "to").element(nth);
@@ -106,7 +108,7 @@ impl Config {
             }
             for (name, client) in self.to(relay) {
                 let at = |key| Place::new("client", name, key);
-                check(relay, &client.options.messages, false, &at, &mut faults);
+                check(relay, &self.messages(relay, client), false, &at, &mut faults);
                 if relay.mode == RelayMode::Publish && client.to == Address::Echo {
                     let text = "echo: has nothing to say and hears nothing; name another target";
                     faults.push(Fault { place: at("to"), text: text.into() });

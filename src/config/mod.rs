@@ -11,8 +11,10 @@ mod kinds;
 mod loops;
 mod messages;
 mod origin;
+mod requests;
 mod show;
 mod syntax;
+mod tags;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
 
-pub use self::cause::DropCause;
+pub use self::cause::{DropCause, RequestFault};
 pub(crate) use self::ends::ConnectionMap;
 pub use self::ends::{ConnectionId, Endpoint};
 pub use self::mask::EventMask;
@@ -74,6 +74,10 @@ pub enum Reason {
     StalledFrame,
     /// It waited in a bridge for longer than it may, or as many as may wait did already; reset.
     NoPartner,
+    /// A request had no answer, and another one could be taken for it; reset.
+    Unanswered,
+    /// It did not say its name, or said that of another; reset.
+    Unnamed,
 }
 
 impl Reason {
@@ -97,6 +101,8 @@ impl Reason {
             Self::TruncatedFrame => "truncated_frame",
             Self::StalledFrame => "stalled_frame",
             Self::NoPartner => "no_partner",
+            Self::Unanswered => "unanswered",
+            Self::Unnamed => "unnamed",
         }
     }
 }
@@ -368,6 +374,20 @@ pub enum Event {
         /// Their bytes.
         bytes: u64,
     },
+    /// Requests have no answer and will have none.
+    ///
+    /// From: whoever found out, at most once a second for a connection and a fault, and at its end.
+    /// Carries: the total of the connection and the fault.
+    RequestFailed {
+        /// The client that had asked; none for those that have left.
+        connection: Option<ConnectionId>,
+        /// Its listener's name; for those that have left, the target's.
+        endpoint: Arc<str>,
+        /// Why.
+        fault: RequestFault,
+        /// How many since it began.
+        requests: u64,
+    },
     /// A target that is kept connected will be dialled again.
     ///
     /// From: the client's task, after a `connect_failed` or a `disconnected`.
@@ -409,6 +429,7 @@ impl Event {
             | Self::WriteBufferHigh { endpoint, .. }
             | Self::WriteBufferLow { endpoint, .. }
             | Self::FramesDropped { endpoint, .. }
+            | Self::RequestFailed { endpoint, .. }
             | Self::Reconnecting { endpoint, .. }
             | Self::TargetChanged { endpoint, .. } => Some(endpoint),
             Self::Lagged { .. } | Self::SlotPanicked { .. } => None,
@@ -437,6 +458,7 @@ impl Event {
             Self::WriteBufferHigh { .. } => EventKind::WriteBufferHigh,
             Self::WriteBufferLow { .. } => EventKind::WriteBufferLow,
             Self::FramesDropped { .. } => EventKind::FramesDropped,
+            Self::RequestFailed { .. } => EventKind::RequestFailed,
             Self::Reconnecting { .. } => EventKind::Reconnecting,
             Self::TargetChanged { .. } => EventKind::TargetChanged,
         }
@@ -468,6 +490,7 @@ pub enum EventKind {
     WriteBufferHigh,
     WriteBufferLow,
     FramesDropped,
+    RequestFailed,
     Reconnecting,
     TargetChanged,
 }
@@ -495,13 +518,14 @@ impl EventKind {
             Self::WriteBufferHigh => "write_buffer_high",
             Self::WriteBufferLow => "write_buffer_low",
             Self::FramesDropped => "frames_dropped",
+            Self::RequestFailed => "request_failed",
             Self::Reconnecting => "reconnecting",
             Self::TargetChanged => "target_changed",
         }
     }
 
     /// All kinds, in the order of declaration.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Listening,
         Self::AcceptError,
         Self::AcceptPaused,
@@ -521,6 +545,7 @@ impl EventKind {
         Self::WriteBufferHigh,
         Self::WriteBufferLow,
         Self::FramesDropped,
+        Self::RequestFailed,
         Self::Reconnecting,
         Self::TargetChanged,
     ];

@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use super::options::Keepalive;
 use super::transport::Stream;
@@ -112,6 +113,11 @@ impl Conn {
     /// Bounds what the kernel holds without having sent it, in bytes.
     pub(crate) fn limit_unsent(&self, bytes: u32) {
         self.stream().limit_unsent(bytes);
+    }
+
+    /// Has the kernel give up a peer that acknowledges nothing, or makes no room, for so long while data waits for it.
+    pub(crate) fn limit_silence(&self, limit: Duration) {
+        self.stream().limit_silence(limit);
     }
 
     /// Asks the kernel to report the socket as writable only when it has sent everything.

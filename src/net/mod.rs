@@ -5,6 +5,7 @@
 mod access;
 mod changes;
 mod conn;
+mod diagnosis;
 mod dial;
 mod echo;
 mod error;
@@ -43,7 +44,7 @@ pub use self::options::{DialOptions, Keepalive, ListenOptions, MessageOptions, Q
 #[cfg(feature = "cli")]
 pub(crate) use self::private::bind_private;
 pub use self::queue::Overflow;
-pub(crate) use self::queue::{Amount, Change, Level, Queue, QueueLimit};
+pub(crate) use self::queue::{Amount, Change, Level, PLACE as QUEUE_PLACE, Queue, QueueLimit};
 pub(crate) use self::resolve::{addresses, is_own};
 pub use self::server::{ServerOptions, TcpServer};
 pub use self::socket::{Reconnect, SocketOptions, TcpSocket};

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::SockRef;
@@ -134,6 +135,14 @@ impl Stream {
         if let Self::Tcp(stream) = self {
             // Fails only on a socket that is gone already.
             let _ = SockRef::from(stream).set_tcp_notsent_lowat(bytes);
+        }
+    }
+
+    /// Has the kernel give up a peer that acknowledges nothing, or makes no room, for so long while data waits for it.
+    pub(super) fn limit_silence(&self, limit: Duration) {
+        if let Self::Tcp(stream) = self {
+            // Fails only on a socket that is gone already.
+            let _ = SockRef::from(stream).set_tcp_user_timeout(Some(limit));
         }
     }
 

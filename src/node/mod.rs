@@ -2,6 +2,7 @@
 //! they stop.
 
 mod bridges;
+mod joined;
 mod reload;
 mod wiring;
 

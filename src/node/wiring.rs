@@ -12,15 +12,16 @@ use tokio::task::JoinSet;
 
 use super::NodeError;
 use super::bridges::Bridged;
+use super::joined::{Joined, side};
 use crate::address::{Address, Host};
 use crate::bus::EventBus;
 use crate::config::{ClientConfig, Config, Leads, ListenConfig, RelayConfig};
 use crate::event::Endpoint;
 use crate::net::{Listener, Target, addresses, bind, check_source, is_own, no_networks};
-use crate::registry::{Condition, Door, Ledger, ListenerState, Object, Places};
+use crate::registry::{Condition, Door, ListenerState, Object, Places};
 use crate::relay::{
-    Ended, Entrance, Group, Limits, Outlet, Relay, RelayMode, Shared, Side, Stop, Targets, Uplink, keep,
-    most_connections, serve, serve_stdio,
+    Ended, Entrance, Limits, Outlet, Relay, RelayMode, Shared, Stop, Targets, most_connections, serve,
+    serve_stdio,
 };
 
 /// What runs.
@@ -38,17 +39,6 @@ pub(super) struct Wiring {
     conditions: BTreeMap<String, (Address, Arc<Condition>)>,
     /// The checks of targets; the next config has others.
     checks: JoinSet<()>,
-}
-
-/// A relay that joins many, and what it was made from.
-struct Joined {
-    group: Arc<Group>,
-    relay: RelayConfig,
-    clients: Vec<ClientConfig>,
-    /// The accounts of its clients, by their names.
-    ledgers: BTreeMap<String, Arc<Ledger>>,
-    /// Dropped, its clients are dialled no more.
-    _alive: watch::Sender<()>,
 }
 
 /// A listener whose tasks run.
@@ -302,16 +292,19 @@ impl Wiring {
             let once = config.is_conversation(relay);
             let joined = relay.mode.is_group().then(|| {
                 let outlets = std::mem::take(&mut outlets);
-                self.join(config, name, relay, outlets, stop, serving)
+                let mut joined = Joined::new(self.groups.remove(name), &self.shared, relay);
+                joined.follow(config, relay, outlets, stop, serving);
+                joined
             });
-            let group = joined.as_ref().map(|joined| Arc::clone(&joined.group));
+            let group = joined.as_ref().map(|joined| Arc::clone(joined.group()));
             groups.extend(joined.map(|joined| (name.clone(), joined)));
             let bridged = Bridged::of(self.bridges.remove(name), config, relay);
             // Of two targets a bridge keeps the first, and leads it to the second.
             let first = (bridged.is_some() && !outlets.is_empty()).then(|| outlets.remove(0));
             let bridge = bridged.as_ref().map(|(bridged, _)| bridged.bridge());
             let targets = Targets::new(name.as_str().into(), outlets, relay.options.targets);
-            let running = Relay::new(Arc::clone(&self.shared), targets, limit, group, once);
+            let options = relay.options.clone();
+            let running = Relay::new(Arc::clone(&self.shared), targets, limit, options, group, once);
             let running = Arc::new(running.with_bridge(bridge));
             if let Some((bridged, is_new)) = bridged {
                 if let Some(first) = first.filter(|_| is_new) {
@@ -395,42 +388,6 @@ impl Wiring {
         Open { id, bind, bound, door, entrance }
     }
 
-    /// The group of a relay: the one there is, if the relay has not changed, or
-    /// a new one, whose clients are dialled from now on.
-    fn join(
-        &mut self,
-        config: &Config,
-        name: &str,
-        relay: &RelayConfig,
-        outlets: Vec<Outlet>,
-        stop: &watch::Sender<Stop>,
-        serving: &mut JoinSet<Ended>,
-    ) -> Joined {
-        let clients: Vec<_> = config.to(relay).map(|(_, client)| client.clone()).collect();
-        // Its limits follow a change by themselves.
-        let relay = RelayConfig { options: relay.options.without_limits(), ..relay.clone() };
-        if let Some(joined) = self.groups.remove(name)
-            && joined.relay == relay
-            && joined.clients == clients
-        {
-            return joined;
-        }
-        let group = Arc::new(Group::new(Arc::clone(&self.shared), relay.mode));
-        let alive = watch::Sender::new(());
-        let mut ledgers = BTreeMap::new();
-        let framing = config.from(&relay).find_map(|(_, listener)| listener.options.messages.framing);
-        for (outlet, client) in outlets.into_iter().zip(&clients) {
-            let mut messages = client.options.messages;
-            messages.framing = messages.framing.or(framing);
-            let side = side(&relay, &outlet.target.name);
-            let name = outlet.target.name.to_string();
-            let uplink = Uplink::new(&group, outlet, side, messages);
-            ledgers.extend(uplink.ledger().map(|ledger| (name, ledger)));
-            serving.spawn(keep(uplink, stop.subscribe(), alive.subscribe()));
-        }
-        Joined { group, relay, clients, ledgers, _alive: alive }
-    }
-
     /// What was learnt of a target holds for as long as its client leads there.
     fn remember_targets(&mut self, config: &Config) {
         let mut known = std::mem::take(&mut self.conditions);
@@ -488,7 +445,7 @@ impl Wiring {
         let listeners =
             self.open.iter().map(|open| (open.id.as_str().into(), Object::Listener(Arc::clone(&open.door))));
         let clients = config.client.iter().map(|(id, client)| {
-            let ledger = self.groups.values().find_map(|joined| joined.ledgers.get(id)).cloned();
+            let ledger = self.groups.values().find_map(|joined| joined.ledger(id)).cloned();
             let condition = Arc::clone(&self.conditions[id].1);
             (id.as_str().into(), Object::Client { to: client.to.as_target(), condition, ledger })
         });
@@ -497,11 +454,6 @@ impl Wiring {
         });
         listeners.chain(clients).chain(relays).collect()
     }
-}
-
-/// The end of a relay an object is at.
-fn side(relay: &RelayConfig, id: &str) -> Side {
-    if relay.from.iter().any(|from| from == id) { Side::From } else { Side::To }
 }
 
 impl fmt::Debug for Wiring {

@@ -1,7 +1,7 @@
 //! The task of one listener: admits clients, owns their sessions, and drains
 //! them at the end.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::sync::Arc;
 use std::task::Poll;
@@ -126,10 +126,11 @@ fn enter(
         }
         (Some(group), None) => {
             let (options, stop) = (&entrance.options.messages, stop.clone());
-            let member = Member::new(group, &relay.limits, client, entrance.side, options);
+            let member = Member::new(group, &relay.limits, client, entrance.side, options)
+                .with_options(&relay.options);
             sessions.spawn(async move {
                 let _places = places;
-                member.serve(stop).await
+                member.serve(stop, pending()).await
             })
         }
     };
@@ -160,7 +161,7 @@ async fn drain(
 
 pub(super) async fn passed(stop: Stop) {
     match stop {
-        Stop::No => std::future::pending().await,
+        Stop::No => pending().await,
         Stop::At(time) => sleep_until(time).await,
     }
 }

@@ -15,7 +15,7 @@ use super::bridge::{Bridge, BridgeOptions, JoinOn, carry, part, passes};
 use super::pair::Pair;
 use super::session::connect;
 use super::targets::Reached;
-use super::uplink::{Backoff, cut};
+use super::uplink::{again, cut};
 use super::{Ended, Outlet, Relay, Stop};
 use crate::event::{Event, EventKind, Reason};
 use crate::net::{Conn, Target, reason_of};
@@ -30,7 +30,7 @@ pub(crate) async fn join_dialled(
 ) -> Ended {
     let Outlet { target, options, .. } = &first;
     let bus = &relay.shared.bus;
-    let mut backoff = Backoff::default();
+    let mut attempt = 0;
     let mut over = pin!(bridge.over(stop.clone()));
     let mut turns = JoinSet::new();
     loop {
@@ -53,7 +53,7 @@ pub(crate) async fn join_dialled(
                 }
             };
             match ended {
-                Some(Ok(true)) => backoff = Backoff::default(),
+                Some(Ok(true)) => attempt = 0,
                 Some(Err(error)) if error.is_panic() => {
                     tracing::error!(%error, "a session panicked; its connections were reset");
                 }
@@ -63,7 +63,7 @@ pub(crate) async fn join_dialled(
         if bridge.is_over(&stop) {
             return Ended::default();
         }
-        let pause = again(&relay, target, &mut backoff);
+        let pause = pause(&relay, target, &mut attempt);
         tokio::select! {
             biased;
             () = &mut over => return Ended::default(),
@@ -129,23 +129,24 @@ async fn wait(relay: &Relay, options: BridgeOptions, first: &Conn) -> Waited {
 
 /// Dials the second until it answers.
 async fn reach(relay: &Relay, first: &Conn) -> Conn {
-    let mut backoff = Backoff::default();
+    let mut attempt = 0;
     let outlet = relay.targets.outlet(0).expect("the second of two was left to the relay");
     loop {
         if let Ok(second) = outlet.dial(&relay.shared.bus, Some(first.id())).await {
             return second;
         }
-        sleep(again(relay, &outlet.target, &mut backoff)).await;
+        sleep(pause(relay, &outlet.target, &mut attempt)).await;
     }
 }
 
 /// Says that a target will be dialled again, and when.
-fn again(relay: &Relay, target: &Target, backoff: &mut Backoff) -> Duration {
-    let pause = backoff.next(RandomState::new().hash_one(0));
+fn pause(relay: &Relay, target: &Target, attempt: &mut u32) -> Duration {
+    *attempt = attempt.saturating_add(1);
+    let pause = again(*attempt, RandomState::new().hash_one(0));
     relay.shared.bus.emit(EventKind::Reconnecting, || Event::Reconnecting {
         endpoint: Arc::clone(&target.name),
         target: target.address.as_target(),
-        attempt: backoff.failures(),
+        attempt: *attempt,
         pause,
     });
     pause

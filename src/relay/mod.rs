@@ -7,12 +7,16 @@ mod abort;
 mod accept;
 mod bridge;
 mod dialled;
+mod exchange;
 mod group;
 mod member;
+mod named;
 mod pair;
 mod reply;
+mod requests;
 mod session;
 mod sweep;
+mod tag;
 mod targets;
 mod uplink;
 
@@ -28,11 +32,13 @@ pub use self::bridge::{BridgeOptions, JoinOn};
 pub(crate) use self::dialled::join_dialled;
 pub(crate) use self::group::{Group, Side};
 pub use self::reply::Reply;
+pub use self::requests::RequestOptions;
 pub(crate) use self::sweep::Limits;
 use self::sweep::Sweep;
+pub use self::tag::{NameFrame, Naming, Pattern, Tag, TagError, TagOptions, Unknown};
 pub(crate) use self::targets::Targets;
 pub use self::targets::{Strategy, TargetOptions};
-pub(crate) use self::uplink::{Uplink, keep};
+pub(crate) use self::uplink::{Plan, Uplink, keep};
 use crate::budget::Budget;
 use crate::bus::EventBus;
 use crate::event::Reason;
@@ -72,6 +78,14 @@ pub struct RelayOptions {
     pub reply: Reply,
     /// How connections wait for each other, in mode bridge.
     pub bridge: BridgeOptions,
+    /// How requests take turns, where answers go to those who asked.
+    pub request: RequestOptions,
+    /// The names of clients, in mode collect.
+    pub tags: TagOptions,
+    /// Sends again, in mode collect, what was unconfirmed when a connection
+    /// ended. It is kept until then, within the queue's limit; the target may
+    /// get some of it twice.
+    pub resend: bool,
 }
 
 impl Default for RelayOptions {
@@ -83,6 +97,9 @@ impl Default for RelayOptions {
             targets: TargetOptions::default(),
             reply: Reply::default(),
             bridge: BridgeOptions::default(),
+            request: RequestOptions::default(),
+            tags: TagOptions::default(),
+            resend: false,
         }
     }
 }
@@ -90,8 +107,8 @@ impl Default for RelayOptions {
 impl RelayOptions {
     /// Without what follows a change while it runs.
     pub(crate) fn without_limits(&self) -> Self {
-        let Self { idle_timeout, half_closed_timeout, .. } = Self::default();
-        Self { idle_timeout, half_closed_timeout, ..self.clone() }
+        let Self { idle_timeout, half_closed_timeout, request, .. } = Self::default();
+        Self { idle_timeout, half_closed_timeout, request, ..self.clone() }
     }
 }
 
@@ -137,6 +154,7 @@ pub(crate) struct Relay {
     shared: Arc<Shared>,
     targets: Targets,
     limits: Arc<Limits>,
+    options: Arc<RelayOptions>,
     /// What its clients are members of, in a mode that joins many.
     group: Option<Arc<Group>>,
     /// Where they meet, in mode bridge.
@@ -192,6 +210,11 @@ impl Shared {
         }
     }
 
+    /// Tells whether all memory for bytes that wait is in use.
+    fn has_no_budget(&self) -> bool {
+        self.budget.left() == 0
+    }
+
     /// A place of a client, if there is one.
     pub(crate) fn take_place(&self) -> Option<Place> {
         self.places.take()
@@ -218,10 +241,11 @@ impl Relay {
         shared: Arc<Shared>,
         targets: Targets,
         limits: Arc<Limits>,
+        options: RelayOptions,
         group: Option<Arc<Group>>,
         once: bool,
     ) -> Self {
-        Self { shared, targets, limits, group, bridge: None, once }
+        Self { shared, targets, limits, options: Arc::new(options), group, bridge: None, once }
     }
 
     /// One whose clients meet there.

@@ -25,9 +25,4 @@ impl Reply {
             Self::Request => "request",
         }
     }
-
-    /// Tells whether this version can do it; check refuses what it cannot.
-    pub(crate) const fn is_built(self) -> bool {
-        matches!(self, Self::Broadcast)
-    }
 }

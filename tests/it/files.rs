@@ -5,13 +5,15 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::Value;
 use signal_node::Config;
 
 use crate::support::{
-    Ending, NodeProcess, accept_one, binary, connect, hold_free_port, listener, read_all, root, run,
+    Device, Ending, Got, Master, NodeProcess, accept_one, binary, connect, hold_free_port, listener,
+    read_all, register_value, root, run,
 };
 
 /// What the program prints on stdout when all is well.
@@ -218,7 +220,8 @@ fn shipped(name: &str, variables: &[(&str, SocketAddr)]) -> NodeProcess {
 }
 
 /// Every file of `config/`.
-const SHIPPED: [&str; 7] = ["relay", "echo", "both-roles", "hub", "publish", "bridge", "reference"];
+const SHIPPED: [&str; 9] =
+    ["relay", "echo", "both-roles", "hub", "publish", "collect", "modbus", "bridge", "reference"];
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 fn echoes(address: SocketAddr) {
@@ -256,6 +259,27 @@ fn the_relay_between_two_networks_takes_the_spare_while_the_office_is_away() {
 fn the_echo_server_echoes() {
     let node = shipped("echo", &[("ECHO", ANY)]);
     echoes(node.address());
+    assert_eq!(node.stop().0, 0);
+}
+
+#[test]
+fn the_modbus_gateway_shares_a_device_and_gives_it_its_rest() {
+    let device = Device::start(listener().0);
+    let node = shipped("modbus", &[("MASTERS", ANY), ("DEVICE", device.address)]);
+    let mut masters: Vec<_> = (1..=3).map(|unit| Master::new(node.address(), unit)).collect();
+    for register in 0..5 {
+        for master in &mut masters {
+            master.ask(register).unwrap();
+        }
+        for (master, unit) in masters.iter_mut().zip(1..) {
+            assert_eq!(master.answer().unwrap().1, Got::Value(register_value(unit, register)));
+        }
+    }
+    let seen = device.seen();
+    assert_eq!((seen.len(), device.refused()), (15, 0));
+    assert!(seen[0].2 - device.accepted()[0] >= Duration::from_millis(90), "delay_after_connect");
+    assert!(seen.windows(2).all(|two| two[1].2 - two[0].2 >= Duration::from_millis(4)), "pause");
+    drop(masters);
     assert_eq!(node.stop().0, 0);
 }
 
@@ -299,6 +323,28 @@ fn the_room_the_readings_and_the_meeting_place_do_what_they_say() {
     other.write_all(b"220 ready\r\n").unwrap();
     hears(&one, "220 ready\r\n");
     drop((one, other));
+    assert_eq!(node.stop().0, 0);
+}
+
+#[test]
+fn devices_are_collected_by_their_names_and_answered_by_them() {
+    let (upstream, server) = listener();
+    let node = shipped("collect", &[("DEVICES", ANY), ("SERVER", server)]);
+    let mut server = accept_one(&upstream);
+    let mut pump = connect(node.address());
+    pump.write_all(b"id=pump7\n21.5\n").unwrap();
+    let mut text = [0; 11];
+    server.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"pump7 21.5\n");
+    server.write_all(b"pump7 stop\npump8 stop\n").unwrap();
+    let mut text = [0; 5];
+    pump.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"stop\n");
+    let mut text = [0; 18];
+    server.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"pump8 is not here\n");
+    drop((pump, server));
+    node.client_gone(0);
     assert_eq!(node.stop().0, 0);
 }
 

@@ -118,7 +118,7 @@ impl Default for Reconnect {
 impl Reconnect {
     /// The wait before the `attempt`th dial in a row, from 1; `None` if there
     /// shall be no more. `random` is any number.
-    pub(super) fn wait(&self, attempt: u32, random: u64) -> Option<Duration> {
+    pub(crate) fn wait(&self, attempt: u32, random: u64) -> Option<Duration> {
         if self.attempts.is_some_and(|attempts| attempt > attempts) {
             return None;
         }
