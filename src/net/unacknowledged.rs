@@ -80,9 +80,10 @@ mod tests {
             assert_eq!(diagnose(ends.0, ends.1).unwrap(), Diagnosis::Unacknowledged(0));
             near.set_nonblocking(true).unwrap();
             while near.write(&[0; 1 << 16]).is_ok() {}
-            let [one, other] = ask.map(|ask| ask(ends.0, ends.1));
-            assert!(matches!(one, Unacknowledged::Bytes(1..)));
-            assert_eq!(one, other, "both ways tell the same");
+            assert!(matches!(unacknowledged(ends.0, ends.1), Unacknowledged::Bytes(1..)));
+            // Its kernel may still acknowledge what fits, between two questions.
+            let is_same = |()| ask[0](ends.0, ends.1) == ask[1](ends.0, ends.1);
+            assert!(std::iter::repeat_n((), 10_000).any(is_same), "both ways tell the same");
             drop((near, far, listener));
         }
         assert_eq!(
