@@ -5,9 +5,8 @@
 mod cause;
 mod ends;
 mod mask;
-mod restriction;
+mod reason;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +16,7 @@ pub use self::cause::{DropCause, RequestFault};
 pub(crate) use self::ends::ConnectionMap;
 pub use self::ends::{ConnectionId, Endpoint};
 pub use self::mask::EventMask;
-pub use self::restriction::Restriction;
+pub use self::reason::{Reason, Restriction};
 
 /// The life of a connection, in Qt's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -34,83 +33,6 @@ pub enum State {
     Connected,
     /// What is left is being delivered; then it ends.
     Closing,
-}
-
-/// Why a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    /// Both sides had finished (FIN each way). The only clean end.
-    Closed,
-    /// The peer aborted (RST), or closed while bytes were still meant for it.
-    Reset,
-    /// The peer stopped answering: keepalive, or the kernel gave up sending.
-    TimedOut,
-    /// The socket failed in another way; `error_occurred` says how.
-    Failed,
-    /// The other connection of the pair ended abnormally; this one was reset.
-    PartnerLost,
-    /// No target could be reached; the client was reset.
-    NoTarget,
-    /// Nothing moved in either direction for the idle timeout; reset.
-    Idle,
-    /// One side had finished and the other did not within the limit; reset, if it was of a pair.
-    HalfClosed,
-    /// The node stopped before the connection did; reset.
-    Shutdown,
-    /// Its task ended early (a panic), and it was reset; or a socket's owner aborted it.
-    Aborted,
-    /// Somebody asked for it (`node call node.disconnect ID`); reset.
-    Killed,
-    /// Too much waited for it, and it did not catch up; reset.
-    SlowConsumer,
-    /// It sent a frame that is longer than allowed; reset.
-    FrameTooLong,
-    /// It sent what its framing does not allow; reset.
-    MalformedFrame,
-    /// It finished inside a frame, which was not passed on; reset.
-    TruncatedFrame,
-    /// Memory for unfinished frames was needed, and its was the oldest; reset.
-    StalledFrame,
-    /// It waited in a bridge for longer than it may, or as many as may wait did already; reset.
-    NoPartner,
-    /// A request had no answer, and another one could be taken for it; reset.
-    Unanswered,
-    /// It did not say its name, or said that of another; reset.
-    Unnamed,
-}
-
-impl Reason {
-    /// The word used in logs and JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Reset => "reset",
-            Self::TimedOut => "timed_out",
-            Self::Failed => "failed",
-            Self::PartnerLost => "partner_lost",
-            Self::NoTarget => "no_target",
-            Self::Idle => "idle",
-            Self::HalfClosed => "half_closed",
-            Self::Shutdown => "shutdown",
-            Self::Aborted => "aborted",
-            Self::Killed => "killed",
-            Self::SlowConsumer => "slow_consumer",
-            Self::FrameTooLong => "frame_too_long",
-            Self::MalformedFrame => "malformed_frame",
-            Self::TruncatedFrame => "truncated_frame",
-            Self::StalledFrame => "stalled_frame",
-            Self::NoPartner => "no_partner",
-            Self::Unanswered => "unanswered",
-            Self::Unnamed => "unnamed",
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
 }
 
 /// A fact about the node or one of its connections.
