@@ -17,6 +17,7 @@ mod net;
 mod node;
 pub mod registry;
 mod relay;
+mod script;
 #[cfg(feature = "cli")]
 mod service;
 pub mod testing;
