@@ -41,10 +41,8 @@ pub(crate) struct Line {
 pub(crate) enum Wanted {
     /// A connection, and another when that is gone.
     Open,
-    /// None, once what waits for it has been written.
+    /// None.
     Closed,
-    /// None, at once.
-    Aborted,
 }
 
 /// A timer as others see it.

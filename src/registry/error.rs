@@ -49,6 +49,12 @@ pub enum CallError {
         /// The connection.
         connection: ConnectionId,
     },
+    /// The client is not connected.
+    #[error("`{object}` is not connected")]
+    NotConnected {
+        /// The client.
+        object: String,
+    },
     /// The data cannot be put into a frame.
     #[error("cannot be sent to `{object}`: {why}")]
     Unsendable {

@@ -24,7 +24,7 @@ pub(crate) use self::call::{Call, Called, Frame, Functions, Party, Trail};
 pub use self::door::ListenerState;
 pub(crate) use self::door::{Clock, Door, Line, Wanted};
 pub use self::error::CallError;
-pub(crate) use self::intake::{Fact, Intake, Item};
+pub(crate) use self::intake::{Fact, INTAKE, Intake, Item, Undone};
 pub(crate) use self::peers::{Ending, Peers, SendError, To};
 pub(crate) use self::places::{Place, Places};
 pub(crate) use self::slots::{Of, SLOTS, Slot};

@@ -177,26 +177,31 @@ impl Registry {
                 ))
             })
         };
-        let end = |id: Option<ConnectionId>, how| match (peers.end(id, how), id) {
-            (false, Some(connection)) => {
-                Err(CallError::NoConnection { object: object.to_owned(), connection })
-            }
-            _ => Ok(()),
+        let end = |connection: ConnectionId, how| match peers.end(Some(connection), how) {
+            true => Ok(()),
+            false => Err(CallError::NoConnection { object: object.to_owned(), connection }),
         };
         if let Some(line) = &wired.line {
             match slot.name {
                 "open" => line.want(Wanted::Open),
-                "close" => line.want(Wanted::Closed),
-                "abort" => line.want(Wanted::Aborted),
-                "shutdown_write" => end(None, Ending::ShutdownWrite)?,
+                "close" => {
+                    line.want(Wanted::Closed);
+                    peers.end(None, Ending::Close);
+                }
+                "abort" => {
+                    line.want(Wanted::Closed);
+                    peers.end(None, Ending::Abort);
+                }
+                "shutdown_write" if peers.end(None, Ending::ShutdownWrite) => {}
+                "shutdown_write" => return Err(CallError::NotConnected { object: object.to_owned() }),
                 _ => return self.send(object, peers, To::All { but: None }, call).await,
             }
             return Ok(());
         }
         match slot.name {
-            "close_connection" => end(Some(needed()?), Ending::Close),
-            "abort" => end(Some(needed()?), Ending::Abort),
-            "shutdown_write" => end(Some(needed()?), Ending::ShutdownWrite),
+            "close_connection" => end(needed()?, Ending::Close),
+            "abort" => end(needed()?, Ending::Abort),
+            "shutdown_write" => end(needed()?, Ending::ShutdownWrite),
             "broadcast" => {
                 let but = match call.arguments.get("except") {
                     Some(value) => Some(self::connection(value)?),
@@ -275,13 +280,13 @@ impl Registry {
     ) -> Result<(), CallError> {
         let Some(intake) = self.intake(object) else { return Ok(()) };
         let trail = trail.with(&format!("{object}.{name}").into())?;
-        let fact = Fact { name: name.into(), party, data, arguments, trail };
+        let fact = Item::Fact(Fact { name: name.into(), party, data, arguments, trail });
         if let Err(fact) = intake.offer(fact) {
             timeout(EMIT_LIMIT, intake.room()).await.map_err(|_elapsed| CallError::Full {
                 object: object.to_owned(),
                 limit: humantime::format_duration(EMIT_LIMIT).to_string(),
             })?;
-            intake.put(Item::Fact(fact));
+            intake.put(fact);
         }
         Ok(())
     }
