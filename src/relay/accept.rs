@@ -174,6 +174,9 @@ impl Entrance {
         let bus = &self.relay.shared.bus;
         loop {
             bus.room().await;
+            if let Some(group) = &self.relay.group {
+                group.room().await;
+            }
             match self.accept(listener, places).await {
                 Ok(((stream, peer, local), admission)) if self.permits(&peer) => {
                     return (Conn::accepted(bus, &self.endpoint, stream, peer, local), admission);

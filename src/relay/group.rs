@@ -3,18 +3,19 @@
 //! Nothing here waits: a source that must not go on is told so before it reads.
 
 use std::mem::take;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Duration, Instant};
 
+use super::wired::Wires;
 use super::{RelayMode, Shared};
 use crate::event::{ConnectionId, DropCause, Event, EventKind};
 use crate::framing::{Framing, Run};
 use crate::net::{Amount, Change, Level, Overflow, Queue, QueueLimit};
-use crate::registry::Ledger;
+use crate::registry::{Ending, Intake, Ledger, Undone};
 
 /// Which end of the relay a member is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub(crate) enum Side {
 pub(crate) struct Group {
     pub(super) shared: Arc<Shared>,
     mode: RelayMode,
+    /// Takes what they send, if that goes to wires and scripts and not by the rule of the mode.
+    pub(super) wires: Option<Wires>,
     members: RwLock<Vec<Arc<Mailbox>>>,
     /// Members that are full, and whose sources wait for that.
     full: AtomicUsize,
@@ -44,11 +47,13 @@ pub(super) struct Mailbox {
     side: Side,
     pub(super) framing: Framing,
     pub(super) max_frame: usize,
-    overflow: Overflow,
+    pub(super) overflow: Overflow,
     queue: Mutex<Queue>,
     /// Where every message is that was taken for it, if that is accounted for.
     pub(super) ledger: Option<Arc<Ledger>>,
-    is_full: AtomicBool,
+    pub(super) is_full: AtomicBool,
+    /// What a slot has asked for, as bits.
+    asked: AtomicU8,
     /// A task's waker stays good for its life, so it is stored once.
     waker: OnceLock<Waker>,
     waits: AtomicBool,
@@ -75,11 +80,41 @@ impl Group {
         Self {
             shared,
             mode,
+            wires: None,
             members: RwLock::default(),
             full: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             waiting: Mutex::default(),
         }
+    }
+
+    /// The clients of a listener, or the target of a client that is kept connected, of which wires and scripts
+    /// are told by the intake.
+    pub(crate) fn wired(shared: Arc<Shared>, is_target: bool, intake: &Arc<Intake>, undone: &Undone) -> Self {
+        let mode = if is_target { RelayMode::Collect } else { RelayMode::Hub };
+        Self { wires: Some(Wires::new(intake, undone)), ..Self::new(shared, mode) }
+    }
+
+    /// Waits until wires and scripts can be told of another connection. Cancel safe.
+    pub(super) async fn room(&self) {
+        if let Some(wires) = &self.wires {
+            wires.room().await;
+        }
+    }
+
+    pub(super) fn members(&self) -> Vec<Arc<Mailbox>> {
+        self.members.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts one frame into the queue of one.
+    pub(super) fn give(&self, member: &Mailbox, wire: Bytes) {
+        self.with_queue(member, |queue| {
+            let change = queue.push(wire, 1);
+            if let Some(ledger) = &member.ledger {
+                ledger.took(1, change.dropped.frames, queue.waiting().frames);
+            }
+            (change, ())
+        });
     }
 
     pub(super) fn join(&self, mailbox: Mailbox) -> Arc<Mailbox> {
@@ -135,6 +170,10 @@ impl Group {
 
     /// Puts frames of one member into the queues of those who hear it.
     pub(super) fn distribute(&self, from: &Mailbox, run: Run) {
+        if let Some(wires) = &self.wires {
+            let run = Run { wire: self.charged(run.wire), ..run };
+            return wires.take(from.connection(), from, run);
+        }
         if !self.is_heard(from) {
             let amount = Amount { frames: run.frames, bytes: run.wire.len() as u64 };
             from.lose(&self.shared, DropCause::Unheard, amount);
@@ -181,7 +220,7 @@ impl Group {
         (wire.freeze(), frames)
     }
 
-    fn charged(&self, bytes: Bytes) -> Bytes {
+    pub(super) fn charged(&self, bytes: Bytes) -> Bytes {
         let charge = self.shared.budget.take(bytes.len());
         Bytes::from_owner(Charged { bytes, charge, shared: Arc::clone(&self.shared) })
     }
@@ -190,6 +229,9 @@ impl Group {
     /// memory, or nothing that waits could give some back.
     pub(super) fn poll_room(&self, cx: &mut Context<'_>, own: &Arc<Mailbox>) -> Poll<()> {
         own.wake_with(cx.waker());
+        if let Some(wires) = &self.wires {
+            return wires.poll_room(cx, own.connection());
+        }
         for is_second in [false, true] {
             let own_full = usize::from(own.is_full.load(Relaxed));
             let others_full = self.full.load(Relaxed) > own_full;
@@ -246,6 +288,9 @@ impl Group {
 
     /// Lets those read who had to wait.
     fn go_on(&self) {
+        if let Some(wires) = &self.wires {
+            wires.go_on();
+        }
         let waiting = take(&mut *self.waiters());
         for mailbox in waiting {
             mailbox.waits.store(false, Relaxed);
@@ -277,6 +322,7 @@ impl Mailbox {
             queue: Mutex::new(Queue::new(limit, framing)),
             ledger: None,
             is_full: AtomicBool::new(false),
+            asked: AtomicU8::new(0),
             waker: OnceLock::new(),
             waits: AtomicBool::new(false),
             losses: Mutex::default(),
@@ -312,6 +358,27 @@ impl Mailbox {
     /// Tells whether its peer has a moment left to catch up before it is cut.
     pub(super) fn is_behind(&self) -> bool {
         self.overflow == Overflow::Disconnect && self.is_full.load(Relaxed)
+    }
+
+    /// Has its task end it, or one half of it.
+    pub(super) fn ask(&self, how: Ending) {
+        self.asked.fetch_or(bit(how), Relaxed);
+        self.wake();
+    }
+
+    /// Whether that was asked for.
+    pub(super) fn is_asked(&self, how: Ending) -> bool {
+        self.asked.load(Relaxed) & bit(how) != 0
+    }
+
+    /// Whether nothing more can be written to it.
+    pub(super) fn is_shut(&self) -> bool {
+        self.asked.load(Relaxed) != 0
+    }
+
+    /// It is for another connection now, of which nobody has asked anything.
+    pub(super) fn unask(&self) {
+        self.asked.store(0, Relaxed);
     }
 
     /// Says whom to wake. Only the first call counts.
@@ -375,6 +442,14 @@ impl Mailbox {
                 shared.bus.emit(EventKind::WriteBufferLow, low);
             }
         }
+    }
+}
+
+const fn bit(how: Ending) -> u8 {
+    match how {
+        Ending::Close => 1,
+        Ending::Abort => 2,
+        Ending::ShutdownWrite => 4,
     }
 }
 

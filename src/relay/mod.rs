@@ -10,6 +10,7 @@ mod pair;
 mod session;
 mod sweep;
 mod uplink;
+mod wired;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

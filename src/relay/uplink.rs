@@ -14,7 +14,7 @@ use super::member::Member;
 use super::{Ended, Limits, Outlet, RelayOptions, Stop};
 use crate::event::{DropCause, Event, EventKind};
 use crate::net::{Amount, Conn, MessageOptions, dial};
-use crate::registry::Ledger;
+use crate::registry::{Ending, Ledger, Line, Wanted};
 
 /// A client of a group.
 pub(crate) struct Uplink {
@@ -25,6 +25,8 @@ pub(crate) struct Uplink {
     messages: MessageOptions,
     /// What waits for the target across its connections, and is accounted for.
     kept: Option<Arc<Mailbox>>,
+    /// Whether it is to be connected, if slots may change that.
+    line: Option<Arc<Line>>,
 }
 
 /// How long to wait before the next dial.
@@ -42,7 +44,25 @@ impl Uplink {
         });
         // Nobody is served worse by a client that is silent, so it has no idle timeout.
         let limits = Arc::new(Limits::new(&RelayOptions::default()));
-        Self { group: Arc::clone(group), limits, outlet, side, messages, kept }
+        Self { group: Arc::clone(group), limits, outlet, side, messages, kept, line: None }
+    }
+
+    /// One that slots open and close.
+    pub(crate) fn with_line(self, line: &Arc<Line>) -> Self {
+        Self { line: Some(Arc::clone(line)), ..self }
+    }
+
+    /// Waits until it is to be connected, or not to be. Cancel safe.
+    async fn turned(&self, is_open: bool) {
+        match &self.line {
+            Some(line) => {
+                let mut wanted = line.watch();
+                // The sender is ours, so it is not gone.
+                let _ = wanted.wait_for(|wanted| (*wanted == Wanted::Open) == is_open).await;
+            }
+            None if is_open => {}
+            None => std::future::pending().await,
+        }
     }
 
     /// Its accounts, if there are any.
@@ -95,20 +115,37 @@ pub(crate) async fn keep(
     let Uplink { group, outlet: Outlet { target, options, own }, .. } = &uplink;
     let mut backoff = Backoff::default();
     loop {
+        tokio::select! {
+            biased;
+            () = stopped(stop.clone()) => {}
+            Err(_replaced) = alive.changed() => return uplink.ended(0),
+            () = uplink.turned(true) => {}
+        }
         let dialled = tokio::select! {
             biased;
             () = uplink.over(stop.clone()) => return uplink.ended(0),
             Err(_replaced) = alive.changed() => return uplink.ended(0),
+            () = uplink.turned(false) => {
+                backoff = Backoff::default();
+                continue;
+            }
             dialled = dial(target, options, own, &group.shared.bus, None) => dialled,
         };
         if let Ok(conn) = dialled {
             conn.keep_alive(&options.keepalive);
             let begun = Instant::now();
+            let member = uplink.member(conn);
+            // It may have been closed since, and nobody was there to be told.
+            if let (Some(line), Some(mailbox)) = (&uplink.line, &uplink.kept)
+                && *line.watch().borrow() != Wanted::Open
+            {
+                mailbox.ask(Ending::Close);
+            }
             tokio::select! {
                 biased;
                 () = cut(stop.clone()) => return uplink.ended(1),
                 Err(_replaced) = alive.changed() => return uplink.ended(0),
-                _reason = uplink.member(conn).serve(stop.clone()) => {}
+                _reason = member.serve(stop.clone()) => {}
             }
             if begun.elapsed() >= HEALTHY {
                 backoff = Backoff::default();
@@ -116,6 +153,10 @@ pub(crate) async fn keep(
         }
         if *stop.borrow() != Stop::No && uplink.waiting().frames == 0 {
             return uplink.ended(0);
+        }
+        if uplink.line.as_ref().is_some_and(|line| *line.watch().borrow() != Wanted::Open) {
+            backoff = Backoff::default();
+            continue;
         }
         let pause = backoff.next(RandomState::new().hash_one(0));
         group.shared.bus.emit(EventKind::Reconnecting, || Event::Reconnecting {
@@ -128,9 +169,15 @@ pub(crate) async fn keep(
             biased;
             () = uplink.over(stop.clone()) => return uplink.ended(0),
             Err(_replaced) = alive.changed() => return uplink.ended(0),
+            () = uplink.turned(false) => {}
             () = sleep(pause) => {}
         }
     }
+}
+
+/// Waits until the node stops.
+async fn stopped(mut stop: watch::Receiver<Stop>) {
+    let _ = stop.wait_for(|stop| *stop != Stop::No).await;
 }
 
 /// Waits until the node cuts what has not ended.
