@@ -16,6 +16,15 @@ impl ScriptError {
     pub(super) fn new(text: impl Into<String>) -> Self {
         Self { text: text.into(), traceback: Vec::new() }
     }
+
+    /// With the traceback, in one line.
+    #[cfg(feature = "script")]
+    pub(super) fn in_full(&self) -> String {
+        match &self.traceback[..] {
+            [] | [_] => self.text.clone(),
+            lines => format!("{} (called at {})", self.text, lines[1..].join(", ")),
+        }
+    }
 }
 
 impl fmt::Display for ScriptError {

@@ -12,6 +12,8 @@ mod library;
 mod options;
 #[cfg(all(test, feature = "script"))]
 mod bombs;
+#[cfg(all(test, feature = "script"))]
+mod escapes;
 #[cfg(feature = "script")]
 mod vm;
 

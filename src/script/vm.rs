@@ -212,7 +212,10 @@ impl Vm {
             Error::MemoryError(_) => self.too_much_memory(),
             Error::SyntaxError { message, .. } => message.clone(),
             error => {
-                let text = cause(error).to_string();
+                let text = match cause(error) {
+                    Error::RuntimeError(text) => text.clone(),
+                    error => error.to_string(),
+                };
                 let text = text.split("\nstack traceback:").next().unwrap_or_default().to_owned();
                 if text.ends_with(NO_MEMORY) { self.too_much_memory() } else { text }
             }
@@ -410,7 +413,7 @@ const LIBRARIES: [StdLib; 8] = [
     StdLib::DEBUG,
 ];
 /// What other Luas have, and nobody is to miss in silence.
-const ABSENT: [&str; 14] = [
+pub(super) const ABSENT: [&str; 14] = [
     "io", "os", "package", "require", "load", "loadstring", "loadfile", "dofile", "debug", "getfenv", "setfenv",
     "collectgarbage", "newproxy", "ffi",
 ];
