@@ -20,6 +20,7 @@ mod relay;
 #[cfg(feature = "cli")]
 mod service;
 pub mod testing;
+pub mod wiring;
 
 pub use self::address::{Address, AddressError, Host};
 pub use self::bus::{EventBus, Subscription};
