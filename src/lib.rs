@@ -21,6 +21,7 @@ mod script;
 #[cfg(feature = "cli")]
 mod service;
 pub mod testing;
+pub mod wiring;
 
 pub use self::address::{Address, AddressError, Host};
 pub use self::bus::{EventBus, Subscription};

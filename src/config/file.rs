@@ -19,6 +19,7 @@ use super::syntax;
 use super::{ClientConfig, Config, ListenConfig, Place, RelayConfig};
 use crate::address::Address;
 use crate::nearest::did_you_mean;
+use crate::wiring::{StepOptions, TimerOptions, WireOptions};
 
 /// Files that are no config: everything that is wrong with them, a line each,
 /// as `file:line:column: where: what; what to try`.
@@ -227,14 +228,18 @@ impl Reading {
             let table = TABLES.iter().find(|table| **table == name.get_ref().as_ref());
             let Some(table) = table else {
                 let hint = match shown.as_str() {
-                    "connect" => "; did you mean `client`?".into(),
                     _ => did_you_mean(&shown, TABLES.into_iter()).unwrap_or_else(|| {
-                        "; the tables are [node], [vars], [listen.ID], [client.ID] and [relay.ID]".into()
+                        "; the tables are [node], [vars], [listen.ID], [client.ID], [relay.ID], [timer.ID], [[connect]] and [[step]]".into()
                     }),
                 };
                 self.fault(file, &span, format!("{shown}: there is no such table{hint}"));
                 continue;
             };
+            if LISTS.contains(table) {
+                let _ = self.origins.enter(Place::new(table, "", ""), Spot::new(file, &span));
+                self.list(file, table, &span, value);
+                continue;
+            }
             let DeValue::Table(inside) = value.get_ref() else {
                 let header = if *table == "node" { "[node]".into() } else { format!("[{table}.ID]") };
                 self.fault(file, &span, format!("{shown}: is a table; write {header} and its keys below"));
@@ -252,6 +257,34 @@ impl Reading {
                 for (id, object) in inside {
                     self.object(file, table, id, object);
                 }
+            }
+        }
+    }
+
+    /// The tables of a list, `[[connect]]`, which are counted over all files.
+    fn list(&mut self, file: usize, table: &'static str, span: &Range<usize>, value: &Spanned<DeValue<'_>>) {
+        let elements = value.get_ref().as_array();
+        let Some(elements) = elements.filter(|list| list.iter().all(|one| one.get_ref().is_table())) else {
+            let hint = if table == "connect" { "; a target is [client.ID]" } else { "" };
+            return self.fault(
+                file,
+                span,
+                format!("{table}: is a list; write [[{table}]] and its keys below{hint}"),
+            );
+        };
+        for element in elements.iter() {
+            let DeValue::Table(inside) = element.get_ref() else { continue };
+            let nth = if table == "connect" { self.config.connect.len() } else { self.config.step.len() };
+            let place = Place::new(table, &(nth + 1).to_string(), "");
+            let _ = self.origins.enter(place.clone(), Spot::new(file, &element.span()));
+            if table == "connect" {
+                let mut wire = WireOptions::default();
+                self.keys(file, &place, inside, &keys::connect(), &mut wire);
+                self.config.connect.push(wire);
+            } else {
+                let mut step = StepOptions::default();
+                self.keys(file, &place, inside, &keys::step(), &mut step);
+                self.config.step.push(step);
             }
         }
     }
@@ -285,6 +318,11 @@ impl Reading {
                 let mut client = ClientConfig::new(NOWHERE);
                 self.keys(file, &place, inside, &keys::client(), &mut client);
                 self.config.client.insert(id.to_owned(), client);
+            }
+            "timer" => {
+                let mut timer = TimerOptions::default();
+                self.keys(file, &place, inside, &keys::timer(), &mut timer);
+                self.config.timer.insert(id.to_owned(), timer);
             }
             _ => {
                 let mut relay = RelayConfig::default();
@@ -353,7 +391,9 @@ fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-const TABLES: [&str; 4] = ["node", "listen", "client", "relay"];
+const TABLES: [&str; 7] = ["node", "listen", "client", "relay", "timer", "connect", "step"];
+/// Those of them that are lists.
+const LISTS: [&str; 2] = ["connect", "step"];
 /// Stands for an address that is missing or could not be read; its object is not judged.
 const NOWHERE: Address = Address::Echo;
 const MOST_BYTES: u64 = 4 << 20;

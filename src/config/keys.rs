@@ -10,10 +10,12 @@ use super::kinds::{
     Switch, Text, Time, Word,
 };
 use super::messages::{Auto, FramingText};
+use super::wires::{Args, Expected, Filters, MaybeMember, Member};
 use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig};
 use crate::address::Address;
 use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow};
 use crate::relay::RelayMode;
+use crate::wiring::{StepOptions, TimerOptions, WireOptions};
 
 /// When a changed key takes effect at a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,6 +178,41 @@ pub(crate) fn relay() -> Vec<Key<RelayConfig>> {
         key(a::<OneOf<RelayMode>>(), "mode", |r| &mut r.mode, NewConnections, "pair: a connection of its own for each client; echo: all comes back, and there is no to; hub: each client hears what the others send; publish: those in to hear those in from; collect: all go to one target that is kept connected"),
         key(a::<Limit>(), "idle_timeout", |r| &mut r.options.idle_timeout, Live, "ends a pair, or a member of another mode, in which nothing moves for so long"),
         key(a::<Time>(), "half_closed_timeout", |r| &mut r.options.half_closed_timeout, Live, "the same once one side has finished"),
+    ]
+}
+
+/// The keys of `[timer.ID]`.
+#[rustfmt::skip]
+pub(crate) fn timer() -> Vec<Key<TimerOptions>> {
+    vec![
+        key(a::<Limit>(), "every", |t: &mut TimerOptions| &mut t.every, Live, "fires again and again, so long after the last time"),
+        key(a::<Limit>(), "after", |t| &mut t.after, Live, "fires once, so long after its start"),
+    ]
+}
+
+/// The keys of `[[connect]]`.
+#[rustfmt::skip]
+pub(crate) fn connect() -> Vec<Key<WireOptions>> {
+    vec![
+        required(key(a::<Member>(), "signal", |w: &mut WireOptions| &mut w.signal, Live, "where it begins, as OBJECT.SIGNAL")),
+        required(key(a::<Member>(), "slot", |w| &mut w.slot, Live, "what is called, as OBJECT.SLOT")),
+        key(a::<Filters>(), "via", |w| &mut w.via, Live, "filters that the data goes through, in order"),
+        key(a::<Args>(), "args", |w| &mut w.args, Live, "what the slot is called with; {…} stands for what the signal carries"),
+        key(a::<Auto<Size>>(), "queue_max", |w| &mut w.queue_max, Live, "what may wait in a queue of its own; auto: 1MiB if queue_overflow is set, else it has none, and its source waits for the slot"),
+        key(a::<Auto<OneOf<Overflow>>>(), "queue_overflow", |w| &mut w.queue_overflow, Live, "what happens when more would: block, drop_oldest or drop_newest; auto: block"),
+        key(a::<Switch>(), "once", |w| &mut w.once, Live, "the first signal is the last that it takes"),
+    ]
+}
+
+/// The keys of `[[step]]`.
+#[rustfmt::skip]
+pub(crate) fn step() -> Vec<Key<StepOptions>> {
+    vec![
+        key(a::<MaybeMember>(), "call", |s: &mut StepOptions| &mut s.call, Restart, "calls a slot, as OBJECT.SLOT"),
+        key(a::<MaybeMember>(), "wait", |s| &mut s.wait, Restart, "waits for a signal, as OBJECT.SIGNAL; each is waited for once"),
+        key(a::<Args>(), "args", |s| &mut s.args, Restart, "what the slot is called with; {data} is that of the last signal"),
+        key(a::<Time>(), "within", |s| &mut s.within, Restart, "time for the signal to come, or the slot to be done"),
+        key(a::<Expected>(), "expect", |s| &mut s.expect, Restart, "what the signal is to carry: a text, or exact, prefix, regex or hex"),
     ]
 }
 

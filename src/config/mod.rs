@@ -3,6 +3,7 @@
 //! nothing is opened here.
 
 mod check;
+mod connect;
 mod expand;
 mod file;
 pub(crate) mod keys;
@@ -12,6 +13,7 @@ mod messages;
 mod origin;
 mod show;
 mod syntax;
+mod wires;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,6 +31,7 @@ use crate::address::Address;
 use crate::flow::Tap;
 use crate::net::{DialOptions, ListenOptions};
 use crate::relay::{RelayMode, RelayOptions};
+use crate::wiring::{StepOptions, TimerOptions, WireOptions};
 
 /// A whole node.
 ///
@@ -62,6 +65,12 @@ pub struct Config {
     pub client: BTreeMap<String, ClientConfig>,
     /// What joins the two.
     pub relay: BTreeMap<String, RelayConfig>,
+    /// The timers.
+    pub timer: BTreeMap<String, TimerOptions>,
+    /// The wires, in their order.
+    pub connect: Vec<WireOptions>,
+    /// A scripted run, which begins when the node has started; a reload does not begin it again.
+    pub step: Vec<StepOptions>,
     /// Gets a copy of every byte. It is the node's for its life: a reload does not change it.
     pub tap: Option<Tap>,
 }
@@ -249,9 +258,9 @@ pub struct Fault {
 /// The part of a [`Config`] that a fault is about, as a path in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
-    /// The table: `node`, `listen`, `client` or `relay`.
+    /// The table: `node`, `listen`, `client`, `relay`, `timer`, `connect` or `step`.
     pub table: &'static str,
-    /// The object in it; empty for `node`.
+    /// The object in it; empty for `node`, and counted from 1 in lists.
     pub id: String,
     /// The key, or nothing for the object as a whole.
     pub key: &'static str,

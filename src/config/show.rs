@@ -6,6 +6,7 @@ use std::fmt::Write;
 use super::keys::{self, Key};
 use super::{ClientConfig, Config, ListenConfig, RelayConfig};
 use crate::address::Address;
+use crate::wiring::{StepOptions, TimerOptions, WireOptions};
 
 impl Config {
     /// Every value, the defaults too.
@@ -31,6 +32,15 @@ impl Config {
         for (id, relay) in &self.relay {
             table(&mut out, &format!("relay.{id}"), &keys::relay(), relay, &RelayConfig::default(), all);
         }
+        for (id, timer) in &self.timer {
+            table(&mut out, &format!("timer.{id}"), &keys::timer(), timer, &TimerOptions::default(), all);
+        }
+        for wire in &self.connect {
+            table(&mut out, "[connect]", &keys::connect(), wire, &WireOptions::default(), all);
+        }
+        for step in &self.step {
+            table(&mut out, "[step]", &keys::step(), step, &StepOptions::default(), all);
+        }
         out
     }
 }
@@ -40,7 +50,10 @@ fn table<T>(out: &mut String, header: &str, keys: &[Key<T>], object: &T, default
         .iter()
         .map(|key| (key, key.write(object)))
         .filter(|(key, value)| all || key.is_required || *value != key.write(default))
-        .filter(|(key, value)| !(key.name == "to" && value == "[]"))
+        // Nothing is written as nothing.
+        .filter(|(key, value)| {
+            !(matches!(value.as_str(), "[]" | "{}" | r#""""#) && *value == key.write(default))
+        })
         .collect();
     if lines.is_empty() {
         return;

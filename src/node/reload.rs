@@ -54,7 +54,8 @@ impl Node {
         // From here on nothing waits and nothing fails.
         let restart = keep_fixed(&self.config, &mut config);
         config.tap = self.config.tap.take();
-        let changes = Changes { restart, ..changes(&self.config, &config) };
+        let mut changes = changes(&self.config, &config);
+        changes.restart.extend(restart);
         self.config = config;
         let closed = self.wiring.close_unmatched(&matches, &self.config);
         self.open(bound, closed, &leads);
@@ -91,6 +92,13 @@ fn changes(old: &Config, new: &Config) -> Changes {
     changes.compare("listen", &old.listen, &new.listen);
     changes.compare("client", &old.client, &new.client);
     changes.compare("relay", &old.relay, &new.relay);
+    changes.compare("timer", &old.timer, &new.timer);
+    if old.connect != new.connect {
+        changes.changed.push("connect".into());
+    }
+    if old.step != new.step {
+        changes.restart.push("step");
+    }
     changes
 }
 

@@ -71,7 +71,6 @@ pub(crate) struct Call {
 
 /// A frame that a filter yields.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "script"), expect(dead_code, reason = "made by scripts alone"))]
 pub(crate) struct Frame {
     pub(crate) data: Bytes,
     /// It goes back to the connection the frame came from, and not on.
@@ -140,6 +139,12 @@ impl From<String> for Value {
 impl From<Bytes> for Value {
     fn from(bytes: Bytes) -> Self {
         Self::Bytes(bytes)
+    }
+}
+
+impl From<f64> for Value {
+    fn from(number: f64) -> Self {
+        Self::Number(number)
     }
 }
 

@@ -199,6 +199,11 @@ impl Intake {
         Poll::Pending
     }
 
+    /// Whether the consumer is done with everything up to this place.
+    pub(crate) fn is_done(&self, place: u64) -> bool {
+        self.lock().done >= place
+    }
+
     /// Forgets who waited.
     pub(crate) fn forget(&self, who: u64) {
         let mut state = self.lock();

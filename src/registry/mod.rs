@@ -141,19 +141,15 @@ impl Registry {
         Some(ObjectSnapshot { object: Arc::clone(name), kind: object.kind() })
     }
 
-    /// Makes `objects` all there are; what slots write to and where signals go is entered after it.
+    /// Makes `objects` all there are.
     pub(crate) fn replace(&self, objects: BTreeMap<Arc<str>, Object>) {
-        *self.lock() = State { objects, ..State::default() };
+        self.lock().objects = objects;
     }
 
-    /// Enters what slots of a listener or client write to.
-    pub(crate) fn enter_wired(&self, object: &Arc<str>, wired: Wired) {
-        self.lock().wired.insert(Arc::clone(object), wired);
-    }
-
-    /// Enters where the signals of an object go.
-    pub(crate) fn enter_intake(&self, object: &Arc<str>, intake: &Arc<Intake>) {
-        self.lock().intakes.insert(Arc::clone(object), Arc::clone(intake));
+    /// Says what slots write to, and where signals go.
+    pub(crate) fn rewire(&self, wired: BTreeMap<Arc<str>, Wired>, intakes: BTreeMap<Arc<str>, Arc<Intake>>) {
+        let mut state = self.lock();
+        (state.wired, state.intakes) = (wired, intakes);
     }
 
     /// Where the signals of an object go, if anyone wants them.

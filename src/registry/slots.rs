@@ -237,8 +237,22 @@ impl Registry {
         })
     }
 
+    /// Calls a function of a script by name, for the frames it yields.
+    pub(crate) async fn filter(
+        &self,
+        object: &str,
+        function: &str,
+        call: Call,
+    ) -> Result<Vec<super::Frame>, CallError> {
+        let found = self.lock().objects.get(object).cloned();
+        match found {
+            Some(Object::Script(script)) => self.run(object, &script, function, call).await,
+            _ => Err(self.no_object(object)),
+        }
+    }
+
     /// Calls a function of a script. If that fails it is logged, and the script's signal `error` is emitted.
-    pub(crate) async fn run(
+    async fn run(
         &self,
         object: &str,
         script: &Arc<dyn Functions>,

@@ -19,8 +19,8 @@ use crate::budget::PROMISE;
 use crate::event::{DropCause, Reason, State};
 use crate::flow::{TapDirection, with_scratch};
 use crate::framing::{Decoder, FrameError, Ticket};
-use crate::registry::Ending;
 use crate::net::{Amount, Conn, MessageOptions, Unacknowledged, reason_of, reason_of_drop};
+use crate::registry::Ending;
 
 /// A connection, what arrives on it, and what waits for it.
 pub(super) struct Member {

@@ -117,9 +117,9 @@ pub(crate) async fn keep(
     loop {
         tokio::select! {
             biased;
-            () = stopped(stop.clone()) => {}
-            Err(_replaced) = alive.changed() => return uplink.ended(0),
             () = uplink.turned(true) => {}
+            () = stopped(stop.clone()) => return uplink.ended(0),
+            Err(_replaced) = alive.changed() => return uplink.ended(0),
         }
         let dialled = tokio::select! {
             biased;

@@ -80,7 +80,12 @@ impl Wires {
         party.map_or(0, |party| self.tell("read_finished", party, arguments))
     }
 
-    pub(super) fn poll_answered(&self, cx: &mut Context<'_>, connection: ConnectionId, place: u64) -> Poll<()> {
+    pub(super) fn poll_answered(
+        &self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        place: u64,
+    ) -> Poll<()> {
         self.intake.poll_done(cx, connection.get(), place)
     }
 
@@ -155,9 +160,9 @@ impl Peers for Group {
         };
         let (framing, max_frame) = (first.framing, first.max_frame);
         let mut wire = BytesMut::new();
-        framing.encode(data, max_frame, &mut wire).map_err(|error: FrameError| {
-            SendError::Unsendable(error.to_string())
-        })?;
+        framing
+            .encode(data, max_frame, &mut wire)
+            .map_err(|error: FrameError| SendError::Unsendable(error.to_string()))?;
         if wire.is_empty() {
             return Ok(());
         }

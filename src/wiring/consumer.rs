@@ -1,0 +1,94 @@
+//! The task of one object: what it tells, through its wires and scripts.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::steps::Inbox;
+use super::wire::Wire;
+use crate::registry::{Arguments, Call, CallError, Fact, Intake, Item, Registry, Trail};
+
+/// The wires and scripts of one object, in the order of the file.
+pub(crate) type Taps = Arc<[Tap]>;
+
+/// One that is told of a signal.
+#[derive(Clone, Debug)]
+pub(crate) struct Tap {
+    /// The name of the signal, without the object.
+    pub(crate) signal: Arc<str>,
+    pub(crate) to: Destination,
+}
+
+/// Where a signal goes.
+#[derive(Clone, Debug)]
+pub(crate) enum Destination {
+    /// Through a wire.
+    Wire(Arc<Wire>),
+    /// To the handler of a script.
+    #[cfg_attr(not(feature = "script"), allow(dead_code, reason = "made where scripts are"))]
+    Handler {
+        /// `script.ID`.
+        script: Arc<str>,
+        /// `on_message_received`.
+        function: Arc<str>,
+    },
+    /// To the steps of a run.
+    Steps(Arc<Inbox>),
+}
+
+/// Takes what an object tells through its taps, one after the other, until its intake is closed and empty.
+pub(crate) async fn consume(
+    object: Arc<str>,
+    intake: Arc<Intake>,
+    mut taps: watch::Receiver<Taps>,
+    registry: Registry,
+) {
+    let message: Arc<str> = format!("{object}.message_received").into();
+    while let Some(item) = intake.next().await {
+        let now = Arc::clone(&taps.borrow_and_update());
+        match item {
+            Item::Frames { party, framing, wire } => {
+                for body in framing.bodies(&wire) {
+                    // A part of the memory it came in.
+                    let data = wire.slice_ref(body);
+                    let call = Call {
+                        signal: Arc::clone(&message),
+                        connection: Some(Arc::clone(&party)),
+                        data: Some(data),
+                        arguments: Arguments::new(),
+                        trail: Trail::default(),
+                    };
+                    tell(&now, "message_received", &call, &registry).await;
+                }
+            }
+            Item::Fact(Fact { name, party, data, arguments, trail }) => {
+                let signal = format!("{object}.{name}").into();
+                let call = Call { signal, connection: party, data, arguments, trail };
+                tell(&now, &name, &call, &registry).await;
+            }
+        }
+    }
+}
+
+/// Calls the slot of a wire for what waits in its queue, until the wire is closed.
+pub(crate) async fn run_queue(wire: Arc<Wire>, registry: Registry) {
+    wire.run(&registry).await;
+}
+
+async fn tell(taps: &Taps, name: &str, call: &Call, registry: &Registry) {
+    for tap in taps.iter().filter(|tap| &*tap.signal == name) {
+        match &tap.to {
+            Destination::Wire(wire) => wire.take(call, registry).await,
+            Destination::Steps(inbox) => inbox.take(call).await,
+            Destination::Handler { script, function } => {
+                match registry.filter(script, function, call.clone()).await {
+                    // It was said where it happened.
+                    Ok(_) | Err(CallError::Script(_)) => {}
+                    Err(error) => {
+                        tracing::warn!(script = &**script, function = &**function, %error, "a handler was not called")
+                    }
+                }
+            }
+        }
+    }
+}
