@@ -155,6 +155,13 @@ enum Verb {
         /// Which shell
         shell: Shell,
     },
+    /// Enter a password for a name in a file that scripts look in
+    Passwd {
+        /// The file; it is made if there is none
+        file: PathBuf,
+        /// The name
+        name: String,
+    },
     /// Print the manual page, for man(1)
     Man,
 }
@@ -174,6 +181,10 @@ pub(super) enum Command {
     },
     Ask(Ask),
     Completions(Shell),
+    Passwd {
+        file: PathBuf,
+        name: String,
+    },
     Man,
     Run(Box<Run>),
 }
@@ -344,6 +355,7 @@ impl Args {
             }
             Some(Verb::Ask(ask)) => return Ok(Command::Ask(ask)),
             Some(Verb::Completions { shell }) => return Ok(Command::Completions(shell)),
+            Some(Verb::Passwd { file, name }) => return Ok(Command::Passwd { file, name }),
             Some(Verb::Man) => return Ok(Command::Man),
             None => {}
         }

@@ -9,6 +9,7 @@ mod explain;
 mod faults;
 mod live;
 mod owner;
+mod passwd;
 mod reload;
 mod remote;
 mod report;
@@ -70,6 +71,10 @@ pub fn main() -> ExitCode {
         Ok(Command::Check { config, files, .. }) => print(&explain::config(&config, &files)),
         Ok(Command::Ask(ask)) => remote::ask(&ask),
         Ok(Command::Completions(shell)) => print(&documents::completions(shell)),
+        Ok(Command::Passwd { file, name }) => match passwd::enter(&file, &name) {
+            Ok(text) => print(&text),
+            Err(fault) => refuse(&[format!("passwd: {fault}")], false),
+        },
         Ok(Command::Man) => print(&documents::manual_page()),
         Ok(Command::Run(run)) => start(*run),
     }

@@ -35,6 +35,7 @@ impl Config {
         self.check_ends(&mut faults);
         faults.0.extend(self.check_messages());
         faults.0.extend(self.check_wires());
+        faults.0.extend(self.check_scripts());
         faults.0.extend(self.circles(&self.literal_leads()));
         faults.0
     }
@@ -56,6 +57,10 @@ impl Config {
             let text = "nothing hears it; wire its signal `timeout`, or remove it";
             faults.add(Place::new("timer", id, ""), text);
         }
+        for id in self.unused_scripts() {
+            let text = "nothing calls it; name the object whose signals it handles in `target`, or a function of it in a wire";
+            faults.add(Place::new("script", id, ""), text);
+        }
         faults.0
     }
 
@@ -65,6 +70,7 @@ impl Config {
             ("client", self.client.keys().collect()),
             ("relay", self.relay.keys().collect()),
             ("timer", self.timer.keys().collect()),
+            ("script", self.script.keys().collect()),
         ];
         for (nth, (table, ids)) in tables.iter().enumerate() {
             for id in ids {

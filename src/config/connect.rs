@@ -29,7 +29,7 @@ impl Config {
     }
 
     /// The relay that has the bytes of an object.
-    fn relay_of(&self, object: &str) -> Option<&str> {
+    pub(super) fn relay_of(&self, object: &str) -> Option<&str> {
         let has = |(_, relay): &(&String, &RelayConfig)| relay.ends().any(|end| end == object);
         self.relay.iter().find(has).map(|(id, _)| id.as_str())
     }
@@ -37,16 +37,6 @@ impl Config {
     /// Whether wires and scripts have the bytes of a listener or client: they name it, and no relay does.
     pub(crate) fn is_wired(&self, object: &str) -> bool {
         self.relay_of(object).is_none() && self.named().contains(object)
-    }
-
-    /// The scripts, as `script.ID`.
-    pub(crate) fn scripts(&self) -> impl Iterator<Item = String> {
-        std::iter::empty()
-    }
-
-    /// The objects whose signals scripts handle.
-    pub(crate) fn script_targets(&self) -> impl Iterator<Item = &str> {
-        std::iter::empty()
     }
 
     /// What kind of object has this name.
@@ -268,7 +258,7 @@ impl Config {
         Ok(Some(slot))
     }
 
-    fn object(&self, object: &str) -> Result<Of, String> {
+    pub(super) fn object(&self, object: &str) -> Result<Of, String> {
         self.kind_of(object).ok_or_else(|| {
             let scripts: Vec<_> = self.scripts().collect();
             let tables = [

@@ -6,7 +6,7 @@ use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -16,7 +16,7 @@ use super::keys::{self, Key};
 use super::kinds::unknown_key;
 use super::origin::{Origins, Spot};
 use super::syntax;
-use super::{ClientConfig, Config, ListenConfig, Place, RelayConfig};
+use super::{ClientConfig, Config, ListenConfig, Place, RelayConfig, ScriptConfig};
 use crate::address::Address;
 use crate::nearest::did_you_mean;
 use crate::wiring::{StepOptions, TimerOptions, WireOptions};
@@ -63,6 +63,8 @@ impl Config {
     pub fn parse(texts: Vec<(String, String)>) -> Result<(Self, Origins), FileError> {
         let mut reading = Reading::default();
         for (name, text) in texts {
+            let folder = Path::new(&name).parent().unwrap_or(Path::new("")).to_owned();
+            reading.files.push((name.clone(), folder));
             reading.origins.add(&name, text);
         }
         reading.run();
@@ -110,6 +112,8 @@ fn read(path: &Path) -> Result<String, String> {
 struct Reading {
     config: Config,
     origins: Origins,
+    /// Their names, and the folders they are in.
+    files: Vec<(String, PathBuf)>,
     vars: BTreeMap<String, String>,
     faults: Vec<(Spot, String)>,
     /// Strings with a variable that is not set.
@@ -229,7 +233,7 @@ impl Reading {
             let Some(table) = table else {
                 let hint = match shown.as_str() {
                     _ => did_you_mean(&shown, TABLES.into_iter()).unwrap_or_else(|| {
-                        "; the tables are [node], [vars], [listen.ID], [client.ID], [relay.ID], [timer.ID], [[connect]] and [[step]]".into()
+                        "; the tables are [node], [vars], [listen.ID], [client.ID], [relay.ID], [timer.ID], [script.ID], [[connect]] and [[step]]".into()
                     }),
                 };
                 self.fault(file, &span, format!("{shown}: there is no such table{hint}"));
@@ -324,12 +328,29 @@ impl Reading {
                 self.keys(file, &place, inside, &keys::timer(), &mut timer);
                 self.config.timer.insert(id.to_owned(), timer);
             }
+            "script" => self.script(file, &place, inside),
             _ => {
                 let mut relay = RelayConfig::default();
                 self.keys(file, &place, inside, &keys::relay(), &mut relay);
                 self.config.relay.insert(id.to_owned(), relay);
             }
         }
+    }
+
+    /// A script, with the text it stands in.
+    fn script(&mut self, file: usize, place: &Place, table: &DeTable<'_>) {
+        let mut script = ScriptConfig::default();
+        let before = self.faults.len();
+        self.keys(file, place, table, &keys::script(), &mut script);
+        let line = table.get("code").map_or(1, |code| first_line(self.origins.text(file), &code.span()));
+        let (name, folder) = self.files[file].clone();
+        if self.faults.len() == before
+            && let Err((key, text)) = script.resolve(&name, &folder, line, read)
+        {
+            let place = Place { key, ..place.clone() };
+            self.faults.push((self.origins.spot(&place), format!("{place}: {text}")));
+        }
+        self.config.script.insert(place.id.clone(), script);
     }
 
     /// Reads the keys of one table into `object`.
@@ -387,11 +408,21 @@ impl Reading {
     }
 }
 
+/// The line that what stands in quotes begins in.
+fn first_line(text: &str, quoted: &Range<usize>) -> usize {
+    let lines = |text: &str| text.bytes().filter(|byte| *byte == b'\n').count();
+    let quotes = text.get(quoted.clone()).unwrap_or_default();
+    let is_long = quotes.starts_with("'''") || quotes.starts_with("\"\"\"");
+    // A newline right after the quotes is not part of it.
+    let skips = is_long && quotes[3..].trim_start_matches('\r').starts_with('\n');
+    lines(&text[..quoted.start]) + 1 + usize::from(skips)
+}
+
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-const TABLES: [&str; 7] = ["node", "listen", "client", "relay", "timer", "connect", "step"];
+const TABLES: [&str; 8] = ["node", "listen", "client", "relay", "timer", "script", "connect", "step"];
 /// Those of them that are lists.
 const LISTS: [&str; 2] = ["connect", "step"];
 /// Stands for an address that is missing or could not be read; its object is not judged.

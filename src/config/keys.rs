@@ -11,10 +11,11 @@ use super::kinds::{
 };
 use super::messages::{Auto, FramingText};
 use super::wires::{Args, Expected, Filters, MaybeMember, Member};
-use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig};
+use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig, ScriptConfig};
 use crate::address::Address;
 use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow};
 use crate::relay::RelayMode;
+use crate::script::OnError;
 use crate::wiring::{StepOptions, TimerOptions, WireOptions};
 
 /// When a changed key takes effect at a reload.
@@ -190,6 +191,20 @@ pub(crate) fn timer() -> Vec<Key<TimerOptions>> {
     ]
 }
 
+/// The keys of `[script.ID]`.
+#[rustfmt::skip]
+pub(crate) fn script() -> Vec<Key<ScriptConfig>> {
+    vec![
+        key(a::<Text>(), "code", |s: &mut ScriptConfig| &mut s.code, Live, "the script itself, in Luau; or write file"),
+        key(a::<Text>(), "file", |s| &mut s.file, Live, "the file it stands in, seen from the folder of this one"),
+        key(a::<Text>(), "target", |s| &mut s.target, Live, "the object whose signals its functions on_… handle"),
+        key(a::<Size>(), "max_memory", |s| &mut s.options.max_memory, Live, "what its values may take"),
+        key(a::<Time>(), "max_time", |s| &mut s.options.max_time, Live, "how long a function may run until it returns or waits"),
+        key(a::<OneOf<OnError>>(), "on_error", |s| &mut s.options.on_error, Live, "drop: what the function was called with is dropped; close: its connection is closed, too"),
+        key(a::<Text>(), "passwords", |s| &mut s.passwords, Live, "the file auth.verify looks in, seen from the folder of this one; node passwd writes it"),
+    ]
+}
+
 /// The keys of `[[connect]]`.
 #[rustfmt::skip]
 pub(crate) fn connect() -> Vec<Key<WireOptions>> {
@@ -230,6 +245,14 @@ impl Reload {
 }
 
 impl Word for RelayMode {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn word(self) -> &'static str {
+        self.name()
+    }
+}
+
+impl Word for OnError {
     const ALL: &'static [Self] = &Self::ALL;
 
     fn word(self) -> &'static str {

@@ -11,6 +11,7 @@ mod kinds;
 mod loops;
 mod messages;
 mod origin;
+mod script;
 mod show;
 mod syntax;
 mod wires;
@@ -27,6 +28,7 @@ pub(crate) use self::keys::Reload;
 pub(crate) use self::kinds::{size, socket_path};
 pub(crate) use self::loops::Leads;
 pub use self::origin::Origins;
+pub use self::script::ScriptConfig;
 use crate::address::Address;
 use crate::flow::Tap;
 use crate::net::{DialOptions, ListenOptions};
@@ -67,6 +69,8 @@ pub struct Config {
     pub relay: BTreeMap<String, RelayConfig>,
     /// The timers.
     pub timer: BTreeMap<String, TimerOptions>,
+    /// The scripts.
+    pub script: BTreeMap<String, ScriptConfig>,
     /// The wires, in their order.
     pub connect: Vec<WireOptions>,
     /// A scripted run, which begins when the node has started; a reload does not begin it again.
@@ -258,7 +262,7 @@ pub struct Fault {
 /// The part of a [`Config`] that a fault is about, as a path in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
-    /// The table: `node`, `listen`, `client`, `relay`, `timer`, `connect` or `step`.
+    /// The table: `node`, `listen`, `client`, `relay`, `timer`, `script`, `connect` or `step`.
     pub table: &'static str,
     /// The object in it; empty for `node`, and counted from 1 in lists.
     pub id: String,

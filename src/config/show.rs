@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::keys::{self, Key};
-use super::{ClientConfig, Config, ListenConfig, RelayConfig};
+use super::{ClientConfig, Config, ListenConfig, RelayConfig, ScriptConfig};
 use crate::address::Address;
 use crate::wiring::{StepOptions, TimerOptions, WireOptions};
 
@@ -34,6 +34,9 @@ impl Config {
         }
         for (id, timer) in &self.timer {
             table(&mut out, &format!("timer.{id}"), &keys::timer(), timer, &TimerOptions::default(), all);
+        }
+        for (id, script) in &self.script {
+            table(&mut out, &format!("script.{id}"), &keys::script(), script, &ScriptConfig::default(), all);
         }
         for wire in &self.connect {
             table(&mut out, "[connect]", &keys::connect(), wire, &WireOptions::default(), all);

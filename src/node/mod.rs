@@ -2,6 +2,7 @@
 //! they stop.
 
 mod reload;
+mod scripts;
 mod wires;
 mod wiring;
 
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 pub use self::reload::Changes;
+use self::scripts::{Scripts, Started};
 use self::wires::Wires;
 use self::wiring::{Bound, Doors, Wiring};
 use crate::bus::EventBus;
@@ -57,6 +59,7 @@ pub struct Node {
     config: Config,
     wiring: Wiring,
     wires: Wires,
+    scripts: Scripts,
     stop: Arc<watch::Sender<Stop>>,
     serving: JoinSet<Ended>,
     dispatcher: JoinSet<()>,
@@ -139,14 +142,28 @@ impl Node {
         sweep.spawn(async move { shared.run_sweep().await });
         let stop = Arc::new(watch::Sender::new(Stop::No));
         let registry = Registry::default();
+        let scripts = Scripts::default();
+        let started = scripts.start_new(&config, &registry).await?;
         let outcome = Outcome::default();
         let serving = JoinSet::new();
         let wires = Wires::new(&bus, &registry, wiring.shared());
         let run = JoinSet::new();
-        let mut node =
-            Self { bus, registry, config, wiring, wires, stop, serving, dispatcher, sweep, run, outcome };
+        let mut node = Self {
+            bus,
+            registry,
+            config,
+            wiring,
+            wires,
+            scripts,
+            stop,
+            serving,
+            dispatcher,
+            sweep,
+            run,
+            outcome,
+        };
         let steps = node.wires.steps(&node.config);
-        node.open(bound, Doors::new(), &leads);
+        node.open(bound, Doors::new(), started, &leads);
         if let Some(steps) = steps {
             node.run.spawn(steps.run(node.registry.clone()));
         }
@@ -155,12 +172,14 @@ impl Node {
     }
 
     /// Has the wiring follow the config, with listeners that were bound for it.
-    fn open(&mut self, bound: Vec<Bound>, closed: Doors, leads: &Leads) {
+    fn open(&mut self, bound: Vec<Bound>, closed: Doors, started: Started, leads: &Leads) {
         self.wires.prepare(&self.config);
         let Self { config, wires, stop, serving, .. } = self;
-        let objects = self.wiring.follow(config, bound, closed, leads, wires, stop, serving);
+        let mut objects = self.wiring.follow(config, bound, closed, leads, wires, stop, serving);
+        self.scripts.follow(&self.config, started);
+        objects.extend(self.scripts.objects());
         self.registry.replace(objects);
-        self.wires.connect(&self.config);
+        self.wires.connect(&self.config, &self.scripts);
     }
 
     /// The bus of this node.
@@ -240,11 +259,13 @@ impl Node {
 
     /// Waits until it has [served](Self::served), and then stops.
     ///
-    /// The order: listeners close, sessions end, wires end, the sweep ends, the
+    /// The order: listeners close, sessions end, wires and
+    /// scripts end, the sweep ends, the
     /// last events are dispatched, subscriptions end.
     pub async fn join(mut self) -> Outcome {
         self.served().await;
         self.wires.finish().await;
+        self.scripts.finish().await;
         self.sweep.shutdown().await;
         self.bus.close();
         while self.dispatcher.join_next().await.is_some() {}

@@ -50,6 +50,7 @@ impl Node {
         let matches = self.wiring.match_listeners(&config).await;
         self.wiring.check_access(&config, &matches)?;
         let bound = self.wiring.bind_new(&config, &matches).await?;
+        let started = self.scripts.start_new(&config, &self.registry).await?;
 
         // From here on nothing waits and nothing fails.
         let restart = keep_fixed(&self.config, &mut config);
@@ -58,7 +59,7 @@ impl Node {
         changes.restart.extend(restart);
         self.config = config;
         let closed = self.wiring.close_unmatched(&matches, &self.config);
-        self.open(bound, closed, &leads);
+        self.open(bound, closed, started, &leads);
         Ok(changes)
     }
 }
@@ -93,6 +94,7 @@ fn changes(old: &Config, new: &Config) -> Changes {
     changes.compare("client", &old.client, &new.client);
     changes.compare("relay", &old.relay, &new.relay);
     changes.compare("timer", &old.timer, &new.timer);
+    changes.compare("script", &old.script, &new.script);
     if old.connect != new.connect {
         changes.changed.push("connect".into());
     }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::scripts::Scripts;
 use crate::bus::EventBus;
 use crate::config::{ClientConfig, Config};
 use crate::event::EventMask;
@@ -222,7 +223,7 @@ impl Wires {
     }
 
     /// Has every object tell the wires that `config` has, once the slots can be called.
-    pub(super) fn connect(&mut self, config: &Config) {
+    pub(super) fn connect(&mut self, config: &Config, scripts: &Scripts) {
         let mut known = std::mem::take(&mut self.wires);
         for options in &config.connect {
             let wire = match known.iter().position(|wire| wire.options() == options) {
@@ -247,7 +248,7 @@ impl Wires {
                 to: Destination::Wire(Arc::clone(wire)),
             });
             let steps = self.steps.iter().filter(|(of, _)| of == object).map(|(_, tap)| tap.clone());
-            source.taps.send_replace(wires.chain(steps).collect());
+            source.taps.send_replace(wires.chain(scripts.taps(object)).chain(steps).collect());
         }
     }
 

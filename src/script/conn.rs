@@ -4,7 +4,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mlua::{AnyUserData, Error, LuaString, MetaMethod, Table, UserData, UserDataFields, UserDataMethods, UserDataRef};
+use mlua::{
+    AnyUserData, Error, LuaString, MetaMethod, Table, UserData, UserDataFields, UserDataMethods, UserDataRef,
+};
 
 use super::outside::Outside;
 use crate::registry::{Ending, Party, Peers, SendError, To};
@@ -46,7 +48,9 @@ pub(super) fn send(peers: &dyn Peers, to: To, object: &str, data: &LuaString) ->
     match peers.send(to, &data.as_bytes()) {
         Ok(()) => Ok(true),
         Err(SendError::NoConnection) => Ok(false),
-        Err(SendError::Unsendable(why)) => Err(Error::runtime(format!("cannot be sent to `{object}`: {why}"))),
+        Err(SendError::Unsendable(why)) => {
+            Err(Error::runtime(format!("cannot be sent to `{object}`: {why}")))
+        }
     }
 }
 

@@ -145,10 +145,12 @@ fn write_table(table: &Table, out: &mut Vec<u8>, depth: usize, clock: &Clock) ->
             write(&value.map_err(failed)?, out, depth + 1, clock)?;
         }
         out.push(b']');
-        table.for_each(|_: Value, _: Value| {
-            pairs += 1;
-            Ok(())
-        }).map_err(failed)?;
+        table
+            .for_each(|_: Value, _: Value| {
+                pairs += 1;
+                Ok(())
+            })
+            .map_err(failed)?;
         return if pairs == length { Ok(()) } else { Err("a list that has names, too, or holes".into()) };
     }
     out.push(b'{');

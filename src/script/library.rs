@@ -14,7 +14,8 @@ pub(super) fn add(lua: &Lua, clock: &Rc<Clock>) -> mlua::Result<()> {
     globals.raw_set("hex", lua.create_function(|_, text: LuaString| Ok(hex(&text.as_bytes())))?)?;
     let unhex = lua.create_function(|lua, text: LuaString| lua.create_string(unhex(&text.as_bytes())?))?;
     globals.raw_set("unhex", unhex)?;
-    let now = |_: &Lua, ()| Ok(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+    let now =
+        |_: &Lua, ()| Ok(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
     globals.raw_set("now", lua.create_function(now)?)?;
     globals.raw_set("json", json::table(lua, clock)?)?;
     let clock = Rc::clone(clock);

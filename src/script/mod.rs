@@ -2,20 +2,38 @@
 //! a bounded queue. Functions of a script are called through the registry, and
 //! call slots through it; a script sees no socket, no file and no other script.
 
+#[cfg(not(feature = "script"))]
+mod absent;
+#[cfg(all(test, feature = "script"))]
+mod bombs;
 #[cfg(feature = "script")]
 mod clock;
+#[cfg(feature = "script")]
+mod conn;
+#[cfg(all(test, feature = "script"))]
+mod cost;
 mod error;
+#[cfg(all(test, feature = "script"))]
+mod escapes;
 #[cfg(feature = "script")]
 mod json;
 #[cfg(feature = "script")]
 mod library;
+#[cfg(feature = "script")]
+mod object;
 mod options;
-#[cfg(all(test, feature = "script"))]
-mod bombs;
-#[cfg(all(test, feature = "script"))]
-mod escapes;
+#[cfg(feature = "script")]
+mod outside;
+#[cfg(feature = "script")]
+pub(crate) mod passwords;
+#[cfg(feature = "script")]
+mod task;
 #[cfg(feature = "script")]
 mod vm;
 
+#[cfg(not(feature = "script"))]
+pub(crate) use self::absent::{Script, check, passwords};
 pub use self::error::ScriptError;
 pub use self::options::{OnError, ScriptOptions, Source};
+#[cfg(feature = "script")]
+pub(crate) use self::task::{Script, check};

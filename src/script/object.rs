@@ -25,7 +25,9 @@ impl Object {
         self.outside.called()?;
         self.outside.registry.wired(&self.name).ok_or_else(|| {
             let name = &self.name;
-            Error::runtime(format!("`{name}` has no connections for scripts; a relay has its bytes, or it has none"))
+            Error::runtime(format!(
+                "`{name}` has no connections for scripts; a relay has its bytes, or it has none"
+            ))
         })
     }
 
@@ -80,7 +82,8 @@ impl UserData for Object {
                     (_, Some(_)) => To::All { but: None },
                     (Some(id), None) => To::One(id),
                     (None, None) => {
-                        let text = format!("node.{0}:write needs a connection; write node.{0}:broadcast", this.name);
+                        let text =
+                            format!("node.{0}:write needs a connection; write node.{0}:broadcast", this.name);
                         return Err(Error::runtime(text));
                     }
                 };
@@ -96,7 +99,9 @@ impl UserData for Object {
                             let (name, _) = pair?;
                             if name != "except" {
                                 let name = name.escape_debug();
-                                return Err(Error::runtime(format!("broadcast has no `{name}`; it has `except`")));
+                                return Err(Error::runtime(format!(
+                                    "broadcast has no `{name}`; it has `except`"
+                                )));
                             }
                         }
                         id(options.get("except")?)
@@ -107,7 +112,9 @@ impl UserData for Object {
             },
         );
         for slot in SLOTS {
-            methods.add_async_method(slot, move |_, this: UserDataRef<Self>, ()| async move { this.slot(slot).await });
+            methods.add_async_method(slot, move |_, this: UserDataRef<Self>, ()| async move {
+                this.slot(slot).await
+            });
         }
         methods.add_method("connections", |lua, this, ()| {
             let parties = this.wired()?.peers.parties();

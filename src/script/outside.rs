@@ -63,7 +63,12 @@ struct Log {
 }
 
 impl Outside {
-    pub(super) fn new(script: &Arc<str>, registry: &Registry, clock: &Rc<Clock>, passwords: Option<PathBuf>) -> Self {
+    pub(super) fn new(
+        script: &Arc<str>,
+        registry: &Registry,
+        clock: &Rc<Clock>,
+        passwords: Option<PathBuf>,
+    ) -> Self {
         Self {
             script: Arc::clone(script),
             registry: registry.clone(),
@@ -85,7 +90,9 @@ impl Outside {
     /// The function that runs.
     pub(super) fn called(&self) -> mlua::Result<Rc<Called>> {
         let called = self.current.borrow().clone();
-        called.ok_or_else(|| Error::runtime("the node is not there yet; call it in a function that is called later"))
+        called.ok_or_else(|| {
+            Error::runtime("the node is not there yet; call it in a function that is called later")
+        })
     }
 
     /// The connection as the script has it, always the same value.
@@ -116,7 +123,8 @@ impl Outside {
         let now = Instant::now();
         connections.retain(|id, known| {
             let ids = there.entry(Arc::clone(&known.object)).or_insert_with_key(|object: &Arc<str>| {
-                let parties = self.registry.wired(object).map(|wired| wired.peers.parties()).unwrap_or_default();
+                let parties =
+                    self.registry.wired(object).map(|wired| wired.peers.parties()).unwrap_or_default();
                 parties.iter().map(|party| party.id).collect::<std::collections::HashSet<_>>()
             });
             if ids.contains(id) {
@@ -135,7 +143,8 @@ impl Outside {
             self.objects.borrow_mut().remove(name);
             let objects = self.registry.objects();
             let names = || objects.iter().map(|object| &*object.object).filter(|name| !name.contains('.'));
-            let hint = did_you_mean(name, names()).unwrap_or_else(|| format!("; there are {}", quoted(names())));
+            let hint =
+                did_you_mean(name, names()).unwrap_or_else(|| format!("; there are {}", quoted(names())));
             let name = name.escape_debug();
             return Err(Error::runtime(format!("node.{name}: no object is called `{name}`{hint}")));
         }
@@ -148,11 +157,17 @@ impl Outside {
     }
 
     /// `emit(name, data, arguments)`.
-    async fn emit(self: Rc<Self>, name: String, data: Option<Bytes>, arguments: Arguments) -> mlua::Result<()> {
+    async fn emit(
+        self: Rc<Self>,
+        name: String,
+        data: Option<Bytes>,
+        arguments: Arguments,
+    ) -> mlua::Result<()> {
         let called = self.called()?;
         if !is_name(&name) {
             let name = name.escape_debug();
-            let text = format!("emit: `{name}` is no name; write small letters, digits and _, a letter first");
+            let text =
+                format!("emit: `{name}` is no name; write small letters, digits and _, a letter first");
             return Err(Error::runtime(text));
         }
         if called.emitted.replace(called.emitted.get() + 1) >= MOST_EMITTED {
@@ -167,7 +182,8 @@ impl Outside {
     async fn verify(self: Rc<Self>, name: String, password: Vec<u8>) -> mlua::Result<bool> {
         self.called()?;
         let Some(path) = self.passwords.clone() else {
-            let text = "auth.verify: there is no file to look in; write passwords = \"FILE\" in the script's table";
+            let text =
+                "auth.verify: there is no file to look in; write passwords = \"FILE\" in the script's table";
             return Err(Error::runtime(text));
         };
         if name.len() > LONGEST_NAME || password.len() > LONGEST_PASSWORD {
@@ -184,7 +200,11 @@ impl Outside {
         let script = &*self.script;
         if log.began.elapsed() >= Duration::from_secs(1) {
             if log.left_out > 0 {
-                tracing::warn!(script, lines = log.left_out, "a script logged too much; the rest was left out");
+                tracing::warn!(
+                    script,
+                    lines = log.left_out,
+                    "a script logged too much; the rest was left out"
+                );
             }
             *log = Log { began: Instant::now(), written: 0, left_out: 0 };
         }
@@ -263,11 +283,16 @@ fn read_arguments(table: Table) -> mlua::Result<Arguments> {
         let value = match value {
             Value::String(text) => Argument::Bytes(Bytes::copy_from_slice(&text.as_bytes())),
             Value::Integer(number) => Argument::Integer(number),
-            Value::Number(number) if number.fract() == 0.0 && number.abs() < 9e15 => Argument::Integer(number as i64),
+            Value::Number(number) if number.fract() == 0.0 && number.abs() < 9e15 => {
+                Argument::Integer(number as i64)
+            }
             Value::Number(number) => Argument::Number(number),
             Value::Boolean(value) => Argument::Bool(value),
             other => {
-                let text = format!("emit: argument `{name}` is a {}; write text, a number or a switch", other.type_name());
+                let text = format!(
+                    "emit: argument `{name}` is a {}; write text, a number or a switch",
+                    other.type_name()
+                );
                 return Err(Error::runtime(text));
             }
         };

@@ -115,7 +115,8 @@ impl Functions for Script {
 
     fn call<'a>(&'a self, function: &'a str, call: Call) -> Calling<'a> {
         Box::pin(async move {
-            let gone = || CallError::Script(format!("{}: was stopped before `{function}` returned", self.object));
+            let gone =
+                || CallError::Script(format!("{}: was stopped before `{function}` returned", self.object));
             let queue = lock(&self.queue).clone().ok_or_else(gone)?;
             let size = PLACE + call.data.as_ref().map_or(0, |data| data.len());
             let size = size.min(ROOM).try_into().expect("the room is no larger");
@@ -142,7 +143,10 @@ impl Drop for Script {
 
 impl fmt::Debug for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Script").field("object", &self.object).field("names", &self.names).finish_non_exhaustive()
+        f.debug_struct("Script")
+            .field("object", &self.object)
+            .field("names", &self.names)
+            .finish_non_exhaustive()
     }
 }
 

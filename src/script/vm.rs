@@ -58,7 +58,10 @@ impl Vm {
         add: impl FnOnce(&Lua) -> mlua::Result<()>,
     ) -> Result<Self, ScriptError> {
         let make = || {
-            let lua = Lua::new_with(LIBRARIES.into_iter().fold(StdLib::NONE, |all, one| all | one), LuaOptions::default())?;
+            let lua = Lua::new_with(
+                LIBRARIES.into_iter().fold(StdLib::NONE, |all, one| all | one),
+                LuaOptions::default(),
+            )?;
             let traceback = lua.globals().get::<Table>("debug")?.get("traceback")?;
             let replies = lua.create_table()?;
             let stopped = Rc::default();
@@ -183,9 +186,10 @@ impl Vm {
         }
     }
 
-    /// What it holds, in bytes.
+    /// What it holds that it can reach, in bytes.
     #[cfg(test)]
     pub(super) fn memory(&self) -> usize {
+        self.lua.gc_collect().unwrap();
         self.lua.used_memory()
     }
 
@@ -230,21 +234,20 @@ impl Vm {
 
     /// With the line in front, if it does not begin with it already.
     fn place(&self, text: String, traceback: Vec<String>) -> ScriptError {
-        let own = |line: &&String| {
-            line.strip_prefix(&*self.source).is_some_and(|rest| rest.starts_with(':'))
-        };
+        let own = |line: &&String| line.strip_prefix(&*self.source).is_some_and(|rest| rest.starts_with(':'));
         let text = match traceback.iter().find(own) {
             Some(line) if !own(&&text) => {
                 let place = line.split(" in ").next().unwrap_or(line);
                 // What our own library says of its line says nothing to the reader.
-                let text = text.strip_prefix(OWN).map_or(&*text, |rest| rest.trim_start_matches(|c: char| {
-                    c == ':' || c == ' ' || c.is_ascii_digit()
-                }));
+                let text = text.strip_prefix(OWN).map_or(&*text, |rest| {
+                    rest.trim_start_matches(|c: char| c == ':' || c == ' ' || c.is_ascii_digit())
+                });
                 format!("{place}: {text}")
             }
             _ => text,
         };
-        let theirs = |line: &String| !line.starts_with(OWN) && !line.starts_with("[C]") && !line.contains("__mlua");
+        let theirs =
+            |line: &String| !line.starts_with(OWN) && !line.starts_with("[C]") && !line.contains("__mlua");
         ScriptError { text, traceback: traceback.into_iter().filter(theirs).collect() }
     }
 }
@@ -316,7 +319,9 @@ fn prepare(
             && let Ok(name) = name.to_str()
             && ABSENT.contains(&&*name)
         {
-            return Err(Error::runtime(format!("scripts have no `{name}`; `node help scripts` lists what they have")));
+            return Err(Error::runtime(format!(
+                "scripts have no `{name}`; `node help scripts` lists what they have"
+            )));
         }
         Ok(Value::Nil)
     })?;
@@ -414,8 +419,20 @@ const LIBRARIES: [StdLib; 8] = [
 ];
 /// What other Luas have, and nobody is to miss in silence.
 pub(super) const ABSENT: [&str; 14] = [
-    "io", "os", "package", "require", "load", "loadstring", "loadfile", "dofile", "debug", "getfenv", "setfenv",
-    "collectgarbage", "newproxy", "ffi",
+    "io",
+    "os",
+    "package",
+    "require",
+    "load",
+    "loadstring",
+    "loadfile",
+    "dofile",
+    "debug",
+    "getfenv",
+    "setfenv",
+    "collectgarbage",
+    "newproxy",
+    "ffi",
 ];
 /// Lines of ours, as tracebacks have them.
 const OWN: &str = "[node]";
