@@ -28,6 +28,7 @@ pub(super) fn named(name: &str) -> Result<&'static str, String> {
 const EXAMPLES: &[(&str, &str)] = &[
     ("relay", include_str!("../../config/relay.toml")),
     ("echo", include_str!("../../config/echo.toml")),
+    ("chat", include_str!("../../config/chat.toml")),
     ("both-roles", include_str!("../../config/both-roles.toml")),
     ("reference", include_str!("../../config/reference.toml")),
 ];

@@ -16,6 +16,7 @@ pub(super) fn config(config: &Config, files: &[PathBuf]) -> String {
     for (id, one) in &config.relay {
         relay(&mut out, config, id, one);
     }
+    scripts(&mut out, config);
     let most = config.node.max_connections.unwrap_or_else(most_connections);
     let _ = writeln!(
         out,
@@ -25,6 +26,25 @@ pub(super) fn config(config: &Config, files: &[PathBuf]) -> String {
         if config.program.threads == 1 { "" } else { "s" },
     );
     out
+}
+
+/// The scripts, and what they handle.
+fn scripts(out: &mut String, config: &Config) {
+    for (id, script) in &config.script {
+        let handles = match script.target.as_str() {
+            "" => "called by wires".into(),
+            target => format!("handles signals of {target}"),
+        };
+        let (memory, time) =
+            (script.options.max_memory >> 20, humantime::format_duration(script.options.max_time));
+        let _ = writeln!(out, "\nscript.{id}: {handles}; up to {memory} MiB, and {time} a call");
+        if let Some(one) = config.listen.get(&script.target).filter(|_| config.is_wired(&script.target)) {
+            let _ = writeln!(out, "  of {}", listener(&script.target, one));
+        }
+        if let Some(one) = config.client.get(&script.target).filter(|_| config.is_wired(&script.target)) {
+            let _ = writeln!(out, "  of {}, and is kept connected", client(&script.target, one));
+        }
+    }
 }
 
 fn relay(out: &mut String, config: &Config, id: &str, relay: &RelayConfig) {

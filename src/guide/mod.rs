@@ -24,6 +24,9 @@ pub mod speed {}
 #[doc = include_str!("promises.md")]
 pub mod promises {}
 
+#[doc = include_str!("scripts.md")]
+pub mod scripts {}
+
 #[doc = include_str!("control.md")]
 pub mod control {}
 
@@ -79,6 +82,11 @@ pub const PAGES: &[Page] = &[
         topic: "speed",
         about: "what decides it, what can be turned, what watching costs",
         text: include_str!("speed.md"),
+    },
+    Page {
+        topic: "scripts",
+        about: "Luau for what a wire cannot: what is called with what, what there is, limits, costs",
+        text: include_str!("scripts.md"),
     },
     Page {
         topic: "control",

@@ -30,6 +30,7 @@ mod programs;
 mod qt;
 mod readme;
 mod reload;
+mod scripts;
 mod server;
 mod signals;
 mod sockets;
