@@ -343,7 +343,8 @@ impl Reading {
         let before = self.faults.len();
         self.keys(file, place, table, &keys::script(), &mut script);
         let line = table.get("code").map_or(1, |code| first_line(self.origins.text(file), &code.span()));
-        let (name, folder) = self.files[file].clone();
+        let (path, folder) = self.files[file].clone();
+        let name = Path::new(&path).file_name().map_or(path.as_str().into(), |name| name.to_string_lossy());
         if self.faults.len() == before
             && let Err((key, text)) = script.resolve(&name, &folder, line, read)
         {

@@ -58,7 +58,7 @@ impl ScriptConfig {
                 let path: PathBuf = folder.join(&self.file);
                 let text =
                     read(&path).map_err(|problem| ("file", format!("{}: {problem}", path.display())))?;
-                Source::new(path.display().to_string(), text)
+                Source::new(self.file.as_str(), text)
             }
         };
         if self.source.text.len() > LONGEST {

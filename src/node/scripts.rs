@@ -93,3 +93,10 @@ impl Scripts {
         while self.ending.join_next().await.is_some() {}
     }
 }
+
+impl Drop for Scripts {
+    fn drop(&mut self) {
+        // Each has the registry, in which it is itself.
+        self.running.values().for_each(|running| running.script.close());
+    }
+}

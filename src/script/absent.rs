@@ -21,6 +21,10 @@ impl Script {
         Err(ScriptError::new(NOT_BUILT))
     }
 
+    pub(crate) fn close(&self) {
+        match *self {}
+    }
+
     pub(crate) async fn stop(&self) {
         match *self {}
     }

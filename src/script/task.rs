@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -103,7 +104,8 @@ impl Script {
         }
     }
 
-    fn close(&self) {
+    /// Takes no more calls. Its thread ends when those it has are done, or after a moment.
+    pub(crate) fn close(&self) {
         lock(&self.queue).take();
     }
 }
@@ -373,9 +375,11 @@ fn step(
     cx: &mut Context<'_>,
 ) -> Poll<Result<Value, ScriptError>> {
     outside.turn(Some(called));
-    let polled = Pin::new(turn).poll(cx);
+    let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(turn).poll(cx)));
     outside.turn(None);
-    polled
+    polled.unwrap_or_else(|_| {
+        Poll::Ready(Err(ScriptError::new("a function of the node panicked; please report it")))
+    })
 }
 
 fn close(outside: &Outside, party: Option<&Arc<Party>>) {

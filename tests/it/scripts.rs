@@ -204,7 +204,7 @@ fn filters_change_drop_split_and_answer() {
 
 #[test]
 fn a_write_into_a_full_queue_suspends_the_function_and_not_the_script() {
-    let code = "function on_message_received(conn, line)\n  for i = 1, 64 do\n    conn:write(string.rep('x', 65535))\n  end\nend\n\
+    let code = "function on_message_received(conn, line)\n  for i = 1, 256 do\n    conn:write(string.rep('x', 65535))\n  end\nend\n\
                 function tick(n)\n  if n % 3 == 0 then log.info('tick', n) end\nend\n";
     let more = "queue_max = \"256KiB\"\nqueue_overflow = \"block\"\n[timer.t]\nevery = \"20ms\"\n[[connect]]\nsignal = \"t.timeout\"\nslot = \"script.s.tick\"\nargs = { n = \"{n}\" }\n";
     let node = lines_with(
@@ -219,7 +219,7 @@ fn a_write_into_a_full_queue_suspends_the_function_and_not_the_script() {
     let mut bytes = Vec::new();
     client.stream.set_read_timeout(Some(PATIENCE)).unwrap();
     client.reader.read_to_end(&mut bytes).unwrap();
-    assert_eq!(bytes.len(), 64 * 65536);
+    assert_eq!(bytes.len(), 256 * 65536);
     assert_eq!(node.stop().0, 0);
 }
 
