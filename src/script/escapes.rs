@@ -141,7 +141,6 @@ fn numbers_and_lengths_that_overflow_are_errors_or_nothing() {
     }
     for expression in [
         "string.char(256)",
-        "table.unpack({}, 1, 2^31)",
         "('x'):byte(1, 2^31)",
         "string.format('%1000d', 1)",
         "string.pack('i17', 1)",
@@ -195,5 +194,14 @@ fn a_script_waits_only_in_functions_that_are_called_later() {
 
 /// Every function that a script can reach, by table.
 const LIBRARY: &str = "
--: assert
+-: assert error getmetatable hex ipairs next now pairs pcall print rawequal rawget rawlen rawset reply select setmetatable sleep tonumber tostring type typeof unhex unpack xpcall
+bit32: arshift band bnot bor btest bxor byteswap countlz countrz extract lrotate lshift replace rrotate rshift
+buffer: copy create fill fromstring len readbits readf32 readf64 readi16 readi32 readi8 readstring readu16 readu32 readu8 tostring writebits writef32 writef64 writei16 writei32 writei8 writestring writeu16 writeu32 writeu8
+coroutine: close create isyieldable resume running status wrap yield
+json: decode encode
+log: debug error info trace warn
+math: abs acos asin atan atan2 ceil clamp cos cosh deg exp floor fmod frexp isfinite isinf isnan ldexp lerp log log10 map max min modf noise pow rad random randomseed round sign sin sinh sqrt tan tanh
+string: byte char find format gmatch gsub len lower match pack packsize rep reverse split sub unpack upper
+table: clear clone concat create find foreach foreachi freeze getn insert isfrozen maxn move pack remove sort unpack
+utf8: char codepoint codes len offset
 ";

@@ -46,8 +46,10 @@ impl Files {
 }
 
 /// A line-framed listener with one script.
-fn lines(code: &str) -> NodeProcess {
-    lines_with("", code).run()
+fn lines(code: &str) -> (Files, NodeProcess) {
+    let files = lines_with("", code);
+    let node = files.run();
+    (files, node)
 }
 
 fn lines_with(more: &str, code: &str) -> Files {
@@ -109,7 +111,7 @@ fn a_chat_room_is_a_script_of_thirty_lines() {
 
 #[test]
 fn an_error_names_its_line_and_drops_that_message_only() {
-    let node = lines(
+    let (_files, node) = lines(
         "local function parse(line)\n  return #line / nil\nend\nfunction on_message_received(conn, line)\n  \
          if line == 'bad' then parse(line) end\n  conn:write('had ' .. line)\nend\n",
     );
@@ -174,7 +176,8 @@ fn a_reload_swaps_a_script_under_connections_that_stay() {
 
 #[test]
 fn quit_ends_the_node_with_its_exit_code() {
-    let node = lines("function on_message_received(conn, line)\n  node.quit(tonumber(line))\nend\n");
+    let (_files, node) =
+        lines("function on_message_received(conn, line)\n  node.quit(tonumber(line))\nend\n");
     let mut client = Client::of(node.address());
     client.say("7");
     drop(client);
@@ -186,7 +189,8 @@ fn filters_change_drop_split_and_answer() {
     let code = "function f(conn, frame)\n  if frame == '' then return nil end\n  if frame == 'who' then return reply('me') end\n  return { frame, conn.id > 0 and frame:upper() }\nend\n";
     let config = "[listen.a]\nbind = \"127.0.0.1:0\"\nframing = \"lines\"\n[listen.b]\nbind = \"127.0.0.1:0\"\nframing = \"lines\"\n\
                   [script.s]\nfile = \"s.luau\"\n[[connect]]\nsignal = \"a.message_received\"\nvia = [\"script.s.f\"]\nslot = \"b.broadcast\"\n";
-    let node = Files::new(&[("node.toml", config), ("s.luau", code)]).run();
+    let files = Files::new(&[("node.toml", config), ("s.luau", code)]);
+    let node = files.run();
     let (first, second) = (node.address_of(0), node.address_of(1));
     let name = |nth: usize| node.nth_event("listening", nth)["endpoint"].as_str().unwrap().to_owned();
     let (a, b) = if name(0) == "a" { (first, second) } else { (second, first) };
@@ -207,11 +211,11 @@ fn a_write_into_a_full_queue_suspends_the_function_and_not_the_script() {
     let code = "function on_message_received(conn, line)\n  for i = 1, 256 do\n    conn:write(string.rep('x', 65535))\n  end\nend\n\
                 function tick(n)\n  if n % 3 == 0 then log.info('tick', n) end\nend\n";
     let more = "queue_max = \"256KiB\"\nqueue_overflow = \"block\"\n[timer.t]\nevery = \"20ms\"\n[[connect]]\nsignal = \"t.timeout\"\nslot = \"script.s.tick\"\nargs = { n = \"{n}\" }\n";
-    let node = lines_with(
+    let files = lines_with(
         more,
         &code.replace("function tick(n)\n  if n", "function tick(n)\n  n = tonumber(n)\n  if n"),
-    )
-    .run();
+    );
+    let node = files.run();
     let mut client = Client::of(node.address());
     client.say("go");
     node.line("tick 12");
@@ -231,7 +235,8 @@ fn bombs_are_stopped_and_others_do_not_notice() {
                 if line == 'log' then for i = 1, 1000 do log.info('flood', i) end end\n  \
                 conn:write('had ' .. line)\nend\n";
     let more = "[listen.other]\nbind = \"127.0.0.1:0\"\n[relay.other]\nfrom = \"other\"\nmode = \"echo\"\n";
-    let node = lines_with(&more.replace("relay.other", "relay.back"), code).run();
+    let files = lines_with(&more.replace("relay.other", "relay.back"), code);
+    let node = files.run();
     let name = |nth: usize| node.nth_event("listening", nth)["endpoint"].as_str().unwrap().to_owned();
     let (a, other) = if name(0) == "a" {
         (node.address_of(0), node.address_of(1))
@@ -270,7 +275,8 @@ fn a_circle_of_signals_is_cut_and_named() {
     let code = "function on_message_received(conn, line)\n  emit('again', line)\n  conn:write('had ' .. line)\nend\n\
                 function again(conn, line)\n  emit('again', line)\nend\n";
     let wire = "[[connect]]\nsignal = \"script.s.again\"\nslot = \"script.s.again\"\n";
-    let node = lines_with(wire, code).run();
+    let files = lines_with(wire, code);
+    let node = files.run();
     let mut client = Client::of(node.address());
     client.say("x");
     assert_eq!(client.hear(), "had x");
@@ -368,7 +374,7 @@ fn a_password_is_entered_and_verified() {
 
 #[test]
 fn what_is_known_of_a_connection_is_with_it() {
-    let node = lines(
+    let (_files, node) = lines(
         "function on_message_received(conn, line)\n  conn.data.n = (conn.data.n or 0) + 1\n  conn.name = line\n  \
          conn:write(conn.data.n .. ' ' .. conn.name .. ' ' .. conn.object .. ' ' .. conn.peer)\n  \
          conn:write(node.a.state .. ' ' .. #node.a:connections())\n  \
