@@ -299,7 +299,15 @@ fn plan(config: &Config) -> String {
             }
         }
     };
-    config.relay.values().map(plan).collect::<Vec<_>>().join("; ")
+    let count = |count: usize, one: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        many => Some(format!("{many} {one}s")),
+    };
+    let wires = [count(config.connect.len(), "wire"), count(config.step.len(), "step")];
+    let wires: Vec<_> = wires.into_iter().flatten().collect();
+    let wires = (!wires.is_empty()).then(|| format!("running {}", wires.join(" and ")));
+    config.relay.values().map(plan).chain(wires).collect::<Vec<_>>().join("; ")
 }
 
 /// Says why a node did not start: faults of the config a line each, anything

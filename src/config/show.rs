@@ -53,10 +53,7 @@ fn table<T>(out: &mut String, header: &str, keys: &[Key<T>], object: &T, default
         .iter()
         .map(|key| (key, key.write(object)))
         .filter(|(key, value)| all || key.is_required || *value != key.write(default))
-        // Nothing is written as nothing.
-        .filter(|(key, value)| {
-            !(matches!(value.as_str(), "[]" | "{}" | r#""""#) && *value == key.write(default))
-        })
+        .filter(|(key, value)| !(key.name == "to" && value == "[]"))
         .collect();
     if lines.is_empty() {
         return;

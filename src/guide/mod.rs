@@ -9,6 +9,9 @@ pub mod config {}
 #[doc = include_str!("topologies.md")]
 pub mod topologies {}
 
+#[doc = include_str!("wiring.md")]
+pub mod wiring {}
+
 #[doc = include_str!("addresses.md")]
 pub mod addresses {}
 
@@ -64,6 +67,11 @@ pub const PAGES: &[Page] = &[
         text: include_str!("topologies.md"),
     },
     Page {
+        topic: "wiring",
+        about: "signals to slots: wires, filters, timers, scripted runs",
+        text: include_str!("wiring.md"),
+    },
+    Page {
         topic: "addresses",
         about: "how addresses are written and what is dialled",
         text: include_str!("addresses.md"),
@@ -109,3 +117,26 @@ pub const PAGES: &[Page] = &[
         text: include_str!("from-qt.md"),
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use crate::registry::SLOTS;
+    use crate::wiring::{Filter, SIGNALS};
+
+    #[test]
+    fn the_page_on_wiring_has_every_signal_slot_and_filter() {
+        let page = include_str!("wiring.md");
+        for name in SIGNALS.iter().map(|signal| signal.name).chain(SLOTS.iter().map(|slot| slot.name)) {
+            assert!(page.contains(&format!("`{name}`")), "{name}");
+        }
+        for name in SIGNALS.iter().flat_map(|signal| signal.carries) {
+            assert!(page.contains(&format!("`{name}`")), "{name}");
+        }
+        for word in Filter::WORDS {
+            assert!(page.contains(&format!("`\"{word}\"`")), "{word}");
+        }
+        for key in Filter::KEYS {
+            assert!(page.contains(&format!("{{ {key} = ")), "{key}");
+        }
+    }
+}

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
 
@@ -198,6 +199,7 @@ async fn connect_tcp(
 ) -> Result<(TcpStream, SocketAddr, SocketAddr), Failure> {
     let connecting = async {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        options.kernel.apply(&SockRef::from(&socket), address.is_ipv4())?;
         dialling.prepare(&socket)?;
         if let Some(source) = options.source {
             let source_port = dialling.source_port();

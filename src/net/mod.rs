@@ -9,6 +9,7 @@ mod echo;
 mod error;
 mod holder;
 mod inherited;
+mod kernel;
 mod listener;
 mod options;
 #[cfg(feature = "cli")]
@@ -29,6 +30,7 @@ pub(crate) use self::dial::{Target, dial};
 pub use self::error::{SocketError, SocketErrorKind};
 pub use self::inherited::inherit_sockets;
 pub(crate) use self::inherited::unused_sockets;
+pub use self::kernel::KernelOptions;
 pub use self::listener::BindError;
 #[cfg(feature = "cli")]
 pub(crate) use self::listener::UnixPath;

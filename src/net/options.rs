@@ -7,6 +7,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 
 use super::access::AccessList;
+use super::kernel::KernelOptions;
 use super::queue::{Overflow, QueueLimit};
 use crate::framing::Framing;
 
@@ -37,17 +38,24 @@ pub struct ListenOptions {
     /// Clients of this listener at once, those whose target is still being
     /// dialled included; more wait in the backlog. `None`: as many as the node allows.
     pub max_connections: Option<usize>,
+    /// Clients of one address at once, or of one /64 of IPv6; more are reset. Those that came
+    /// before there was a limit do not count. `None`: no limit.
+    pub max_connections_per_address: Option<usize>,
+    /// Clients accepted in a second, on average; more wait in the backlog. `None`: no limit.
+    pub accept_rate: Option<u32>,
     /// Handshaken connections the kernel may hold until they are accepted.
     /// `None` asks for as many as the kernel allows (`net.core.somaxconn`).
     pub backlog: Option<u32>,
     /// Keepalive of accepted connections.
     pub keepalive: Keepalive,
+    /// What else the kernel is asked for.
+    pub kernel: KernelOptions,
     /// Messages, in a relay that joins many.
     pub messages: MessageOptions,
 }
 
 /// Options of outbound connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DialOptions {
     /// Time for one target: the lookup and all its addresses together.
     pub connect_timeout: Duration,
@@ -55,6 +63,8 @@ pub struct DialOptions {
     pub source: Option<IpAddr>,
     /// Keepalive of the connection, set within a second of its beginning.
     pub keepalive: Keepalive,
+    /// What else the kernel is asked for.
+    pub kernel: KernelOptions,
     /// Messages, in a relay that joins many.
     pub messages: MessageOptions,
 }
@@ -66,6 +76,7 @@ impl Default for DialOptions {
             connect_timeout: Duration::from_secs(5),
             source: None,
             keepalive: Keepalive::default(),
+            kernel: KernelOptions::default(),
             messages: MessageOptions::default(),
         }
     }
@@ -87,9 +98,9 @@ pub struct MessageOptions {
 /// How much may wait for a connection, and what happens then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueOptions {
-    /// In bytes; each piece counts 64 more. `None`: 1 MiB, and 16 MiB for the target of mode collect.
+    /// In bytes; each piece counts 64 more. `None`: 1 MiB, and 16 MiB for the target of mode collect and a wired client.
     pub max: Option<usize>,
-    /// `None`: disconnect, and block for the target of mode collect.
+    /// `None`: disconnect, and block for the target of mode collect and a wired client.
     pub overflow: Option<Overflow>,
 }
 

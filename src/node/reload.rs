@@ -7,7 +7,8 @@ use std::fmt;
 use super::wiring;
 use super::{Node, NodeError};
 use crate::address::Address;
-use crate::config::{Config, Fault, Place, Reload, keys};
+use crate::config::keys::{self, Key};
+use crate::config::{Config, Fault, Place, Reload};
 use crate::relay::Stop;
 
 /// What a reload has changed.
@@ -17,7 +18,7 @@ pub struct Changes {
     pub added: Vec<String>,
     /// Objects that are gone.
     pub removed: Vec<String>,
-    /// Objects, or `node`, that are not as they were.
+    /// Keys of objects, or of `node`, that are not as they were, as `listen.a.backlog`.
     pub changed: Vec<String>,
     /// Keys that are different and do not take effect before the next start.
     pub restart: Vec<&'static str>,
@@ -87,14 +88,20 @@ fn keep_fixed(old: &Config, new: &mut Config) -> Vec<&'static str> {
 
 fn changes(old: &Config, new: &Config) -> Changes {
     let mut changes = Changes::default();
-    if old.node != new.node {
-        changes.changed.push("node".into());
+    changes.note("node", keys::node(), old, new);
+    changes.compare("listen", keys::listen, &old.listen, &new.listen);
+    changes.compare("client", keys::client, &old.client, &new.client);
+    changes.compare("relay", keys::relay, &old.relay, &new.relay);
+    changes.compare("timer", keys::timer, &old.timer, &new.timer);
+    changes.compare("script", keys::script, &old.script, &new.script);
+    // The file may have changed, and not its name.
+    for (id, script) in &new.script {
+        if old.script.get(id).is_some_and(|old| {
+            old.file == script.file && old.code == script.code && old.source != script.source
+        }) {
+            changes.changed.push(format!("script.{id}.file"));
+        }
     }
-    changes.compare("listen", &old.listen, &new.listen);
-    changes.compare("client", &old.client, &new.client);
-    changes.compare("relay", &old.relay, &new.relay);
-    changes.compare("timer", &old.timer, &new.timer);
-    changes.compare("script", &old.script, &new.script);
     if old.connect != new.connect {
         changes.changed.push("connect".into());
     }
@@ -105,12 +112,27 @@ fn changes(old: &Config, new: &Config) -> Changes {
 }
 
 impl Changes {
-    fn compare<T: PartialEq>(&mut self, table: &str, old: &BTreeMap<String, T>, new: &BTreeMap<String, T>) {
+    fn compare<T>(
+        &mut self,
+        table: &str,
+        keys: fn() -> Vec<Key<T>>,
+        old: &BTreeMap<String, T>,
+        new: &BTreeMap<String, T>,
+    ) {
         let name = |id: &String| format!("{table}.{id}");
         self.added.extend(new.keys().filter(|id| !old.contains_key(*id)).map(name));
         self.removed.extend(old.keys().filter(|id| !new.contains_key(*id)).map(name));
-        let differ = new.iter().filter(|(id, one)| old.get(*id).is_some_and(|old| old != *one));
-        self.changed.extend(differ.map(|(id, _)| name(id)));
+        for (id, new) in new {
+            if let Some(old) = old.get(id) {
+                self.note(&name(id), keys(), old, new);
+            }
+        }
+    }
+
+    /// Notes the keys of an object that differ.
+    fn note<T>(&mut self, object: &str, keys: Vec<Key<T>>, old: &T, new: &T) {
+        let differ = keys.into_iter().filter(|key| key.write(old) != key.write(new));
+        self.changed.extend(differ.map(|key| format!("{object}.{}", key.name)));
     }
 }
 

@@ -69,6 +69,8 @@ struct Target {
 struct Timer {
     options: TimerOptions,
     clock: Arc<Clock>,
+    /// Where its signal goes.
+    intake: Option<Arc<Intake>>,
     /// Dropped, it fires no more.
     _alive: watch::Sender<()>,
 }
@@ -151,7 +153,12 @@ impl Wires {
                 self.groups.insert(object, Joined { group: Arc::new(group), target });
             }
         }
-        self.timers.retain(|id, timer| config.timer.get(&**id) == Some(&timer.options));
+        let sources = &self.sources;
+        self.timers.retain(|id, timer| {
+            let intake = sources.get(id).map(|source| Arc::as_ptr(&source.intake));
+            config.timer.get(&**id) == Some(&timer.options)
+                && timer.intake.as_ref().map(Arc::as_ptr) == intake
+        });
         let intakes =
             self.sources.iter().map(|(object, source)| (Arc::clone(object), Arc::clone(&source.intake)));
         let entries = self.groups.iter().map(|(object, joined)| {
@@ -202,7 +209,7 @@ impl Wires {
                 let clock = Arc::new(Clock::new());
                 let alive = watch::Sender::new(());
                 let intake = self.sources.get(&id).map(|source| Arc::clone(&source.intake));
-                let runs = run_timer(*options, Arc::clone(&clock), intake);
+                let runs = run_timer(*options, Arc::clone(&clock), intake.clone());
                 let (mut stop, mut replaced) = (stop.subscribe(), alive.subscribe());
                 serving.spawn(async move {
                     tokio::select! {
@@ -213,7 +220,7 @@ impl Wires {
                     }
                     Ended::default()
                 });
-                self.timers.insert(id, Timer { options: *options, clock, _alive: alive });
+                self.timers.insert(id, Timer { options: *options, clock, intake, _alive: alive });
             }
         }
         self.timers

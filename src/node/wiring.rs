@@ -482,7 +482,7 @@ fn outlets(
                 .copied()
                 .collect(),
         };
-        Outlet { target: Target::new(id.into(), client.to.clone()), options: client.options, own }
+        Outlet { target: Target::new(id.into(), client.to.clone()), options: client.options.clone(), own }
     };
     config.to(relay).map(outlet).collect()
 }

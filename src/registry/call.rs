@@ -67,6 +67,8 @@ pub(crate) struct Call {
     /// `args` of the wire.
     pub(crate) arguments: Arguments,
     pub(crate) trail: Trail,
+    /// What the function returns is made of frames, which go on.
+    pub(crate) as_filter: bool,
 }
 
 /// A frame that a filter yields.

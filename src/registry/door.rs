@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::arrivals::Arrivals;
 use super::places::Places;
 use crate::event::Endpoint;
 
@@ -15,6 +16,7 @@ use crate::event::Endpoint;
 pub(crate) struct Door {
     addresses: Vec<Endpoint>,
     places: Arc<Places>,
+    arrivals: Arc<Arrivals>,
     state: watch::Sender<ListenerState>,
 }
 
@@ -62,7 +64,8 @@ pub(crate) struct Run {
 impl Door {
     /// A listener that accepts, with these places.
     pub(crate) fn new(addresses: Vec<Endpoint>, places: Arc<Places>) -> Self {
-        Self { addresses, places, state: watch::Sender::new(ListenerState::Listening) }
+        let state = watch::Sender::new(ListenerState::Listening);
+        Self { addresses, places, arrivals: Arc::default(), state }
     }
 
     /// What it is bound to.
@@ -73,6 +76,11 @@ impl Door {
     /// Its own places.
     pub(crate) fn places(&self) -> &Arc<Places> {
         &self.places
+    }
+
+    /// Who has come, and how fast.
+    pub(crate) fn arrivals(&self) -> &Arc<Arrivals> {
+        &self.arrivals
     }
 
     /// What it does now.

@@ -240,6 +240,11 @@ impl Intake {
         }
     }
 
+    /// Whether it takes nothing more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().is_closed
+    }
+
     /// Takes nothing more; what is in it is still yielded.
     pub(crate) fn close(&self) {
         let mut state = self.lock();

@@ -3,6 +3,7 @@
 //! has a [`Registry`] may look and call, and never holds anything up.
 
 mod accounts;
+mod arrivals;
 mod call;
 mod door;
 mod error;
@@ -19,15 +20,20 @@ use tokio::sync::watch;
 
 pub use self::accounts::Accounts;
 pub(crate) use self::accounts::Ledger;
+pub(crate) use self::arrivals::{Arrival, Arrivals};
+#[cfg_attr(not(feature = "script"), allow(unused_imports, reason = "for those who implement it"))]
+pub(crate) use self::call::Called;
 pub use self::call::{Arguments, Value};
-pub(crate) use self::call::{Call, Called, Frame, Functions, Party, Trail};
+pub(crate) use self::call::{Call, Frame, Functions, Party, Trail};
 pub use self::door::ListenerState;
 pub(crate) use self::door::{Clock, Door, Line, Wanted};
 pub use self::error::CallError;
 pub(crate) use self::intake::{Fact, INTAKE, Intake, Item, Undone};
 pub(crate) use self::peers::{Ending, Peers, SendError, To};
 pub(crate) use self::places::{Place, Places};
-pub(crate) use self::slots::{Of, SLOTS, Slot};
+#[cfg(test)]
+pub(crate) use self::slots::SLOTS;
+pub(crate) use self::slots::{Of, Slot};
 use crate::event::Endpoint;
 
 /// The objects of a running node. Cloning gives another handle to the same.

@@ -20,9 +20,6 @@ pub(crate) struct Slot {
     pub(crate) takes: &'static [(&'static str, bool)],
     /// Whether it needs a listener or client that no relay has.
     pub(crate) is_wired: bool,
-    /// What it does, in a few words.
-    #[allow(dead_code, reason = "the guide is checked against it")]
-    pub(crate) about: &'static str,
 }
 
 /// The kinds of objects that have slots.
@@ -45,35 +42,29 @@ const TEXT: &[(&str, bool)] = &[("text", true)];
 /// Every slot, but the functions of scripts.
 #[rustfmt::skip]
 pub(crate) const SLOTS: &[Slot] = &[
-    slot(Of::Listener, "write", &[("data", true), ("conn", true)], true, "sends data to one connection"),
-    slot(Of::Listener, "broadcast", &[("data", true), ("except", false)], true, "sends data to all connections, or to all others"),
-    slot(Of::Listener, "close_connection", CONN, true, "ends one connection once what waits for it is written"),
-    slot(Of::Listener, "abort", CONN, true, "resets one connection"),
-    slot(Of::Listener, "shutdown_write", CONN, true, "finishes our half of one connection once what waits for it is written"),
-    slot(Of::Listener, "pause", NONE, false, "accepts nobody until resumed; a reload does not change that"),
-    slot(Of::Listener, "resume", NONE, false, "accepts again"),
-    slot(Of::Listener, "close", NONE, false, "stops listening; its connections stay, and the next reload opens it again"),
-    slot(Of::Client, "write", DATA, true, "sends data to the target; it waits for it while that is not connected"),
-    slot(Of::Client, "open", NONE, true, "connects, and keeps connected"),
-    slot(Of::Client, "close", NONE, true, "writes what waits, disconnects, and stays so until opened"),
-    slot(Of::Client, "abort", NONE, true, "disconnects at once by a reset, and stays so until opened"),
-    slot(Of::Client, "shutdown_write", NONE, true, "finishes our half once what waits is written"),
-    slot(Of::Timer, "start", NONE, false, "begins to run, from now"),
-    slot(Of::Timer, "stop", NONE, false, "does not fire until started"),
-    slot(Of::Node, "quit", &[("code", false)], false, "stops the node as a signal does; it ends with this exit code"),
-    slot(Of::Log, "info", TEXT, false, "logs a line"),
-    slot(Of::Log, "warn", TEXT, false, "logs a warning"),
-    slot(Of::Log, "error", TEXT, false, "logs an error"),
+    slot(Of::Listener, "write", &[("data", true), ("conn", true)], true),
+    slot(Of::Listener, "broadcast", &[("data", true), ("except", false)], true),
+    slot(Of::Listener, "close_connection", CONN, true),
+    slot(Of::Listener, "abort", CONN, true),
+    slot(Of::Listener, "shutdown_write", CONN, true),
+    slot(Of::Listener, "pause", NONE, false),
+    slot(Of::Listener, "resume", NONE, false),
+    slot(Of::Listener, "close", NONE, false),
+    slot(Of::Client, "write", DATA, true),
+    slot(Of::Client, "open", NONE, true),
+    slot(Of::Client, "close", NONE, true),
+    slot(Of::Client, "abort", NONE, true),
+    slot(Of::Client, "shutdown_write", NONE, true),
+    slot(Of::Timer, "start", NONE, false),
+    slot(Of::Timer, "stop", NONE, false),
+    slot(Of::Node, "quit", &[("code", false)], false),
+    slot(Of::Log, "info", TEXT, false),
+    slot(Of::Log, "warn", TEXT, false),
+    slot(Of::Log, "error", TEXT, false),
 ];
 
-const fn slot(
-    of: Of,
-    name: &'static str,
-    takes: &'static [(&'static str, bool)],
-    is_wired: bool,
-    about: &'static str,
-) -> Slot {
-    Slot { of, name, takes, is_wired, about }
+const fn slot(of: Of, name: &'static str, takes: &'static [(&'static str, bool)], is_wired: bool) -> Slot {
+    Slot { of, name, takes, is_wired }
 }
 
 impl Of {
@@ -112,6 +103,7 @@ impl Registry {
             data: None,
             arguments,
             trail: Trail::default(),
+            as_filter: false,
         };
         self.invoke(object, slot, call).await
     }

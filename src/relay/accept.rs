@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::group::Side;
 use super::member::Member;
 use super::session::Session;
 use super::{Ended, Relay, Stop};
-use crate::event::{Endpoint, Event, EventKind, Reason};
+use crate::event::{Endpoint, Event, EventKind, Reason, Restriction};
 use crate::net::{Accepted, Conn, ListenOptions, Listener, is_of_the_client};
-use crate::registry::{Door, ListenerState, Place, Places};
+use crate::registry::{Arrival, Door, ListenerState, Place, Places};
 
 /// What a listener's task does with its clients. A reload replaces it, and
 /// later clients are treated by the new one.
@@ -30,8 +30,12 @@ pub(crate) struct Entrance {
     pub(crate) side: Side,
 }
 
-/// The places of a client: its listener's and its node's.
-pub(super) type Admission = (Place, Place);
+/// What a client takes up: a place of its listener, one of the node, and one of its address.
+pub(super) struct Admission {
+    place: Place,
+    _of_node: Place,
+    _of_address: Option<Box<Arrival>>,
+}
 
 /// Serves a listener until it is closed or the node stops, or, in a relay with
 /// standard input and output, until the first conversation is over.
@@ -58,7 +62,7 @@ pub(crate) async fn serve(
             if before.options != now.options
                 && let Err(error) = listener.set(&now.options)
             {
-                tracing::warn!(endpoint = %now.endpoint, %error, "a listener keeps its old backlog or keepalive");
+                tracing::warn!(endpoint = %now.endpoint, %error, "a listener keeps some options as they were");
             }
         }
         let is_news = || {
@@ -69,7 +73,7 @@ pub(crate) async fn serve(
             biased;
             // A look before each client; to wait costs more, and comes where nobody is there.
             () = poll_fn(|_| if is_news() { Poll::Ready(()) } else { Poll::Pending }) => {}
-            (client, places) = now.admit(&listener, door.places()), if does == ListenerState::Listening => {
+            (client, places) = now.admit(&listener, &door), if does == ListenerState::Listening => {
                 enter(&mut sessions, &now, client, places, &told);
             }
             _ = woken.0.wait_for(|stop| *stop != Stop::No) => break,
@@ -99,7 +103,8 @@ pub(crate) async fn serve_stdio(
     let own = door.places().take().expect("nobody else comes by this door");
     let client = Conn::stdio(&relay.shared.bus, &entrance.endpoint);
     let mut sessions = JoinSet::new();
-    enter(&mut sessions, &entrance, client, (own, place), &stop);
+    let admission = Admission { place: own, _of_node: place, _of_address: None };
+    enter(&mut sessions, &entrance, client, admission, &stop);
     drain(relay.once, sessions, None, stop).await
 }
 
@@ -156,6 +161,19 @@ pub(super) async fn passed(stop: Stop) {
     }
 }
 
+impl Admission {
+    /// Nobody is admitted after this one.
+    pub(super) fn be_the_last(&self) {
+        self.place.be_the_last();
+    }
+}
+
+/// Why nobody can be accepted now.
+enum Full<'a> {
+    Places(&'a Places),
+    Until(Instant, u32),
+}
+
 /// How a session ended, or that it panicked; then its connections have said so.
 fn end_of(ended: Result<Reason, JoinError>) -> Option<Reason> {
     match ended {
@@ -170,22 +188,25 @@ fn end_of(ended: Result<Reason, JoinError>) -> Option<Reason> {
 
 impl Entrance {
     /// Waits for a client who may connect, and for places for it. Cancel safe.
-    async fn admit(&self, listener: &Listener, places: &Arc<Places>) -> (Conn, Admission) {
+    async fn admit(&self, listener: &Listener, door: &Door) -> (Conn, Admission) {
         let bus = &self.relay.shared.bus;
         loop {
             bus.room().await;
             if let Some(group) = &self.relay.group {
                 group.room().await;
             }
-            match self.accept(listener, places).await {
-                Ok(((stream, peer, local), admission)) if self.permits(&peer) => {
-                    return (Conn::accepted(bus, &self.endpoint, stream, peer, local), admission);
-                }
-                Ok(((stream, peer, _), _)) => {
-                    stream.reset_on_drop();
-                    drop(stream);
-                    bus.refused(&self.endpoint, peer);
-                }
+            match self.accept(listener, door).await {
+                Ok(((stream, peer, local), (place, of_node))) => match self.enter(&peer, door) {
+                    Ok(of_address) => {
+                        let admission = Admission { place, _of_node: of_node, _of_address: of_address };
+                        return (Conn::accepted(bus, &self.endpoint, stream, peer, local), admission);
+                    }
+                    Err(cause) => {
+                        stream.reset_on_drop();
+                        drop(stream);
+                        bus.refused(&self.endpoint, peer, cause);
+                    }
+                },
                 // One client left before it was accepted, or its network did.
                 Err(error) if is_of_the_client(&error) => {}
                 Err(error) => {
@@ -199,35 +220,72 @@ impl Entrance {
         }
     }
 
-    /// Accepts only while there is a place, and holds none while nobody comes:
-    /// the places are those of all listeners.
-    async fn accept(&self, listener: &Listener, own: &Arc<Places>) -> io::Result<(Accepted, Admission)> {
+    /// Accepts only while there is a place and the pace allows it, and holds no place while nobody
+    /// comes: the places are those of all listeners.
+    async fn accept(&self, listener: &Listener, door: &Door) -> io::Result<(Accepted, (Place, Place))> {
         let mut said = false;
         loop {
-            let accepted = poll_fn(|cx| match self.places(own) {
+            let accepted = poll_fn(|cx| match self.places(door) {
                 Err(full) => Poll::Ready(Err(full)),
                 Ok(places) => {
                     listener.poll_accept(cx).map(|client| Ok(client.map(|client| (client, places))))
                 }
             });
-            let full = match accepted.await {
-                Ok(accepted) => return accepted,
-                Err(full) => full,
-            };
-            if !self.relay.once && !std::mem::replace(&mut said, true) {
-                let (endpoint, connections) = (Arc::clone(&self.endpoint), full.most());
-                let event = || Event::AcceptPaused { endpoint, connections };
-                self.relay.shared.bus.emit(EventKind::AcceptPaused, event);
+            match accepted.await {
+                Ok(accepted) => {
+                    if let Some(rate) = self.options.accept_rate.filter(|_| accepted.is_ok()) {
+                        door.arrivals().came(rate);
+                    }
+                    return accepted;
+                }
+                Err(Full::Places(full)) => {
+                    if !self.relay.once && !std::mem::replace(&mut said, true) {
+                        self.paused(Restriction::MaxConnections, full.most());
+                    }
+                    full.room().await;
+                }
+                Err(Full::Until(due, rate)) => {
+                    if door.arrivals().is_news() {
+                        self.paused(Restriction::AcceptRate, rate as usize);
+                    }
+                    sleep_until(due).await;
+                }
             }
-            full.room().await;
         }
     }
 
-    /// A place of the listener and one of the node, or those of which there is none.
-    fn places<'a>(&'a self, own: &'a Arc<Places>) -> Result<Admission, &'a Places> {
-        let place = own.take().ok_or(&**own)?;
+    fn paused(&self, cause: Restriction, connections: usize) {
+        let endpoint = Arc::clone(&self.endpoint);
+        let event = || Event::AcceptPaused { endpoint, cause, connections };
+        self.relay.shared.bus.emit(EventKind::AcceptPaused, event);
+    }
+
+    /// A place of the listener and one of the node, or what there is to wait for.
+    fn places<'a>(&'a self, door: &'a Door) -> Result<(Place, Place), Full<'a>> {
+        if let Some(rate) = self.options.accept_rate {
+            let due = door.arrivals().due(rate);
+            if due > Instant::now() {
+                return Err(Full::Until(due, rate));
+            }
+        }
+        let own = door.places();
+        let place = own.take().ok_or(Full::Places(own))?;
         let all = &self.relay.shared.places;
-        Ok((place, all.take().ok_or(&**all)?))
+        Ok((place, all.take().ok_or(Full::Places(all))?))
+    }
+
+    /// Counts a client for its address, if that is limited, unless something speaks against it.
+    fn enter(&self, peer: &Endpoint, door: &Door) -> Result<Option<Box<Arrival>>, Restriction> {
+        if !self.permits(peer) {
+            return Err(Restriction::Access);
+        }
+        match (self.options.max_connections_per_address, peer) {
+            (Some(most), Endpoint::Tcp(address)) => match door.arrivals().enter(address.ip(), most) {
+                Some(arrival) => Ok(Some(Box::new(arrival))),
+                None => Err(Restriction::MaxConnectionsPerAddress),
+            },
+            _ => Ok(None),
+        }
     }
 
     fn permits(&self, peer: &Endpoint) -> bool {

@@ -171,8 +171,13 @@ impl Group {
     /// Puts frames of one member into the queues of those who hear it.
     pub(super) fn distribute(&self, from: &Mailbox, run: Run) {
         if let Some(wires) = &self.wires {
+            let amount = Amount { frames: run.frames, bytes: run.wire.len() as u64 };
             let run = Run { wire: self.charged(run.wire), ..run };
-            return wires.take(from.connection(), from, run);
+            if !wires.take(from.connection(), from, run) {
+                // A reload has taken its wires away.
+                from.lose(&self.shared, DropCause::Unheard, amount);
+            }
+            return;
         }
         if !self.is_heard(from) {
             let amount = Amount { frames: run.frames, bytes: run.wire.len() as u64 };

@@ -51,12 +51,12 @@ impl Wires {
         self.tell(name, party, Arguments::new());
     }
 
-    /// Takes whole frames of a connection.
-    pub(super) fn take(&self, connection: Option<ConnectionId>, mailbox: &Mailbox, run: Run) {
-        let Some(party) = connection.and_then(|id| Some(Arc::clone(&self.lock().get(&id)?.party))) else {
-            return;
-        };
+    /// Takes whole frames of a connection, if anyone wants them any more.
+    pub(super) fn take(&self, connection: Option<ConnectionId>, mailbox: &Mailbox, run: Run) -> bool {
+        let party = connection.and_then(|id| Some(Arc::clone(&self.lock().get(&id)?.party)));
+        let Some(party) = party.filter(|_| !self.intake.is_closed()) else { return false };
         self.intake.put(Item::Frames { party, framing: mailbox.framing, wire: run.wire });
+        true
     }
 
     /// Ready when there is room for more of a connection.

@@ -30,6 +30,7 @@ fn call(data: &Bytes) -> Call {
         data: Some(data.clone()),
         arguments: Arguments::new(),
         trail: Trail::default(),
+        as_filter: true,
     }
 }
 

@@ -288,10 +288,10 @@ impl Serving {
             }
         };
         let (vm, outside, on_error) = (Rc::clone(&self.vm), Rc::clone(&self.outside), self.on_error);
-        let is_handler = function.starts_with("on_");
+        let as_filter = call.as_filter;
         let finish = move |outside: &Outside, result: Result<Value, ScriptError>| {
             let result = match result {
-                Ok(_) if is_handler => Ok(Vec::new()),
+                Ok(_) if !as_filter => Ok(Vec::new()),
                 Ok(value) => vm.frames(value),
                 Err(error) => Err(error),
             };

@@ -57,13 +57,14 @@ pub(crate) async fn consume(
                         data: Some(data),
                         arguments: Arguments::new(),
                         trail: Trail::default(),
+                        as_filter: false,
                     };
                     tell(&now, "message_received", &call, &registry).await;
                 }
             }
             Item::Fact(Fact { name, party, data, arguments, trail }) => {
                 let signal = format!("{object}.{name}").into();
-                let call = Call { signal, connection: party, data, arguments, trail };
+                let call = Call { signal, connection: party, data, arguments, trail, as_filter: false };
                 tell(&now, &name, &call, &registry).await;
             }
         }
@@ -90,5 +91,79 @@ async fn tell(taps: &Taps, name: &str, call: &Call, registry: &Registry) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::registry::{Called, Frame, Functions, INTAKE, Object, Undone};
+    use crate::wiring::{MemberName, WireOptions};
+
+    /// Two scripts whose functions each emit what the other hears.
+    #[derive(Debug)]
+    struct PingPong {
+        registry: Registry,
+        own: &'static str,
+        failures: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Functions for PingPong {
+        fn names(&self) -> Vec<Arc<str>> {
+            vec!["heard".into()]
+        }
+
+        fn call<'a>(&'a self, _: &'a str, call: Call) -> Called<'a> {
+            Box::pin(async move {
+                let emitted =
+                    self.registry.emit(self.own, "said", call.data, Arguments::new(), None, &call.trail);
+                if let Err(error) = emitted.await {
+                    self.failures.lock().unwrap().push(error.to_string());
+                }
+                Ok(Vec::<Frame>::new())
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn signals_that_lead_to_each_other_are_cut_and_the_circle_is_named() {
+        let (registry, undone, failures) = (Registry::default(), Undone::new(), Arc::default());
+        let script = |own| -> Arc<dyn Functions> {
+            Arc::new(PingPong { registry: registry.clone(), own, failures: Arc::clone(&failures) })
+        };
+        let names = ["script.ping", "script.pong"];
+        registry.replace(names.map(|name| (Arc::from(name), Object::Script(script(name)))).into());
+        let intakes = names.map(|name| (Arc::<str>::from(name), Arc::new(Intake::new(INTAKE, &undone))));
+        registry.rewire(Default::default(), intakes.clone().into());
+        let mut consumers = tokio::task::JoinSet::new();
+        let mut senders = Vec::new();
+        for ((name, intake), other) in intakes.iter().zip(["script.pong", "script.ping"]) {
+            let options = WireOptions {
+                signal: MemberName { object: name.to_string(), name: "said".into() },
+                slot: MemberName { object: other.into(), name: "heard".into() },
+                ..WireOptions::default()
+            };
+            let wire = Arc::new(Wire::new(options, &undone));
+            let tap = Tap { signal: "said".into(), to: Destination::Wire(wire) };
+            let taps = watch::Sender::new(Taps::from([tap]));
+            consumers.spawn(consume(
+                Arc::clone(name),
+                Arc::clone(intake),
+                taps.subscribe(),
+                registry.clone(),
+            ));
+            senders.push(taps);
+        }
+        let none = Trail::default();
+        registry.emit("script.ping", "said", None, Arguments::new(), None, &none).await.unwrap();
+        undone.none().await;
+        let failures = failures.lock().unwrap();
+        assert_eq!(failures.len(), 1, "{failures:?}");
+        let way = "script.ping.said → script.pong.said → script.ping.said";
+        assert!(failures[0].contains(way), "{failures:?}");
+        intakes.iter().for_each(|(_, intake)| intake.close());
+        while consumers.join_next().await.is_some() {}
     }
 }

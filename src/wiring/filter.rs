@@ -4,7 +4,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use regex_automata::meta::Regex;
 use regex_automata::util::syntax;
 
@@ -174,7 +173,9 @@ impl Filter {
                 return Ok(());
             }
             Self::Function { script, function } => {
-                out.extend(registry.filter(script, function, call.clone()).await?);
+                out.extend(
+                    registry.filter(script, function, Call { as_filter: true, ..call.clone() }).await?,
+                );
                 return Ok(());
             }
         };
@@ -225,6 +226,8 @@ const LARGEST: usize = 1 << 20;
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::registry::{Arguments, Trail};
 
@@ -235,6 +238,7 @@ mod tests {
             data: Some(Bytes::copy_from_slice(data)),
             arguments: Arguments::new(),
             trail: Trail::default(),
+            as_filter: false,
         };
         let frames = through(filters, &call, &Registry::default()).await?;
         Ok(frames.into_iter().map(|frame| frame.data.to_vec()).collect())

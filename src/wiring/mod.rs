@@ -4,6 +4,8 @@
 //! only by the registry.
 
 mod consumer;
+#[cfg(test)]
+mod cost;
 mod filter;
 mod pump;
 mod signals;
@@ -15,6 +17,8 @@ mod wire;
 pub(crate) use self::consumer::{Destination, Tap, Taps, consume, run_queue};
 pub use self::filter::{Filter, Pattern};
 pub(crate) use self::pump::pump;
+#[cfg(test)]
+pub(crate) use self::signals::SIGNALS;
 pub(crate) use self::signals::{Signal, snake_case};
 pub use self::steps::{Expect, StepOptions};
 pub(crate) use self::steps::{Inbox, Steps};

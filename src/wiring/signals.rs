@@ -16,9 +16,6 @@ pub(crate) struct Signal {
     pub(crate) carries: &'static [&'static str],
     /// Whether it is about a connection.
     pub(crate) has_connection: bool,
-    /// When it is emitted.
-    #[allow(dead_code, reason = "the guide is checked against it")]
-    pub(crate) about: &'static str,
 }
 
 const LISTENER: &[Of] = &[Of::Listener];
@@ -29,26 +26,26 @@ const ENDS: &[&str] = &["reason", "received", "sent", "unsent"];
 /// All but those that scripts emit.
 #[rustfmt::skip]
 pub(crate) const SIGNALS: &[Signal] = &[
-    signal("message_received", BOTH, &["data"], true, "a frame arrived; without framing, what one read yields"),
-    signal("new_connection", LISTENER, &[], true, "a client was accepted"),
-    signal("connected", CLIENT, &[], true, "the target was reached"),
-    signal("read_finished", BOTH, &["received"], true, "the peer has finished sending"),
-    signal("disconnected", BOTH, ENDS, true, "the connection is over"),
-    signal("error_occurred", BOTH, &["error"], false, "a connection broke"),
-    signal("write_buffer_high", BOTH, &["waiting"], false, "half of what may wait for a connection does"),
-    signal("write_buffer_low", BOTH, &["waiting"], false, "it is down to a quarter again"),
-    signal("frames_dropped", BOTH, &["cause", "frames", "bytes"], false, "frames were lost"),
-    signal("listening", LISTENER, &["address"], false, "it is bound and accepts"),
-    signal("accept_error", LISTENER, &["error"], false, "accepting failed; it goes on after a pause"),
-    signal("accept_paused", LISTENER, &["connections"], false, "as many clients are there as may be"),
-    signal("accept_rejected", LISTENER, &["peer"], false, "the access list refused a client"),
-    signal("state_changed", CLIENT, &["from", "to"], false, "its connection went to another state"),
-    signal("host_found", CLIENT, &["addresses"], false, "the addresses of the target are known"),
-    signal("connect_failed", CLIENT, &["target", "error"], false, "a dial failed"),
-    signal("reconnecting", CLIENT, &["target", "attempt", "seconds"], false, "it will be dialled again"),
-    signal("timeout", &[Of::Timer], &["n"], false, "the timer has fired, for the nth time"),
-    signal("started", &[Of::Node], &[], false, "every listener listens"),
-    signal("lagged", &[Of::Node], &["missed"], false, "events were lost before they came here"),
+    signal("message_received", BOTH, &["data"], true),
+    signal("new_connection", LISTENER, &[], true),
+    signal("connected", CLIENT, &[], true),
+    signal("read_finished", BOTH, &["received"], true),
+    signal("disconnected", BOTH, ENDS, true),
+    signal("error_occurred", BOTH, &["error"], false),
+    signal("write_buffer_high", BOTH, &["waiting"], false),
+    signal("write_buffer_low", BOTH, &["waiting"], false),
+    signal("frames_dropped", BOTH, &["cause", "frames", "bytes"], false),
+    signal("listening", LISTENER, &["address"], false),
+    signal("accept_error", LISTENER, &["error"], false),
+    signal("accept_paused", LISTENER, &["connections"], false),
+    signal("accept_rejected", LISTENER, &["peer"], false),
+    signal("state_changed", CLIENT, &["from", "to"], false),
+    signal("host_found", CLIENT, &["addresses"], false),
+    signal("connect_failed", CLIENT, &["target", "error"], false),
+    signal("reconnecting", CLIENT, &["target", "attempt", "seconds"], false),
+    signal("timeout", &[Of::Timer], &["n"], false),
+    signal("started", &[Of::Node], &[], false),
+    signal("lagged", &[Of::Node], &["missed"], false),
 ];
 
 const fn signal(
@@ -56,9 +53,8 @@ const fn signal(
     of: &'static [Of],
     carries: &'static [&'static str],
     has_connection: bool,
-    about: &'static str,
 ) -> Signal {
-    Signal { name, of, carries, has_connection, about }
+    Signal { name, of, carries, has_connection }
 }
 
 impl Signal {

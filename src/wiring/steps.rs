@@ -115,6 +115,7 @@ impl Steps {
             data: None,
             arguments: Arguments::new(),
             trail: Trail::default(),
+            as_filter: false,
         };
         // What was read beyond what a step of a raw object expected.
         let mut rest = BTreeMap::new();
@@ -181,7 +182,14 @@ async fn wait(step: &StepOptions, inbox: &Inbox, rest: &mut BytesMut, last: &mut
                     if inbox.is_raw {
                         rest.extend_from_slice(&data);
                     }
-                    *last = Call { signal: name, connection: party, data: Some(data), arguments, trail };
+                    *last = Call {
+                        signal: name,
+                        connection: party,
+                        data: Some(data),
+                        arguments,
+                        trail,
+                        as_filter: false,
+                    };
                 }
                 Ok(None) => return Err("the node stops".into()),
                 Err(_elapsed) => {
@@ -294,6 +302,7 @@ mod tests {
             data: None,
             arguments: Arguments::new(),
             trail: Trail::default(),
+            as_filter: false,
         };
         for data in came {
             inbox.take(&Call { data: Some(Bytes::copy_from_slice(data.as_bytes())), ..last.clone() }).await;

@@ -299,6 +299,7 @@ mod tests {
             data: Some(Bytes::from_static(b"a\xff")),
             arguments: Arguments::new().with("reason", "closed").with("n", 7),
             trail: Trail::default(),
+            as_filter: false,
         };
         let expand = |text: &str| Template::parse(text).unwrap().expand(&call, &Registry::default());
         assert_eq!(expand("{data}"), &b"a\xff"[..]);

@@ -146,7 +146,7 @@ impl Wire {
         let Some(queue) = &self.queue else { return };
         while let Some(item) = queue.next().await {
             if let Item::Fact(Fact { name, party, data, arguments, trail }) = item {
-                let call = Call { signal: name, connection: party, data, arguments, trail };
+                let call = Call { signal: name, connection: party, data, arguments, trail, as_filter: false };
                 self.deliver(call, registry).await;
             }
         }

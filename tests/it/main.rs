@@ -9,6 +9,7 @@
 mod support;
 
 mod api;
+mod arrivals;
 mod buffers;
 mod collect;
 mod command_line;
@@ -35,7 +36,9 @@ mod server;
 mod signals;
 mod sockets;
 mod stdio;
+mod steps;
 mod stream;
 mod supervisor;
 mod topologies;
 mod traces;
+mod wires;
