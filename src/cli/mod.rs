@@ -304,7 +304,11 @@ fn plan(config: &Config) -> String {
         1 => Some(format!("1 {one}")),
         many => Some(format!("{many} {one}s")),
     };
-    let wires = [count(config.connect.len(), "wire"), count(config.step.len(), "step")];
+    let wires = [
+        count(config.connect.len(), "wire"),
+        count(config.step.len(), "step"),
+        count(config.script.len(), "script"),
+    ];
     let wires: Vec<_> = wires.into_iter().flatten().collect();
     let wires = (!wires.is_empty()).then(|| format!("running {}", wires.join(" and ")));
     config.relay.values().map(plan).chain(wires).collect::<Vec<_>>().join("; ")
