@@ -63,7 +63,7 @@ impl Config {
     pub fn parse(texts: Vec<(String, String)>) -> Result<(Self, Origins), FileError> {
         let mut reading = Reading::default();
         for (name, text) in texts {
-            let folder = Path::new(&name).parent().unwrap_or(Path::new("")).to_owned();
+            let folder = Path::new(&name).parent().unwrap_or_else(|| Path::new("")).to_owned();
             reading.files.push((name.clone(), folder));
             reading.origins.add(&name, text);
         }
@@ -344,7 +344,8 @@ impl Reading {
         self.keys(file, place, table, &keys::script(), &mut script);
         let line = table.get("code").map_or(1, |code| first_line(self.origins.text(file), &code.span()));
         let (path, folder) = self.files[file].clone();
-        let name = Path::new(&path).file_name().map_or(path.as_str().into(), |name| name.to_string_lossy());
+        let name =
+            Path::new(&path).file_name().map_or_else(|| path.as_str().into(), |name| name.to_string_lossy());
         if self.faults.len() == before
             && let Err((key, text)) = script.resolve(&name, &folder, line, read)
         {

@@ -74,7 +74,6 @@ pub(crate) enum Object {
     },
     Timer(Arc<Clock>),
     /// By the name `script.ID`.
-    #[cfg_attr(not(feature = "script"), expect(dead_code, reason = "made where scripts are"))]
     Script(Arc<dyn Functions>),
 }
 

@@ -1,6 +1,5 @@
 //! What stands here where the program was built without scripts: everything is refused, by the feature's name.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::error::ScriptError;
@@ -44,8 +43,11 @@ pub(crate) fn check(_: &Source, _: &ScriptOptions) -> Result<Vec<Arc<str>>, Scri
     Err(ScriptError::new(NOT_BUILT))
 }
 
+#[cfg(feature = "cli")]
 pub(crate) mod passwords {
-    use super::{NOT_BUILT, Path};
+    use std::path::Path;
+
+    use super::NOT_BUILT;
 
     pub(crate) fn set(_: &Path, _: &str, _: &[u8]) -> Result<bool, String> {
         Err(NOT_BUILT.into())

@@ -4,16 +4,19 @@
 
 #[cfg(not(feature = "script"))]
 mod absent;
-#[cfg(all(test, feature = "script"))]
+#[cfg(test)]
+#[cfg(feature = "script")]
 mod bombs;
 #[cfg(feature = "script")]
 mod clock;
 #[cfg(feature = "script")]
 mod conn;
-#[cfg(all(test, feature = "script"))]
+#[cfg(test)]
+#[cfg(feature = "script")]
 mod cost;
 mod error;
-#[cfg(all(test, feature = "script"))]
+#[cfg(test)]
+#[cfg(feature = "script")]
 mod escapes;
 #[cfg(feature = "script")]
 mod json;
@@ -31,8 +34,10 @@ mod task;
 #[cfg(feature = "script")]
 mod vm;
 
+#[cfg(all(feature = "cli", not(feature = "script")))]
+pub(crate) use self::absent::passwords;
 #[cfg(not(feature = "script"))]
-pub(crate) use self::absent::{Script, check, passwords};
+pub(crate) use self::absent::{Script, check};
 pub use self::error::ScriptError;
 pub use self::options::{OnError, ScriptOptions, Source};
 #[cfg(feature = "script")]

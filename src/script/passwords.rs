@@ -30,6 +30,7 @@ pub(crate) fn verify(path: &Path, name: &str, password: &[u8]) -> Result<bool, S
 ///
 /// # Errors
 /// What is wrong with the name, or with the file.
+#[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "called by the program alone"))]
 pub(crate) fn set(path: &Path, name: &str, password: &[u8]) -> Result<bool, String> {
     let is_odd = |c: char| c == ':' || c.is_whitespace() || c.is_control();
     if name.is_empty() || name.len() > LONGEST_NAME || name.contains(is_odd) {
