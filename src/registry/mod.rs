@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 pub use self::accounts::Accounts;
 pub(crate) use self::accounts::Ledger;
-pub(crate) use self::arrivals::{Arrival, Arrivals};
+pub(crate) use self::arrivals::Arrival;
 #[cfg_attr(not(feature = "script"), allow(unused_imports, reason = "for those who implement it"))]
 pub(crate) use self::call::Called;
 pub use self::call::{Arguments, Value};
@@ -74,7 +74,7 @@ pub(crate) enum Object {
     },
     Timer(Arc<Clock>),
     /// By the name `script.ID`.
-    #[cfg_attr(not(feature = "script"), expect(dead_code, reason = "made where scripts are"))]
+    #[cfg_attr(not(any(test, feature = "script")), expect(dead_code, reason = "made where scripts are"))]
     Script(Arc<dyn Functions>),
 }
 
