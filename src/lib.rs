@@ -37,5 +37,5 @@ pub use self::net::{
 };
 pub use self::node::{Changes, Node, NodeError, Outcome, Stopper};
 pub use self::registry::Registry;
-pub use self::relay::{RelayMode, RelayOptions};
+pub use self::relay::{RelayMode, RelayOptions, Strategy, TargetOptions};
 pub use self::signal::{Connection, Signal, SignalRef};
