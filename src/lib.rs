@@ -38,6 +38,6 @@ pub use self::net::{
 };
 pub use self::node::{Changes, Node, NodeError, Outcome, Stopper};
 pub use self::registry::Registry;
-pub use self::relay::{RelayMode, RelayOptions};
+pub use self::relay::{RelayMode, RelayOptions, Strategy, TargetOptions};
 pub use self::script::{OnError, ScriptError, ScriptOptions, Source as ScriptSource};
 pub use self::signal::{Connection, Signal, SignalRef};

@@ -13,7 +13,7 @@ use super::remote::Ask;
 use crate::address::Address;
 use crate::config::{Config, Fault, LogFormat, Origins, Place, ProgramOptions, size, socket_path};
 use crate::net::{BindError, DialOptions, ListenOptions, MessageOptions, Overflow, QueueOptions};
-use crate::relay::{RelayMode, RelayOptions};
+use crate::relay::{RelayMode, RelayOptions, Strategy};
 use crate::service::CONTROL;
 
 /// Joins two networks: each client that comes to --listen gets a connection
@@ -28,6 +28,9 @@ pub(super) struct Args {
     /// Connect each client to this: host:9001, 9001, unix:/path, stdio:, echo: (repeatable: the next is tried when one fails)
     #[arg(long, value_name = "ADDR", allow_negative_numbers = true)]
     connect: Vec<String>,
+    /// Which of several targets a client gets: failover, round_robin, least_connections [default: failover]
+    #[arg(long, value_name = "STRATEGY")]
+    strategy: Option<Strategy>,
     /// How the two are joined [default: pair, each client with a connection of its own]
     #[arg(long, value_name = "MODE")]
     mode: Option<RelayMode>,
@@ -316,6 +319,16 @@ impl clap::ValueEnum for RelayMode {
     }
 }
 
+impl clap::ValueEnum for Strategy {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(clap::builder::PossibleValue::new(self.name()))
+    }
+}
+
 impl clap::ValueEnum for Overflow {
     fn value_variants<'a>() -> &'a [Self] {
         &Self::ALL
@@ -465,6 +478,7 @@ impl Args {
         if self.idle_timeout.as_deref() != Some("off") {
             relay.idle_timeout = meaning.duration("--idle-timeout", &self.idle_timeout);
         }
+        relay.targets.strategy = self.strategy.unwrap_or_default();
         config.relay.values_mut().for_each(|one| one.options = relay);
         config
     }
@@ -482,6 +496,7 @@ pub(super) fn option(place: &Place) -> &'static str {
         (_, "max_read") => "--max-read",
         (_, "threads") => "--threads",
         (_, "mode") => "--mode",
+        (_, "strategy") => "--strategy",
         (_, "framing") => "--frame",
         (_, "max_frame") => "--max-frame",
         (_, "queue_max") => "--queue",

@@ -233,6 +233,9 @@ impl Reporter {
                 debug!(connection = number(*connection), %endpoint, cause, frames, bytes, "frames dropped, in all");
                 self.limiter.say(Line { what: "frames dropped", endpoint, cause }, OFTEN);
             }
+            Event::TargetChanged { endpoint, from, to, target } => {
+                warn!(%endpoint, %from, %to, target, "target changed; later clients get this one");
+            }
             Event::Reconnecting { endpoint, target, attempt, pause } => {
                 let pause = format!("{:.3}s", pause.as_secs_f64());
                 debug!(%endpoint, target, attempt, pause, "reconnecting");
@@ -368,6 +371,7 @@ const FAULTS: &[EventKind] = &[
     EventKind::Lagged,
     EventKind::SlotPanicked,
     EventKind::FramesDropped,
+    EventKind::TargetChanged,
 ];
 const USUAL: &[EventKind] = &[
     EventKind::Listening,
@@ -380,6 +384,7 @@ const USUAL: &[EventKind] = &[
     EventKind::Lagged,
     EventKind::SlotPanicked,
     EventKind::FramesDropped,
+    EventKind::TargetChanged,
 ];
 const TALK: &[EventKind] = &[
     EventKind::Listening,

@@ -36,7 +36,7 @@ pub(super) fn status(answer: &Value) -> String {
         table.row([
             plain(&object["object"]),
             plain(&object["kind"]),
-            plain(&object["state"]),
+            if object["up"] == false { "down".into() } else { plain(&object["state"]) },
             object["connections"].as_u64().map_or_else(String::new, |count| count.to_string()),
             count("connections"),
             count("failed"),

@@ -12,7 +12,7 @@ use crate::address::{Address, Host};
 use crate::flow::MOST_READ;
 use crate::nearest::{did_you_mean, quoted};
 use crate::net::KernelOptions;
-use crate::relay::{RelayMode, most_connections};
+use crate::relay::{RelayMode, TargetOptions, most_connections};
 
 impl Config {
     /// Finds everything that is wrong, without opening anything.
@@ -268,6 +268,21 @@ impl Config {
                 format!("more than {MOST_TARGETS} targets would never all be tried; name fewer"),
             );
         }
+        let (targets, usual) = (&relay.options.targets, TargetOptions::default());
+        for (key, is_given) in [
+            ("strategy", targets.strategy != usual.strategy),
+            ("hold", targets.hold != usual.hold),
+            ("check", targets.check.is_some()),
+        ] {
+            if is_given && (relay.mode != RelayMode::Pair || relay.to.len() < 2) {
+                faults.add(
+                    at(key),
+                    "there is nothing to choose from; name several targets of a pair, or remove it",
+                );
+            }
+        }
+        check_limit(Some(targets.hold), at("hold"), false, faults);
+        check_limit(targets.check, at("check"), true, faults);
         check_limit(relay.options.idle_timeout, at("idle_timeout"), true, faults);
         check_limit(Some(relay.options.half_closed_timeout), at("half_closed_timeout"), false, faults);
     }

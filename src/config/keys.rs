@@ -14,7 +14,7 @@ use super::wires::{Args, Expected, Filters, MaybeMember, Member};
 use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig, ScriptConfig};
 use crate::address::Address;
 use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow};
-use crate::relay::RelayMode;
+use crate::relay::{RelayMode, Strategy};
 use crate::script::OnError;
 use crate::wiring::{StepOptions, TimerOptions, WireOptions};
 
@@ -187,6 +187,9 @@ pub(crate) fn relay() -> Vec<Key<RelayConfig>> {
         required(key(a::<Names>(), "from", |r: &mut RelayConfig| &mut r.from, NewConnections, "the listeners whose clients it takes; in mode publish, who is heard")),
         key(a::<Names>(), "to", |r| &mut r.to, NewConnections, "the clients it leads to: the first is dialled, the next when that fails; in mode publish, who hears"),
         key(a::<OneOf<RelayMode>>(), "mode", |r| &mut r.mode, NewConnections, "pair: a connection of its own for each client; echo: all comes back, and there is no to; hub: each client hears what the others send; publish: those in to hear those in from; collect: all go to one target that is kept connected"),
+        key(a::<OneOf<Strategy>>(), "strategy", |r| &mut r.options.targets.strategy, NewConnections, "which target a client of a pair gets: failover: the first that is up; round_robin: each in turn; least_connections: the one with the fewest"),
+        key(a::<Time>(), "hold", |r| &mut r.options.targets.hold, NewConnections, "a target that has failed is not used for so long; if they are checked, it must be reachable for so long before it is used again"),
+        key(a::<Limit>(), "check", |r| &mut r.options.targets.check, NewConnections, "each target is tried so often, by a connection that is closed at once"),
         key(a::<Limit>(), "idle_timeout", |r| &mut r.options.idle_timeout, Live, "ends a pair, or a member of another mode, in which nothing moves for so long"),
         key(a::<Time>(), "half_closed_timeout", |r| &mut r.options.half_closed_timeout, Live, "the same once one side has finished"),
     ]
@@ -263,6 +266,14 @@ impl Word for RelayMode {
 }
 
 impl Word for OnError {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn word(self) -> &'static str {
+        self.name()
+    }
+}
+
+impl Word for Strategy {
     const ALL: &'static [Self] = &Self::ALL;
 
     fn word(self) -> &'static str {

@@ -5,6 +5,7 @@
 mod cause;
 mod ends;
 mod mask;
+mod restriction;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ pub use self::cause::DropCause;
 pub(crate) use self::ends::ConnectionMap;
 pub use self::ends::{ConnectionId, Endpoint};
 pub use self::mask::EventMask;
+pub use self::restriction::Restriction;
 
 /// The life of a connection, in Qt's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -70,44 +72,6 @@ pub enum Reason {
     TruncatedFrame,
     /// Memory for unfinished frames was needed, and its was the oldest; reset.
     StalledFrame,
-}
-
-/// What keeps a client out, for now or for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Restriction {
-    /// The allow and deny lists.
-    Access,
-    /// So many connections at once.
-    MaxConnections,
-    /// So many connections of one address at once.
-    MaxConnectionsPerAddress,
-    /// So many connections a second.
-    AcceptRate,
-}
-
-impl Restriction {
-    /// The word used in JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Access => "access",
-            Self::MaxConnections => "max_connections",
-            Self::MaxConnectionsPerAddress => "max_connections_per_address",
-            Self::AcceptRate => "accept_rate",
-        }
-    }
-
-    /// The same for people.
-    #[cfg(feature = "cli")]
-    pub(crate) const fn words(self) -> &'static str {
-        match self {
-            Self::Access => "the access list",
-            Self::MaxConnections => "as many are connected as may be",
-            Self::MaxConnectionsPerAddress => "as many of one address are connected as may be",
-            Self::AcceptRate => "as many came in this second as may",
-        }
-    }
 }
 
 impl Reason {
@@ -193,6 +157,19 @@ pub enum Event {
         peer: Endpoint,
         /// What speaks against it.
         cause: Restriction,
+    },
+    /// A failover: later clients of a relay get another of its targets.
+    ///
+    /// From: the session of the first of them. Each target is named by its client object.
+    TargetChanged {
+        /// The relay's name.
+        endpoint: Arc<str>,
+        /// The target that clients got before.
+        from: Arc<str>,
+        /// The target that they get now.
+        to: Arc<str>,
+        /// The same as it is dialled.
+        target: String,
     },
     /// A client was accepted.
     ///
@@ -429,7 +406,8 @@ impl Event {
             | Self::WriteBufferHigh { endpoint, .. }
             | Self::WriteBufferLow { endpoint, .. }
             | Self::FramesDropped { endpoint, .. }
-            | Self::Reconnecting { endpoint, .. } => Some(endpoint),
+            | Self::Reconnecting { endpoint, .. }
+            | Self::TargetChanged { endpoint, .. } => Some(endpoint),
             Self::Lagged { .. } | Self::SlotPanicked { .. } => None,
         }
     }
@@ -457,6 +435,7 @@ impl Event {
             Self::WriteBufferLow { .. } => EventKind::WriteBufferLow,
             Self::FramesDropped { .. } => EventKind::FramesDropped,
             Self::Reconnecting { .. } => EventKind::Reconnecting,
+            Self::TargetChanged { .. } => EventKind::TargetChanged,
         }
     }
 }
@@ -487,6 +466,7 @@ pub enum EventKind {
     WriteBufferLow,
     FramesDropped,
     Reconnecting,
+    TargetChanged,
 }
 
 impl EventKind {
@@ -513,11 +493,12 @@ impl EventKind {
             Self::WriteBufferLow => "write_buffer_low",
             Self::FramesDropped => "frames_dropped",
             Self::Reconnecting => "reconnecting",
+            Self::TargetChanged => "target_changed",
         }
     }
 
     /// All kinds, in the order of declaration.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Listening,
         Self::AcceptError,
         Self::AcceptPaused,
@@ -538,6 +519,7 @@ impl EventKind {
         Self::WriteBufferLow,
         Self::FramesDropped,
         Self::Reconnecting,
+        Self::TargetChanged,
     ];
 
     /// Tells whether notices of this kind are coalesced and carry totals.

@@ -9,6 +9,9 @@ pub mod config {}
 #[doc = include_str!("topologies.md")]
 pub mod topologies {}
 
+#[doc = include_str!("targets.md")]
+pub mod targets {}
+
 #[doc = include_str!("wiring.md")]
 pub mod wiring {}
 
@@ -35,6 +38,7 @@ pub mod control {}
 
 #[doc = include_str!("service.md")]
 pub mod service {}
+
 #[doc = include_str!("from-qt.md")]
 pub mod from_qt {}
 
@@ -65,6 +69,11 @@ pub const PAGES: &[Page] = &[
         topic: "topologies",
         about: "modes, framing, queues: who hears what, and who waits for whom",
         text: include_str!("topologies.md"),
+    },
+    Page {
+        topic: "targets",
+        about: "several targets: who gets which, failover, checks",
+        text: include_str!("targets.md"),
     },
     Page {
         topic: "wiring",

@@ -3,6 +3,7 @@
 //! [`TcpSocket`]. Nothing here decides where bytes go.
 
 mod access;
+mod changes;
 mod conn;
 mod dial;
 mod echo;
@@ -26,7 +27,7 @@ pub(crate) use self::access::network;
 pub use self::access::{AccessList, CidrError};
 pub(crate) use self::conn::{Conn, reason_of, reason_of_drop};
 pub use self::dial::DialError;
-pub(crate) use self::dial::{Target, dial};
+pub(crate) use self::dial::{Target, dial, probe};
 pub use self::error::{SocketError, SocketErrorKind};
 pub use self::inherited::inherit_sockets;
 pub(crate) use self::inherited::unused_sockets;
@@ -34,7 +35,9 @@ pub use self::kernel::KernelOptions;
 pub use self::listener::BindError;
 #[cfg(feature = "cli")]
 pub(crate) use self::listener::UnixPath;
-pub(crate) use self::listener::{Accepted, Listener, bind, check_source, is_of_the_client, no_networks};
+pub(crate) use self::listener::{
+    ACCEPT_PAUSE, Accepted, Listener, bind, check_source, is_of_the_client, no_networks,
+};
 pub use self::options::{DialOptions, Keepalive, ListenOptions, MessageOptions, QueueOptions};
 #[cfg(feature = "cli")]
 pub(crate) use self::private::bind_private;

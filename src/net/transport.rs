@@ -95,6 +95,15 @@ impl Stream {
         }
     }
 
+    /// Tells, without reading, whether the peer has finished, and whether bytes come before that.
+    pub(super) fn peer_end(&self) -> Option<PeerEnd> {
+        match self {
+            Self::Tcp(stream) => peer_end(stream),
+            Self::Unix(stream) => peer_end(stream),
+            Self::Stdio(_) | Self::Echo(_) => None,
+        }
+    }
+
     /// Makes the coming drop an abort. Only TCP can say that to its peer: a
     /// Unix peer sees an end of file, or a reset if it had sent unread bytes.
     pub(crate) fn reset_on_drop(&self) {
@@ -142,6 +151,24 @@ impl Stream {
             _ => true,
         }
     }
+}
+
+/// The peer of a socket has finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PeerEnd {
+    /// The kernel holds bytes that come before.
+    Behind,
+    /// It is all there is to read.
+    Next,
+}
+
+fn peer_end(socket: &impl AsFd) -> Option<PeerEnd> {
+    if !is(socket, PollFlags::RDHUP) {
+        return None;
+    }
+    // Unknown counts as more: that costs time and no byte.
+    let left = rustix::io::ioctl_fionread(socket).unwrap_or(1);
+    Some(if left == 0 { PeerEnd::Next } else { PeerEnd::Behind })
 }
 
 /// Asks the kernel now: readiness that tokio has cached may be old, and

@@ -17,10 +17,10 @@ use crate::bus::EventBus;
 use crate::config::{ClientConfig, Config, Leads, ListenConfig, RelayConfig};
 use crate::event::Endpoint;
 use crate::net::{Listener, Target, addresses, bind, check_source, is_own, no_networks};
-use crate::registry::{Door, Ledger, ListenerState, Object, Places};
+use crate::registry::{Condition, Door, Ledger, ListenerState, Object, Places};
 use crate::relay::{
-    Ended, Entrance, Group, Limits, Outlet, Relay, RelayMode, RelayOptions, Shared, Side, Stop, Uplink, keep,
-    most_connections, serve, serve_stdio,
+    Ended, Entrance, Group, Limits, Outlet, Relay, RelayMode, RelayOptions, Shared, Side, Stop, Targets,
+    Uplink, keep, most_connections, serve, serve_stdio,
 };
 
 /// What runs.
@@ -32,6 +32,10 @@ pub(super) struct Wiring {
     /// Those of relays that join many, by their names.
     groups: BTreeMap<String, Joined>,
     open: Vec<Open>,
+    /// What is known of each client's target.
+    conditions: BTreeMap<String, (Address, Arc<Condition>)>,
+    /// The checks of targets; the next config has others.
+    checks: JoinSet<()>,
 }
 
 /// A relay that joins many, and what it was made from.
@@ -144,6 +148,8 @@ impl Wiring {
             limits: BTreeMap::new(),
             groups: BTreeMap::new(),
             open: Vec::new(),
+            conditions: BTreeMap::new(),
+            checks: JoinSet::new(),
         }
     }
 
@@ -272,6 +278,8 @@ impl Wiring {
             own.insert(id.clone(), listeners.iter().filter_map(Listener::socket_address).collect());
         }
         let all: Arc<[SocketAddr]> = own.values().flatten().copied().collect();
+        self.remember_targets(config);
+        self.checks = JoinSet::new();
         let mut limits = BTreeMap::new();
         let mut groups = BTreeMap::new();
         let mut bound: BTreeMap<_, _> = bound.into_iter().map(|bound| (bound.id, bound.listeners)).collect();
@@ -288,7 +296,7 @@ impl Wiring {
                 None => Arc::new(Limits::new(&relay.options)),
             };
             limits.insert(name.clone(), Arc::clone(&limit));
-            let mut outlets = outlets(config, name, relay, leads, &own, &all);
+            let mut outlets = self.outlets(config, name, relay, leads, &own, &all);
             let once = config.is_conversation(relay);
             let joined = relay.mode.is_group().then(|| {
                 let outlets = std::mem::take(&mut outlets);
@@ -296,7 +304,12 @@ impl Wiring {
             });
             let group = joined.as_ref().map(|joined| Arc::clone(&joined.group));
             groups.extend(joined.map(|joined| (name.clone(), joined)));
-            let running = Arc::new(Relay::new(Arc::clone(&self.shared), outlets, limit, group, once));
+            let targets = Targets::new(name.as_str().into(), outlets, relay.options.targets);
+            let running = Arc::new(Relay::new(Arc::clone(&self.shared), targets, limit, group, once));
+            if relay.options.targets.check.is_some() {
+                let relay = Arc::clone(&running);
+                self.checks.spawn(async move { relay.check_targets().await });
+            }
             let one = once.then(|| Arc::new(Places::new(1)));
             for (id, listener) in config.from(relay) {
                 let (relay, side) = (Arc::clone(&running), side(relay, id));
@@ -310,7 +323,8 @@ impl Wiring {
             if let Some((listener, group)) = config.listen.get(id).zip(wires.group(id)) {
                 let limit = Arc::new(Limits::new(&RelayOptions::default()));
                 let group = Some(Arc::clone(group));
-                let relay = Arc::new(Relay::new(Arc::clone(&self.shared), Vec::new(), limit, group, false));
+                let targets = Targets::new(id.into(), Vec::new(), Default::default());
+                let relay = Arc::new(Relay::new(Arc::clone(&self.shared), targets, limit, group, false));
                 let options = listener.options.clone();
                 let entrance = Entrance { endpoint: id.into(), options, relay, side: Side::From };
                 let (bound, held) = (bound.remove(id), closed.remove(id));
@@ -321,7 +335,7 @@ impl Wiring {
                     mode: RelayMode::Collect,
                     ..RelayConfig::default()
                 };
-                for outlet in outlets(config, id, &relay, leads, &own, &all) {
+                for outlet in self.outlets(config, id, &relay, leads, &own, &all) {
                     wires.dial(id, outlet, stop, serving);
                 }
             }
@@ -436,6 +450,58 @@ impl Wiring {
         Joined { group, relay, clients, ledgers, _alive: alive }
     }
 
+    /// What was learnt of a target holds for as long as its client leads there.
+    fn remember_targets(&mut self, config: &Config) {
+        let mut known = std::mem::take(&mut self.conditions);
+        for (id, client) in &config.client {
+            let condition = known.remove(id).filter(|(to, _)| *to == client.to);
+            let condition = condition.unwrap_or_else(|| (client.to.clone(), Arc::default()));
+            self.conditions.insert(id.clone(), condition);
+        }
+    }
+
+    /// The targets of a relay. None may lead to a listener of ours, unless the
+    /// config says so: then it is a chain, which was checked not to be a circle.
+    fn outlets(
+        &self,
+        config: &Config,
+        name: &str,
+        relay: &RelayConfig,
+        leads: &Leads,
+        own: &BTreeMap<String, Vec<SocketAddr>>,
+        all: &Arc<[SocketAddr]>,
+    ) -> Vec<Outlet> {
+        if relay.mode == RelayMode::Echo {
+            let target = Target::new(name.into(), Address::Echo);
+            return vec![Outlet {
+                target,
+                options: Default::default(),
+                own: [].into(),
+                condition: Arc::default(),
+            }];
+        }
+        let outlet = |(id, client): (&str, &ClientConfig)| {
+            let led = |listener: &String| leads.contains(&(id.to_owned(), listener.clone()));
+            let own = match leads.iter().any(|(client, _)| client == id) {
+                false => Arc::clone(all),
+                true => own
+                    .iter()
+                    .filter(|(listener, _)| !led(listener))
+                    .flat_map(|(_, bound)| bound)
+                    .copied()
+                    .collect(),
+            };
+            let (_, condition) = &self.conditions[id];
+            Outlet {
+                target: Target::new(id.into(), client.to.clone()),
+                options: client.options.clone(),
+                own,
+                condition: Arc::clone(condition),
+            }
+        };
+        config.to(relay).map(outlet).collect()
+    }
+
     /// Everything that has a name.
     fn objects(&self, config: &Config, wires: &Wires) -> BTreeMap<Arc<str>, Object> {
         let listeners =
@@ -443,7 +509,8 @@ impl Wiring {
         let clients = config.client.iter().map(|(id, client)| {
             let ledger = self.groups.values().find_map(|joined| joined.ledgers.get(id)).cloned();
             let ledger = ledger.or_else(|| wires.ledger(id));
-            (id.as_str().into(), Object::Client { to: client.to.as_target(), ledger })
+            let condition = Arc::clone(&self.conditions[id].1);
+            (id.as_str().into(), Object::Client { to: client.to.as_target(), condition, ledger })
         });
         let relays = config.relay.iter().map(|(id, relay)| {
             (id.as_str().into(), Object::Relay { from: relay.from.clone(), to: relay.to.clone() })
@@ -455,36 +522,6 @@ impl Wiring {
 /// The end of a relay an object is at.
 fn side(relay: &RelayConfig, id: &str) -> Side {
     if relay.from.iter().any(|from| from == id) { Side::From } else { Side::To }
-}
-
-/// The targets of a relay. None may lead to a listener of ours, unless the
-/// config says so: then it is a chain, which was checked not to be a circle.
-fn outlets(
-    config: &Config,
-    name: &str,
-    relay: &RelayConfig,
-    leads: &Leads,
-    own: &BTreeMap<String, Vec<SocketAddr>>,
-    all: &Arc<[SocketAddr]>,
-) -> Vec<Outlet> {
-    if relay.mode == RelayMode::Echo {
-        let target = Target::new(name.into(), Address::Echo);
-        return vec![Outlet { target, options: Default::default(), own: [].into() }];
-    }
-    let outlet = |(id, client): (&str, &ClientConfig)| {
-        let led = |listener: &String| leads.contains(&(id.to_owned(), listener.clone()));
-        let own = match leads.iter().any(|(client, _)| client == id) {
-            false => Arc::clone(all),
-            true => own
-                .iter()
-                .filter(|(listener, _)| !led(listener))
-                .flat_map(|(_, bound)| bound)
-                .copied()
-                .collect(),
-        };
-        Outlet { target: Target::new(id.into(), client.to.clone()), options: client.options.clone(), own }
-    };
-    config.to(relay).map(outlet).collect()
 }
 
 impl fmt::Debug for Wiring {

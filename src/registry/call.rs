@@ -68,7 +68,7 @@ pub(crate) struct Call {
     pub(crate) arguments: Arguments,
     pub(crate) trail: Trail,
     /// What the function returns is made of frames, which go on.
-    #[cfg_attr(not(feature = "script"), expect(dead_code, reason = "asked by scripts alone"))]
+    #[cfg_attr(not(feature = "script"), expect(dead_code, reason = "read by scripts alone"))]
     pub(crate) as_filter: bool,
 }
 

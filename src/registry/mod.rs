@@ -5,6 +5,7 @@
 mod accounts;
 mod arrivals;
 mod call;
+mod condition;
 mod door;
 mod error;
 mod intake;
@@ -20,11 +21,12 @@ use tokio::sync::watch;
 
 pub use self::accounts::Accounts;
 pub(crate) use self::accounts::Ledger;
-pub(crate) use self::arrivals::{Arrival, Arrivals};
+pub(crate) use self::arrivals::Arrival;
 #[cfg_attr(not(feature = "script"), allow(unused_imports, reason = "for those who implement it"))]
 pub(crate) use self::call::Called;
 pub use self::call::{Arguments, Value};
 pub(crate) use self::call::{Call, Frame, Functions, Party, Trail};
+pub(crate) use self::condition::Condition;
 pub use self::door::ListenerState;
 pub(crate) use self::door::{Clock, Door, Line, Wanted};
 pub use self::error::CallError;
@@ -66,6 +68,7 @@ pub(crate) enum Object {
     Listener(Arc<Door>),
     Client {
         to: String,
+        condition: Arc<Condition>,
         ledger: Option<Arc<Ledger>>,
     },
     Relay {
@@ -104,6 +107,8 @@ pub enum ObjectKind {
     Client {
         /// The target as it is dialled.
         to: String,
+        /// False once it could not be reached, until it is again.
+        up: bool,
         /// Where every message is that was taken for it, in mode collect.
         #[serde(skip_serializing_if = "Option::is_none")]
         accounts: Option<Accounts>,
@@ -185,8 +190,9 @@ impl Object {
                 addresses: door.addresses().to_vec(),
                 connections: door.places().taken(),
             },
-            Self::Client { to, ledger } => ObjectKind::Client {
+            Self::Client { to, condition, ledger } => ObjectKind::Client {
                 to: to.clone(),
+                up: condition.is_up(),
                 accounts: ledger.as_ref().map(|ledger| ledger.accounts()),
             },
             Self::Relay { from, to } => ObjectKind::Relay { from: from.clone(), to: to.clone() },
@@ -209,7 +215,10 @@ mod tests {
         let door = Arc::new(Door::new(Vec::new(), Arc::new(Places::new(1))));
         let objects = [
             (Arc::from("front"), Object::Listener(Arc::clone(&door))),
-            (Arc::from("back"), Object::Client { to: "host:1".into(), ledger: None }),
+            (
+                Arc::from("back"),
+                Object::Client { to: "host:1".into(), condition: Arc::default(), ledger: None },
+            ),
         ];
         registry.replace(objects.into());
         let call = |object: &'static str, slot: &'static str| registry.call(object, slot, Arguments::new());

@@ -5,7 +5,6 @@ use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
@@ -16,7 +15,7 @@ use super::member::Member;
 use super::session::Session;
 use super::{Ended, Relay, Stop};
 use crate::event::{Endpoint, Event, EventKind, Reason, Restriction};
-use crate::net::{Accepted, Conn, ListenOptions, Listener, is_of_the_client};
+use crate::net::{ACCEPT_PAUSE, Accepted, Conn, ListenOptions, Listener, is_of_the_client};
 use crate::registry::{Arrival, Door, ListenerState, Place, Places};
 
 /// What a listener's task does with its clients. A reload replaces it, and
@@ -296,6 +295,3 @@ impl Entrance {
         }
     }
 }
-
-/// Long enough to cost nothing, short enough that nobody notices when descriptors are free again.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

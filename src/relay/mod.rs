@@ -9,6 +9,7 @@ mod member;
 mod pair;
 mod session;
 mod sweep;
+mod targets;
 mod uplink;
 mod wired;
 
@@ -22,6 +23,8 @@ pub(crate) use self::accept::{Entrance, serve, serve_stdio};
 pub(crate) use self::group::{Group, Side};
 pub(crate) use self::sweep::Limits;
 use self::sweep::Sweep;
+pub(crate) use self::targets::Targets;
+pub use self::targets::{Strategy, TargetOptions};
 pub(crate) use self::uplink::{Uplink, keep};
 use crate::budget::Budget;
 use crate::bus::EventBus;
@@ -29,7 +32,7 @@ use crate::event::Reason;
 use crate::flow::{Tap, Turns};
 use crate::framing::Unfinished;
 use crate::net::{DialOptions, Target};
-use crate::registry::{Place, Places};
+use crate::registry::{Condition, Place, Places};
 
 /// How a relay joins connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,12 +57,18 @@ pub struct RelayOptions {
     pub idle_timeout: Option<Duration>,
     /// Ends a pair in which one side has finished and nothing has moved for so long.
     pub half_closed_timeout: Duration,
+    /// How clients of a pair are led to one of several targets.
+    pub targets: TargetOptions,
 }
 
 impl Default for RelayOptions {
-    /// No idle timeout, one hour half-closed.
+    /// No idle timeout, one hour half-closed, failover.
     fn default() -> Self {
-        Self { idle_timeout: None, half_closed_timeout: Duration::from_secs(3_600) }
+        Self {
+            idle_timeout: None,
+            half_closed_timeout: Duration::from_secs(3_600),
+            targets: TargetOptions::default(),
+        }
     }
 }
 
@@ -101,7 +110,7 @@ pub(crate) struct Shared {
 /// another one, to which later clients go.
 pub(crate) struct Relay {
     shared: Arc<Shared>,
-    outlets: Vec<Outlet>,
+    targets: Targets,
     limits: Arc<Limits>,
     /// What its clients are members of, in a mode that joins many.
     group: Option<Arc<Group>>,
@@ -115,6 +124,8 @@ pub(crate) struct Outlet {
     pub(crate) options: DialOptions,
     /// Listeners of our own, to which it must not lead.
     pub(crate) own: Arc<[SocketAddr]>,
+    /// What is known of it, whichever relay leads there.
+    pub(crate) condition: Arc<Condition>,
 }
 
 /// What the node tells its relays.
@@ -178,12 +189,17 @@ impl Shared {
 impl Relay {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        outlets: Vec<Outlet>,
+        targets: Targets,
         limits: Arc<Limits>,
         group: Option<Arc<Group>>,
         once: bool,
     ) -> Self {
-        Self { shared, outlets, limits, group, once }
+        Self { shared, targets, limits, group, once }
+    }
+
+    /// Tries its targets again and again, if that is asked for. Never ends then.
+    pub(crate) async fn check_targets(&self) {
+        self.targets.check().await;
     }
 }
 

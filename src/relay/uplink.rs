@@ -112,7 +112,7 @@ pub(crate) async fn keep(
     stop: watch::Receiver<Stop>,
     mut alive: watch::Receiver<()>,
 ) -> Ended {
-    let Uplink { group, outlet: Outlet { target, options, own }, .. } = &uplink;
+    let Uplink { group, outlet: Outlet { target, options, own, condition }, .. } = &uplink;
     let mut backoff = Backoff::default();
     loop {
         tokio::select! {
@@ -131,6 +131,10 @@ pub(crate) async fn keep(
             }
             dialled = dial(target, options, own, &group.shared.bus, None) => dialled,
         };
+        match &dialled {
+            Ok(_) => condition.reached(),
+            Err(_) => condition.failed(Duration::ZERO),
+        }
         if let Ok(conn) = dialled {
             conn.keep_alive(&options.keepalive);
             let begun = Instant::now();

@@ -10,6 +10,7 @@ mod support;
 
 mod api;
 mod arrivals;
+mod breaks;
 mod buffers;
 mod collect;
 mod command_line;
@@ -19,6 +20,7 @@ mod cost;
 mod dials;
 mod ends;
 mod events;
+mod failover;
 mod files;
 mod house;
 mod limits;
