@@ -171,7 +171,7 @@ pub(super) enum Command {
     /// Print this on stdout.
     Print(String),
     Check {
-        config: Config,
+        config: Box<Config>,
         files: Vec<PathBuf>,
         live: bool,
     },
@@ -352,7 +352,7 @@ impl Args {
                 let config = run_files(&files, &Seeing::default())?.config;
                 return Ok(match show {
                     true => Command::Print(config.to_toml()),
-                    false => Command::Check { config, files, live },
+                    false => Command::Check { config: Box::new(config), files, live },
                 });
             }
             Some(Verb::Ask(ask)) => return Ok(Command::Ask(ask)),

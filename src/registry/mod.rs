@@ -22,11 +22,11 @@ use tokio::sync::watch;
 pub use self::accounts::Accounts;
 pub(crate) use self::accounts::Ledger;
 pub(crate) use self::arrivals::Arrival;
-pub(crate) use self::condition::Condition;
 #[cfg_attr(not(feature = "script"), allow(unused_imports, reason = "for those who implement it"))]
 pub(crate) use self::call::Called;
 pub use self::call::{Arguments, Value};
 pub(crate) use self::call::{Call, Frame, Functions, Party, Trail};
+pub(crate) use self::condition::Condition;
 pub use self::door::ListenerState;
 pub(crate) use self::door::{Clock, Door, Line, Wanted};
 pub use self::error::CallError;

@@ -67,7 +67,10 @@ impl Pattern {
                     None => error.syntax_error().map_or_else(|| error.to_string(), ToString::to_string),
                 };
                 let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-                Err(format!("`{}` is no regular expression: {why}; put \\ before what stands for itself", text.escape_debug()))
+                Err(format!(
+                    "`{}` is no regular expression: {why}; put \\ before what stands for itself",
+                    text.escape_debug()
+                ))
             }
         }
     }
