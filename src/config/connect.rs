@@ -234,17 +234,17 @@ impl Config {
         if of == Of::Script {
             return Ok(None);
         }
-        let slot = of.slot(&name.object, &name.name).or_else(|error| {
+        let slot = of.slot(&name.object, &name.name).map_err(|error| {
             // Qt's name for one that there is.
             let snake = snake_case(&name.name);
             match of.slots().find(|slot| slot.name == snake) {
-                Some(slot) => Err(format!(
+                Some(slot) => format!(
                     "`{}` has no slot `{}`; did you mean `{}`?",
                     name.object,
                     name.name.escape_debug(),
                     slot.name
-                )),
-                None => Err(error.to_string()),
+                ),
+                None => error.to_string(),
             }
         })?;
         if slot.is_wired
@@ -319,7 +319,7 @@ impl Config {
             let Some(signal) = carries.signal else { continue };
             let is_there = match name {
                 Name::Data => signal.has_data(),
-                Name::ConnectionId | Name::ConnectionPeer | Name::ConnectionLocal | Name::ConnectionName => {
+                Name::ConnectionId | Name::ConnectionPeer | Name::ConnectionLocal | Name::ConnectionLabel => {
                     signal.has_connection
                 }
                 Name::Carried(name) => signal.carries.contains(&&**name),

@@ -231,11 +231,11 @@ impl Reading {
             let shown = name.get_ref().escape_debug().to_string();
             let table = TABLES.iter().find(|table| **table == name.get_ref().as_ref());
             let Some(table) = table else {
-                let hint = match shown.as_str() {
-                    _ => did_you_mean(&shown, TABLES.into_iter()).unwrap_or_else(|| {
-                        "; the tables are [node], [vars], [listen.ID], [client.ID], [relay.ID], [timer.ID], [script.ID], [[connect]] and [[step]]".into()
-                    }),
-                };
+                let hint = did_you_mean(&shown, TABLES.into_iter()).unwrap_or_else(|| {
+                    "; the tables are [node], [vars], [listen.ID], [client.ID], [relay.ID], [timer.ID], \
+                     [script.ID], [[connect]] and [[step]]"
+                        .into()
+                });
                 self.fault(file, &span, format!("{shown}: there is no such table{hint}"));
                 continue;
             };

@@ -313,7 +313,7 @@ pub(super) fn wired(config: &Config) -> impl Iterator<Item = &str> {
 
 fn is_raw(config: &Config, object: &str) -> bool {
     let listener = config.listen.get(object).map(|listener| listener.options.messages);
-    let messages = listener.or(config.client.get(object).map(|client| client.options.messages));
+    let messages = listener.or_else(|| config.client.get(object).map(|client| client.options.messages));
     messages.is_some_and(|messages| messages.framing() == Framing::Raw)
 }
 

@@ -261,6 +261,7 @@ impl Wiring {
 
     /// Opens what was bound for `config`, and has everything that is open
     /// already treat its later clients as `config` says.
+    #[allow(clippy::too_many_arguments, reason = "what was bound and closed for it, and who is served")]
     pub(super) fn follow(
         &mut self,
         config: &Config,

@@ -193,7 +193,7 @@ impl Trail {
     /// [`CallError::Loop`], which names the circle, if it is in it already, or there are too many.
     pub(crate) fn with(&self, signal: &Arc<str>) -> Result<Self, CallError> {
         let begin = self.0.iter().position(|known| known == signal);
-        let begin = begin.or((self.0.len() >= LONGEST_TRAIL).then_some(0));
+        let begin = begin.or_else(|| (self.0.len() >= LONGEST_TRAIL).then_some(0));
         if let Some(begin) = begin {
             let way: Vec<_> = self.0[begin..].iter().chain([signal]).map(|name| &**name).collect();
             return Err(CallError::Loop { way: way.join(" → ") });

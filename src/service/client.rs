@@ -289,7 +289,7 @@ fn argument(value: &Value) -> Option<Argument> {
     match value {
         Value::String(text) => Some(text.as_str().into()),
         Value::Number(number) => {
-            number.as_i64().map(Argument::Integer).or(number.as_f64().map(Argument::Number))
+            number.as_i64().map(Argument::Integer).or_else(|| number.as_f64().map(Argument::Number))
         }
         Value::Bool(value) => Some(Argument::Bool(*value)),
         Value::Null | Value::Array(_) | Value::Object(_) => None,

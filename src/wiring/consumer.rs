@@ -159,7 +159,7 @@ mod tests {
         let none = Trail::default();
         registry.emit("script.ping", "said", None, Arguments::new(), None, &none).await.unwrap();
         undone.none().await;
-        let failures = failures.lock().unwrap();
+        let failures = failures.lock().unwrap().clone();
         assert_eq!(failures.len(), 1, "{failures:?}");
         let way = "script.ping.said → script.pong.said → script.ping.said";
         assert!(failures[0].contains(way), "{failures:?}");

@@ -38,11 +38,12 @@ pub(crate) const SIGNALS: &[Signal] = &[
     signal("listening", LISTENER, &["address"], false),
     signal("accept_error", LISTENER, &["error"], false),
     signal("accept_paused", LISTENER, &["connections"], false),
-    signal("accept_rejected", LISTENER, &["peer"], false),
+    signal("accept_rejected", LISTENER, &["peer", "cause"], false),
     signal("state_changed", CLIENT, &["from", "to"], false),
     signal("host_found", CLIENT, &["addresses"], false),
     signal("connect_failed", CLIENT, &["target", "error"], false),
     signal("reconnecting", CLIENT, &["target", "attempt", "seconds"], false),
+    signal("target_changed", &[Of::Relay], &["from", "to", "target"], false),
     signal("timeout", &[Of::Timer], &["n"], false),
     signal("started", &[Of::Node], &[], false),
     signal("lagged", &[Of::Node], &["missed"], false),
@@ -121,7 +122,9 @@ pub(super) fn fact(event: &Event, registry: &Registry) -> Option<(Arc<str>, Fact
         Event::AcceptPaused { connections, .. } => {
             (None, none().with("connections", number(*connections as u64)))
         }
-        Event::AcceptRejected { peer, .. } => (None, none().with("peer", peer.to_string())),
+        Event::AcceptRejected { peer, cause, .. } => {
+            (None, none().with("peer", peer.to_string()).with("cause", cause.name()))
+        }
         Event::NewConnection { connection, endpoint, peer, local } => {
             (party(*connection, endpoint, ends(peer, local)), none())
         }
@@ -156,6 +159,10 @@ pub(super) fn fact(event: &Event, registry: &Registry) -> Option<(Arc<str>, Fact
             let arguments = none().with("target", target.as_str()).with("attempt", i64::from(*attempt));
             let seconds = (pause.as_secs_f64() * 1e3).round() / 1e3;
             (None, arguments.with("seconds", seconds))
+        }
+        Event::TargetChanged { from, to, target, .. } => {
+            let arguments = none().with("from", &**from).with("to", &**to);
+            (None, arguments.with("target", target.as_str()))
         }
         Event::Lagged { missed } => (None, none().with("missed", number(*missed))),
         Event::ReadyRead { .. } | Event::BytesWritten { .. } | Event::SlotPanicked { .. } => return None,

@@ -33,7 +33,7 @@ pub(crate) enum Name {
     ConnectionId,
     ConnectionPeer,
     ConnectionLocal,
-    ConnectionName,
+    ConnectionLabel,
     /// What the signal carries by this name.
     Carried(Arc<str>),
     /// Something that is true of an object.
@@ -156,7 +156,7 @@ fn place(inside: &str) -> Result<Part, String> {
         "conn.id" => Name::ConnectionId,
         "conn.peer" => Name::ConnectionPeer,
         "conn.local" => Name::ConnectionLocal,
-        "conn.name" => Name::ConnectionName,
+        "conn.name" => Name::ConnectionLabel,
         _ if name.starts_with("conn.") => {
             let hint = did_you_mean(name, CONNECTION.into_iter())
                 .unwrap_or_else(|| format!("; there are {}", quoted(CONNECTION.into_iter())));
@@ -202,7 +202,7 @@ impl Name {
             (Self::ConnectionId, Some(party)) => write!(out, "{}", party.id),
             (Self::ConnectionPeer, Some(party)) => write!(out, "{}", party.peer),
             (Self::ConnectionLocal, Some(party)) => write!(out, "{}", party.local),
-            (Self::ConnectionName, Some(party)) => write!(out, "{}#{}", party.object, party.id),
+            (Self::ConnectionLabel, Some(party)) => write!(out, "{}#{}", party.object, party.id),
             (Self::Carried(name), _) => {
                 if let Some(value) = call.arguments.get(name) {
                     out.extend_from_slice(&value.to_bytes());
