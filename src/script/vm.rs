@@ -284,9 +284,11 @@ impl Future for Turn {
         let this = &mut *self;
         this.vm.clock.begin(this.used);
         let polled = Pin::new(&mut this.running).poll(cx);
-        this.used = this.vm.clock.used();
         match polled {
-            Poll::Pending if this.vm.stopped.borrow().is_none() => Poll::Pending,
+            Poll::Pending if this.vm.stopped.borrow().is_none() => {
+                this.used = this.vm.clock.used();
+                Poll::Pending
+            }
             // It has caught the error that was to end it, and waits.
             Poll::Pending => Poll::Ready(this.end(Ok(Value::Nil))),
             Poll::Ready(result) => Poll::Ready(this.end(result)),
