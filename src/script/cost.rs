@@ -2,6 +2,7 @@
 //! `cargo test --release --lib -- --ignored --nocapture script::cost`.
 
 use std::hint::black_box;
+use std::io::{self, Write};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,8 +37,8 @@ fn call(data: &Bytes) -> Call {
 
 #[test]
 #[ignore = "a measurement"]
-#[allow(clippy::print_stdout, reason = "a measurement")]
 fn a_call_and_the_hop_to_the_thread() {
+    let mut out = io::stderr();
     let options = ScriptOptions::default();
     let clock = Rc::new(Clock::new(options.max_time));
     let vm =
@@ -55,7 +56,7 @@ fn a_call_and_the_hop_to_the_thread() {
                 Poll::Pending => unreachable!(),
             };
         }
-        println!("VM call alone, 64 bytes, {name}: {:?}", begin.elapsed() / TIMES);
+        writeln!(out, "VM call alone, 64 bytes, {name}: {:?}", begin.elapsed() / TIMES).unwrap();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
@@ -68,10 +69,12 @@ fn a_call_and_the_hop_to_the_thread() {
             times.push(begin.elapsed());
         }
         times.sort();
-        println!(
+        writeln!(
+            out,
             "call and answer across threads, one at a time: p50 {:?}, p99 {:?}",
             times[10_000], times[19_800]
-        );
+        )
+        .unwrap();
         let begin = Instant::now();
         let mut callers = tokio::task::JoinSet::new();
         for _ in 0..64 {
@@ -84,7 +87,8 @@ fn a_call_and_the_hop_to_the_thread() {
         }
         callers.join_all().await;
         let seconds = begin.elapsed().max(Duration::from_nanos(1)).as_secs_f64();
-        println!("messages per second through one script, 64 callers: {:.0}", 64.0 * 4_000.0 / seconds);
+        writeln!(out, "messages per second through one script, 64 callers: {:.0}", 64.0 * 4_000.0 / seconds)
+            .unwrap();
         script.stop().await;
     });
 }
