@@ -9,6 +9,7 @@ mod explain;
 mod faults;
 mod live;
 mod owner;
+mod passwd;
 mod reload;
 mod remote;
 mod report;
@@ -71,6 +72,10 @@ pub fn main() -> ExitCode {
         Ok(Command::Check { config, files, .. }) => print(&explain::config(&config, &files)),
         Ok(Command::Ask(ask)) => remote::ask(&ask),
         Ok(Command::Completions(shell)) => print(&documents::completions(shell)),
+        Ok(Command::Passwd { file, name }) => match passwd::enter(&file, &name) {
+            Ok(text) => print(&text),
+            Err(fault) => refuse(&[format!("passwd: {fault}")], false),
+        },
         Ok(Command::Man) => print(&documents::manual_page()),
         Ok(Command::Run(run)) => start(*run),
     }
@@ -303,7 +308,19 @@ fn plan(config: &Config) -> String {
             }
         }
     };
-    config.relay.values().map(plan).collect::<Vec<_>>().join("; ")
+    let count = |count: usize, one: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        many => Some(format!("{many} {one}s")),
+    };
+    let wires = [
+        count(config.connect.len(), "wire"),
+        count(config.step.len(), "step"),
+        count(config.script.len(), "script"),
+    ];
+    let wires: Vec<_> = wires.into_iter().flatten().collect();
+    let wires = (!wires.is_empty()).then(|| format!("running {}", wires.join(" and ")));
+    config.relay.values().map(plan).chain(wires).collect::<Vec<_>>().join("; ")
 }
 
 /// Says why a node did not start: faults of the config a line each, anything

@@ -120,7 +120,7 @@ impl Config {
 }
 
 /// What is wrong with the messages of one end of a relay.
-fn check(
+pub(super) fn check(
     relay: &RelayConfig,
     messages: &MessageOptions,
     is_listener: bool,

@@ -197,6 +197,9 @@ impl Entrance {
         let bus = &self.relay.shared.bus;
         loop {
             bus.room().await;
+            if let Some(group) = &self.relay.group {
+                group.room().await;
+            }
             match self.accept(listener, door).await {
                 Ok(((stream, peer, local), (place, of_node))) => match self.enter(&peer, door) {
                     Ok(of_address) => {

@@ -20,7 +20,7 @@ use crate::event::{ConnectionId, DropCause, Endpoint, Reason, State};
 use crate::flow::{TapDirection, with_scratch};
 use crate::framing::{Decoder, FrameError, Framing, Ticket};
 use crate::net::{Amount, Change, Conn, MessageOptions, Unacknowledged, reason_of, reason_of_drop};
-use crate::registry::Ledger;
+use crate::registry::{Ending, Ledger};
 
 /// A connection, what arrives on it, and what waits for it.
 pub(super) struct Member {
@@ -43,6 +43,13 @@ pub(super) struct Member {
     has_finished: bool,
     /// The node stops, and it stays only for answers.
     is_leaving: bool,
+    /// In a wired group: what it has sent is taken through once this place is.
+    answered: Option<u64>,
+    /// Our half was finished, since a slot has asked for that.
+    has_shut: bool,
+    /// Why it has ended, once it has.
+    reason: Option<Reason>,
+    unsent: u64,
     is_over: bool,
 }
 
@@ -55,6 +62,8 @@ pub(super) enum Leave {
     Limit(Reason),
     /// A request had no answer, and another could be taken for it; or there is nobody left to ask.
     Severed(Reason),
+    /// A slot has asked for it, and it has got what waited.
+    Asked,
     Broken(io::Error),
     Frame(FrameError),
     /// It did not say its name, or that of another.
@@ -106,6 +115,9 @@ impl Member {
     }
 
     fn with(group: &Arc<Group>, limits: &Arc<Limits>, conn: Conn, mailbox: Arc<Mailbox>) -> Self {
+        if let Some(wires) = &group.wires {
+            wires.entered(&conn, &mailbox, group.keeps());
+        }
         // One record at both ends: the sweep only asks whether anything moved.
         let watch = Arc::new(Watch::new(conn.record(), conn.record()));
         group.shared.sweep.add(Arc::clone(&watch), limits);
@@ -129,6 +141,10 @@ impl Member {
             patience: None,
             has_finished: false,
             is_leaving: false,
+            answered: None,
+            has_shut: false,
+            reason: None,
+            unsent: 0,
             is_over: false,
         }
     }
@@ -183,9 +199,10 @@ impl Member {
         };
         match is_told {
             Told::Leave(Leave::Closed) if self.keeps => self.part().await,
+            Told::Leave(Leave::Asked) => self.drain(Reason::Closed).await,
             Told::Leave(leave) => self.end(leave),
             Told::Part => self.part().await,
-            Told::Stop => self.drain().await,
+            Told::Stop => self.drain(Reason::Shutdown).await,
         }
     }
 
@@ -209,6 +226,9 @@ impl Member {
         if let Some(reason) = self.mailbox.severed() {
             return Poll::Ready(Leave::Severed(reason));
         }
+        if let Poll::Ready(leave) = self.poll_asked(cx, is_flushed) {
+            return Poll::Ready(leave);
+        }
         if !self.has_finished
             && (!self.is_leaving || self.keeps)
             && let Poll::Ready(leave) = self.poll_read(cx)
@@ -219,7 +239,11 @@ impl Member {
             }
         }
         // A target that finishes is not waited for: what it cannot get now the next connection gets.
-        if self.has_finished && (is_flushed || self.keeps) && !self.stays() && !self.is_owed() {
+        if self.has_finished
+            && (is_flushed || self.keeps && self.answered.is_none())
+            && !self.stays(cx)
+            && !self.is_owed()
+        {
             return Poll::Ready(self.farewell());
         }
         self.poll_confirm(cx);
@@ -240,8 +264,34 @@ impl Member {
         }
     }
 
+    /// Does what a slot has asked for, once what waits is written.
+    fn poll_asked(&mut self, cx: &mut Context<'_>, is_flushed: bool) -> Poll<Leave> {
+        if !self.mailbox.is_shut() {
+            return Poll::Pending;
+        }
+        if self.mailbox.is_asked(Ending::Abort) {
+            return Poll::Ready(Leave::Limit(Reason::Aborted));
+        }
+        if !is_flushed {
+            return Poll::Pending;
+        }
+        if self.mailbox.is_asked(Ending::Close) {
+            return Poll::Ready(Leave::Asked);
+        }
+        if !self.has_shut && self.conn.poll_shutdown(cx).is_ready() {
+            self.has_shut = true;
+            if self.watch.half_closed() {
+                self.group.shared.sweep.attend(&self.limits);
+            }
+        }
+        Poll::Pending
+    }
+
     /// Writes what waits; ready when nothing does.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.has_shut {
+            return Poll::Ready(Ok(()));
+        }
         let away = self.direction(false);
         let Self { group, mailbox, conn, .. } = self;
         loop {
@@ -331,7 +381,12 @@ impl Member {
     fn finished(&mut self) {
         self.has_finished = true;
         self.conn.read_finished();
-        if !self.stays() {
+        if let Some(wires) = &self.group.wires {
+            self.answered = Some(wires.read_finished(&self.conn));
+            if self.watch.half_closed() {
+                self.group.shared.sweep.attend(&self.limits);
+            }
+        } else if !self.only_listens() {
             if self.watch.half_closed() {
                 self.group.shared.sweep.attend(&self.limits);
             }
@@ -346,9 +401,17 @@ impl Member {
         !self.keeps && self.group.owes(&self.mailbox)
     }
 
+    /// Whether it stays after its peer has finished. In a wired group it does until it is answered.
+    fn stays(&self, cx: &mut Context<'_>) -> bool {
+        match (&self.group.wires, self.answered) {
+            (Some(wires), Some(place)) => wires.poll_answered(cx, self.conn.id(), place).is_pending(),
+            _ => self.only_listens(),
+        }
+    }
+
     /// Who subscribes to what others publish may finish its own half at once, and stays.
     /// One that we have dialled is gone then, and dialled again.
-    fn stays(&self) -> bool {
+    fn only_listens(&self) -> bool {
         !self.is_dialled && self.group.only_hears(&self.mailbox)
     }
 
@@ -374,9 +437,15 @@ impl Member {
     }
 
     pub(super) fn end(mut self, leave: Leave) -> Reason {
+        let reason = self.conclude(leave);
+        self.reason = Some(reason);
+        reason
+    }
+
+    fn conclude(&mut self, leave: Leave) -> Reason {
         let left = self.retire();
         let (reason, error) = match leave {
-            Leave::Closed => {
+            Leave::Closed | Leave::Asked => {
                 self.conn.finish(Reason::Closed, None, left.bytes);
                 return Reason::Closed;
             }
@@ -413,7 +482,13 @@ impl Member {
 
     /// The node stops: what waits is written, our half finished, and the peer
     /// given a moment to finish its own, so that nothing on its way to it is lost.
-    async fn drain(mut self) -> Reason {
+    async fn drain(mut self, reason: Reason) -> Reason {
+        if reason == Reason::Shutdown
+            && let Err(error) = self.settle().await
+        {
+            let leave = self.broke(error);
+            return self.end(leave);
+        }
         if !self.keeps {
             self.group.leave(&self.mailbox);
         }
@@ -442,8 +517,24 @@ impl Member {
         let _ = timeout(FAREWELL, discarded).await;
         self.confirmed().await;
         let left = self.retire();
-        self.conn.finish(Reason::Shutdown, None, left.bytes);
-        Reason::Shutdown
+        self.conn.finish(reason, None, left.bytes);
+        self.reason = Some(reason);
+        reason
+    }
+
+    /// In a wired group: waits until nothing is on its way through wires and scripts, which may be for it.
+    async fn settle(&mut self) -> io::Result<()> {
+        let Some(wires) = &self.group.wires else { return Ok(()) };
+        let undone = wires.undone();
+        let mut none = pin!(undone.none());
+        poll_fn(|cx| {
+            // Or a slot that waits for room here would be waited for.
+            if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
+                return Poll::Ready(Err(error));
+            }
+            none.as_mut().poll(cx).map(Ok)
+        })
+        .await
     }
 
     /// Its target has finished, or is another now: so do we, and wait a little to
@@ -509,7 +600,9 @@ impl Member {
         self.is_over = true;
         self.group.shared.sweep.remove(self.conn.id());
         let Some(ledger) = self.mailbox.ledger.as_ref().filter(|_| self.keeps) else {
-            return self.group.retire(&self.mailbox);
+            let left = self.group.retire(&self.mailbox);
+            self.unsent = left.bytes;
+            return left;
         };
         let sent = self.conn.sent();
         self.group.with_queue(&self.mailbox, |queue| {
@@ -536,6 +629,10 @@ impl Drop for Member {
         if !self.is_over {
             let left = self.retire();
             self.conn.reset(reason_of_drop(self.conn.record()), None, left.bytes);
+        }
+        if let Some(wires) = &self.group.wires {
+            let reason = self.reason.unwrap_or_else(|| reason_of_drop(self.conn.record()));
+            wires.left(&self.conn, reason, self.unsent);
         }
     }
 }
