@@ -2,6 +2,7 @@
 //! of the machine. Every wait has a limit, and every process is ended.
 
 mod agent;
+mod calls;
 mod control;
 mod net;
 mod process;
@@ -9,6 +10,7 @@ mod sockets;
 mod tools;
 
 pub(crate) use self::agent::Agent;
+pub(crate) use self::calls::Calls;
 pub(crate) use self::control::{Controlled, Talk, echoes, text_of, totals};
 pub(crate) use self::net::{
     Ending, Namespace, abort, accept_one, connect, hold_free_port, listener, listening_port, pattern,
