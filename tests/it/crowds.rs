@@ -100,6 +100,8 @@ async fn peers_that_leave_at_any_moment_harm_nobody() {
                 _ => {}
             }
         });
+        // Some hundreds a second, so that the ports of the machine last for the other tests.
+        tokio::time::sleep(Duration::from_micros(random(4_000))).await;
         if clients.len() >= 50 {
             clients.join_next().await.unwrap().unwrap();
         }
