@@ -336,21 +336,13 @@ fn did_not_start(error: &NodeError, source: &Source, format: LogFormat) -> u8 {
         NodeError::Source { .. } => Some("an address of this machine (`ip address` lists them)".into()),
         NodeError::Config(_) | NodeError::Stopping => None,
     };
-    let mut text = error.to_string();
+    let mut what = error.to_string();
     if let NodeError::Bind(error) = error
         && let Some(position) = source.locate_bind(error)
     {
-        let _ = write!(text, " ({position})");
+        let _ = write!(what, " ({position})");
     }
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, "\n  caused by: {error}");
-        cause = error.source();
-    }
-    if let Some(hint) = hint {
-        let _ = write!(text, "\n  try: {hint}");
-    }
-    say_errors(&[text], as_json);
+    say_errors(&[faults::said(what, error.source(), hint.as_deref())], as_json);
     FAILED
 }
 

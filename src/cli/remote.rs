@@ -11,6 +11,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::faults::said;
 use super::screen::{signal, status};
 use super::{FAILED, print, refuse, say_errors};
 use crate::service::{MOST_CONNECTIONS, PROTOCOL, grace_of};
@@ -334,7 +335,7 @@ fn explain(shown: &str, path: &Path, error: &io::Error) -> Failure {
         io::ErrorKind::PermissionDenied => ("it belongs to another user", "ask as that user, or as root"),
         _ => return Failure::Refused(format!("cannot reach {shown}: {error}")),
     };
-    Failure::Refused(format!("cannot reach {shown}: {why}\n  try: {hint}"))
+    Failure::Refused(said(format!("cannot reach {shown}: {why}"), None, Some(hint)))
 }
 
 /// To be accepted, for which a thread of the node is there.

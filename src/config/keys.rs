@@ -6,8 +6,8 @@ use std::marker::PhantomData;
 use toml::de::DeValue;
 
 use super::kinds::{
-    AddressText, Count, InterfaceName, Kind, Limit, Names, Networks, Number, OneOf, Problem, Size,
-    SocketPath, Source, Switch, Text, Time, Word,
+    AddressText, InterfaceName, Kind, Limit, Names, Networks, Number, OneOf, Problem, Size, SocketPath,
+    Source, Switch, Text, Time, Word,
 };
 use super::messages::{Auto, FramingText};
 use super::tags::{Off, Written};
@@ -123,7 +123,7 @@ use Reload::{Live, NewConnections, Rebind, Restart};
 #[rustfmt::skip]
 pub(crate) fn node() -> Vec<Key<Config>> {
     vec![
-        key(a::<Count<usize>>(), "max_connections", |c: &mut Config| &mut c.node.max_connections, Live, "clients of all listeners at once; auto: what the descriptor limit allows"),
+        key(a::<Auto<Number<usize>>>(), "max_connections", |c: &mut Config| &mut c.node.max_connections, Live, "clients of all listeners at once; auto: what the descriptor limit allows"),
         key(a::<Time>(), "shutdown_grace", |c| &mut c.node.shutdown_grace, Live, "time for connections to end once the node is told to stop"),
         key(a::<Size>(), "budget", |c| &mut c.node.budget, Restart, "memory for bytes that wait for a destination"),
         key(a::<Size>(), "max_read", |c| &mut c.node.max_read, Restart, "the largest read: more for bulk, less for a neighbour's sake"),
@@ -142,15 +142,15 @@ pub(crate) fn listen() -> Vec<Key<ListenConfig>> {
         required(key(a::<AddressText>(), "bind", |l: &mut ListenConfig| &mut l.bind, Rebind, "where to listen")),
         key(a::<Networks<true>>(), "allow", |l| l.options.access.allow_mut(), NewConnections, "who may connect"),
         key(a::<Networks<false>>(), "deny", |l| l.options.access.deny_mut(), NewConnections, "who may not; wins over allow"),
-        key(a::<Count<usize>>(), "max_connections", |l| &mut l.options.max_connections, Live, "clients of this listener at once; auto: as many as the node's"),
-        key(a::<Count<usize>>(), "max_connections_per_address", |l| &mut l.options.max_connections_per_address, NewConnections, "clients of one address, or of one /64 of IPv6, at once; more are reset; auto: no limit"),
-        key(a::<Count<u32>>(), "accept_rate", |l| &mut l.options.accept_rate, NewConnections, "clients accepted in a second, on average; more wait in the backlog; auto: no limit"),
-        key(a::<Count<u32>>(), "backlog", |l| &mut l.options.backlog, Live, "clients the kernel may hold that were not accepted yet; auto: net.core.somaxconn"),
+        key(a::<Auto<Number<usize>>>(), "max_connections", |l| &mut l.options.max_connections, Live, "clients of this listener at once; auto: as many as the node's"),
+        key(a::<Auto<Number<usize>>>(), "max_connections_per_address", |l| &mut l.options.max_connections_per_address, NewConnections, "clients of one address, or of one /64 of IPv6, at once; more are reset; auto: no limit"),
+        key(a::<Auto<Number<u32>>>(), "accept_rate", |l| &mut l.options.accept_rate, NewConnections, "clients accepted in a second, on average; more wait in the backlog; auto: no limit"),
+        key(a::<Auto<Number<u32>>>(), "backlog", |l| &mut l.options.backlog, Live, "clients the kernel may hold that were not accepted yet; auto: net.core.somaxconn"),
         key(a::<Time>(), "keepalive_idle", |l| &mut l.options.keepalive.idle, NewConnections, "silence before a client is probed"),
         key(a::<Time>(), "keepalive_interval", |l| &mut l.options.keepalive.interval, NewConnections, "time between probes"),
         key(a::<Number<u32>>(), "keepalive_probes", |l| &mut l.options.keepalive.probes, NewConnections, "unanswered probes that end the connection"),
         key(a::<Auto<InterfaceName>>(), "interface", |l| &mut l.options.kernel.interface, NewConnections, "the only network interface by which bytes come and go"),
-        key(a::<Count<u8>>(), "tos", |l| &mut l.options.kernel.tos, NewConnections, "the type-of-service byte, or traffic class; 0xB8 is expedited forwarding"),
+        key(a::<Auto<Number<u8>>>(), "tos", |l| &mut l.options.kernel.tos, NewConnections, "the type-of-service byte, or traffic class; 0xB8 is expedited forwarding"),
         key(a::<Auto<Size>>(), "kernel_receive_buffer", |l| &mut l.options.kernel.kernel_receive_buffer, NewConnections, "SO_RCVBUF; auto: the kernel adapts it"),
         key(a::<Auto<Size>>(), "kernel_send_buffer", |l| &mut l.options.kernel.kernel_send_buffer, NewConnections, "SO_SNDBUF; auto: the kernel adapts it"),
         key(a::<Auto<FramingText>>(), "framing", |l| &mut l.options.messages.framing, NewConnections, "how messages are told apart; auto: not at all"),
@@ -171,7 +171,7 @@ pub(crate) fn client() -> Vec<Key<ClientConfig>> {
         key(a::<Time>(), "keepalive_interval", |c| &mut c.options.keepalive.interval, NewConnections, "time between probes"),
         key(a::<Number<u32>>(), "keepalive_probes", |c| &mut c.options.keepalive.probes, NewConnections, "unanswered probes that end the connection"),
         key(a::<Auto<InterfaceName>>(), "interface", |c| &mut c.options.kernel.interface, NewConnections, "the only network interface by which bytes come and go"),
-        key(a::<Count<u8>>(), "tos", |c| &mut c.options.kernel.tos, NewConnections, "the type-of-service byte, or traffic class; 0xB8 is expedited forwarding"),
+        key(a::<Auto<Number<u8>>>(), "tos", |c| &mut c.options.kernel.tos, NewConnections, "the type-of-service byte, or traffic class; 0xB8 is expedited forwarding"),
         key(a::<Auto<Size>>(), "kernel_receive_buffer", |c| &mut c.options.kernel.kernel_receive_buffer, NewConnections, "SO_RCVBUF; auto: the kernel adapts it"),
         key(a::<Auto<Size>>(), "kernel_send_buffer", |c| &mut c.options.kernel.kernel_send_buffer, NewConnections, "SO_SNDBUF; auto: the kernel adapts it"),
         key(a::<Auto<FramingText>>(), "framing", |c| &mut c.options.messages.framing, NewConnections, "how messages are told apart; auto: as the relay's listener"),
