@@ -168,7 +168,9 @@ impl FromStr for Address {
         if let Some((scheme, target)) = rest.split_once("://") {
             let target = target.split('/').next().unwrap_or_default();
             let hint =
-                if matches!(scheme, "http" | "https" | "ws" | "wss" | "ftp" | "ssh") && !target.is_empty() {
+                if scheme == "tls" {
+                    "write HOST:PORT here, and beside it tls = \"ID\" for a [tls.ID]".into()
+                } else if matches!(scheme, "http" | "https" | "ws" | "wss" | "ftp" | "ssh") && !target.is_empty() {
                     let port = if target.contains(':') { "" } else { ":PORT" };
                     format!("write `{target}{port}` without `{scheme}://`")
                 } else {

@@ -31,8 +31,8 @@ pub use self::flow::{Tap, TapChunk, TapDirection, TapReader};
 pub use self::framing::Framing;
 pub use self::net::{
     AccessList, BindError, CidrError, DialError, DialOptions, Keepalive, ListenOptions, MessageOptions,
-    Overflow, QueueOptions, Reconnect, ServerOptions, SocketError, SocketErrorKind, SocketOptions, TcpServer,
-    TcpSocket, inherit_sockets, server, socket,
+    Overflow, ProxyVersion, QueueOptions, Reconnect, ServerOptions, SocketError, SocketErrorKind, SocketOptions, TcpServer,
+    TcpSocket, TlsOptions, Via, ViaError, inherit_sockets, server, socket,
 };
 pub use self::node::{Changes, Node, NodeError, Outcome, Stopper};
 pub use self::registry::Registry;

@@ -9,6 +9,7 @@ use clap::{ArgAction, Parser, Subcommand};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 
+use super::layers::{self, LayerArgs, Typed};
 use super::remote::Ask;
 use crate::address::Address;
 use crate::config::{Config, Fault, LogFormat, Origins, Place, ProgramOptions, size, socket_path};
@@ -22,10 +23,10 @@ use crate::service::CONTROL;
 #[command(name = "node", version, disable_help_subcommand = true, args_conflicts_with_subcommands = true)]
 #[command(after_help = EXAMPLES, max_term_width = 100)]
 pub(super) struct Args {
-    /// Listen here: 9000, 127.0.0.1:9000, `[::1]:9000`, unix:/path, stdio: (repeatable)
+    /// Listen here: 9000, 127.0.0.1:9000, `[::1]:9000`, tls://9000, unix:/path, stdio: (repeatable)
     #[arg(short, long, value_name = "ADDR", allow_negative_numbers = true)]
     listen: Vec<String>,
-    /// Connect each client to this: host:9001, 9001, unix:/path, stdio:, echo: (repeatable: the next is tried when one fails)
+    /// Connect each client to this: host:9001, 9001, tls://host:443, unix:/path, stdio:, echo: (repeatable: the next is tried when one fails)
     #[arg(long, value_name = "ADDR", allow_negative_numbers = true)]
     connect: Vec<String>,
     /// How the two are joined [default: pair, each client with a connection of its own]
@@ -80,6 +81,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Limits")]
     threads: Option<String>,
 
+    #[command(flatten)]
+    layers: LayerArgs,
     #[command(flatten)]
     seeing: Seeing,
 
@@ -143,6 +146,17 @@ enum Verb {
     },
     /// Print the JSON Schema of config files, for editors
     Schema,
+    /// Make certificates for a test or a plant: a private authority, and what it signs
+    Cert {
+        /// Where they are put; an authority that is there signs
+        folder: PathBuf,
+        /// A certificate for each: a host name or an IP address, or several with commas between
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        /// For how long they are good
+        #[arg(long, value_name = "N", default_value_t = 397)]
+        days: u32,
+    },
     /// Print a page of the manual
     Help {
         /// Which page; without one they are listed
@@ -165,6 +179,11 @@ pub(super) enum Command {
     Help(Option<String>),
     Example(Option<String>),
     Schema,
+    Cert {
+        folder: PathBuf,
+        names: Vec<String>,
+        days: u32,
+    },
     /// Print this on stdout.
     Print(String),
     Check {
@@ -332,6 +351,7 @@ impl Args {
             Some(Verb::Help { topic }) => return Ok(Command::Help(topic)),
             Some(Verb::Example { name }) => return Ok(Command::Example(name)),
             Some(Verb::Schema) => return Ok(Command::Schema),
+            Some(Verb::Cert { folder, names, days }) => return Ok(Command::Cert { folder, names, days }),
             Some(Verb::Run { files, seeing }) => {
                 return run_files(&files, &seeing).map(|run| Command::Run(Box::new(run)));
             }
@@ -400,8 +420,9 @@ impl Args {
 
     /// The relay, its listeners and targets, with their options.
     fn relay(&self, meaning: &mut Meaning) -> Config {
-        let mut from = meaning.all("--listen", &self.listen);
-        let mut to = meaning.all("--connect", &self.connect);
+        let typed = (Typed::new(&self.listen), Typed::new(&self.connect));
+        let mut from = meaning.all("--listen", &typed.0.addresses);
+        let mut to = meaning.all("--connect", &typed.1.addresses);
         let mode = self.mode.unwrap_or_default();
         // A lone --listen or --connect is joined with this terminal.
         for (end, other) in [(&self.listen, &mut from), (&self.connect, &mut to)] {
@@ -454,12 +475,16 @@ impl Args {
             relay.idle_timeout = meaning.duration("--idle-timeout", &self.idle_timeout);
         }
         config.relay.values_mut().for_each(|one| one.options = relay);
+        self.layers.apply(&mut config, &typed.0, &typed.1, meaning);
         config
     }
 }
 
 /// The option that sets this part of the config.
 pub(super) fn option(place: &Place) -> &'static str {
+    if let Some(option) = layers::option(place) {
+        return option;
+    }
     match (place.table, place.key) {
         (_, "max_connections") => "--max-connections",
         (_, "shutdown_grace") => "--shutdown-grace",
@@ -484,12 +509,12 @@ pub(super) fn option(place: &Place) -> &'static str {
 
 /// Collects what is wrong, so that all of it is said at once.
 #[derive(Default)]
-struct Meaning {
+pub(super) struct Meaning {
     faults: Vec<String>,
 }
 
 impl Meaning {
-    fn note<T, E: Display>(&mut self, option: &str, result: Result<T, E>) -> Option<T> {
+    pub(super) fn note<T, E: Display>(&mut self, option: &str, result: Result<T, E>) -> Option<T> {
         result.map_err(|error| self.faults.push(format!("{option}: {error}"))).ok()
     }
 

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::address::Address;
 use crate::config::keys::{self, Key};
 use crate::config::{ClientConfig, Config, ListenConfig, RelayConfig};
+use crate::net::TlsOptions;
 
 /// The schema, indented.
 pub(super) fn text() -> String {
@@ -23,6 +24,7 @@ pub(super) fn text() -> String {
             },
             "listen": objects(table("A listener", &keys::listen(), &listen)),
             "client": objects(table("A target", &keys::client(), &client)),
+            "tls": objects(table("How TLS is spoken", &keys::tls(), &TlsOptions::default())),
             "relay": objects(table("What joins listeners to clients", &keys::relay(), &RelayConfig::default())),
         },
     });

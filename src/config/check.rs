@@ -34,6 +34,7 @@ impl Config {
         }
         self.check_ends(&mut faults);
         faults.0.extend(self.check_messages());
+        faults.0.extend(self.check_layers());
         faults.0.extend(self.circles(&self.literal_leads()));
         faults.0
     }
@@ -50,6 +51,7 @@ impl Config {
             let text = "no relay leads here; name it in the `to` of one, or remove it";
             faults.add(Place::new("client", id, ""), text);
         }
+        faults.0.extend(self.unused_tls());
         faults.0
     }
 
@@ -58,11 +60,14 @@ impl Config {
             ("listen", self.listen.keys().collect::<Vec<_>>()),
             ("client", self.client.keys().collect()),
             ("relay", self.relay.keys().collect()),
+            ("tls", self.tls.keys().collect()),
         ];
         for (nth, (table, ids)) in tables.iter().enumerate() {
             for id in ids {
                 let place = Place::new(table, id, "");
-                if let Some((other, _)) = tables[..nth].iter().find(|(_, others)| others.contains(id)) {
+                // A [tls.ID] is no object, and may be called like one.
+                let mut others = tables[..nth].iter().filter(|_| *table != "tls");
+                if let Some((other, _)) = others.find(|(_, others)| others.contains(id)) {
                     faults.add(place, format!("there is {other}.{id} already; give one another name"));
                 } else if TAKEN.contains(&id.as_str()) {
                     faults.add(place, format!("`{id}` is taken by the node itself; choose another name"));

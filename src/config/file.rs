@@ -19,6 +19,7 @@ use super::syntax;
 use super::{ClientConfig, Config, ListenConfig, Place, RelayConfig};
 use crate::address::Address;
 use crate::nearest::did_you_mean;
+use crate::net::TlsOptions;
 
 /// Files that are no config: everything that is wrong with them, a line each,
 /// as `file:line:column: where: what; what to try`.
@@ -229,7 +230,7 @@ impl Reading {
                 let hint = match shown.as_str() {
                     "connect" => "; did you mean `client`?".into(),
                     _ => did_you_mean(&shown, TABLES.into_iter()).unwrap_or_else(|| {
-                        "; the tables are [node], [vars], [listen.ID], [client.ID] and [relay.ID]".into()
+                        "; the tables are [node], [vars], [listen.ID], [client.ID], [relay.ID] and [tls.ID]".into()
                     }),
                 };
                 self.fault(file, &span, format!("{shown}: there is no such table{hint}"));
@@ -285,6 +286,11 @@ impl Reading {
                 let mut client = ClientConfig::new(NOWHERE);
                 self.keys(file, &place, inside, &keys::client(), &mut client);
                 self.config.client.insert(id.to_owned(), client);
+            }
+            "tls" => {
+                let mut tls = TlsOptions::default();
+                self.keys(file, &place, inside, &keys::tls(), &mut tls);
+                self.config.tls.insert(id.to_owned(), tls);
             }
             _ => {
                 let mut relay = RelayConfig::default();
@@ -353,7 +359,7 @@ fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-const TABLES: [&str; 4] = ["node", "listen", "client", "relay"];
+const TABLES: [&str; 5] = ["node", "listen", "client", "relay", "tls"];
 /// Stands for an address that is missing or could not be read; its object is not judged.
 const NOWHERE: Address = Address::Echo;
 const MOST_BYTES: u64 = 4 << 20;

@@ -9,10 +9,11 @@ use super::kinds::{
     AddressText, Count, Kind, Limit, Names, Networks, Number, OneOf, Problem, Size, SocketPath, Source,
     Switch, Text, Time, Word,
 };
+use super::layers::{FilePath, Off, SystemOrFile, ViaText};
 use super::messages::{Auto, FramingText};
 use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig};
 use crate::address::Address;
-use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow};
+use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow, ProxyVersion, TlsOptions};
 use crate::relay::RelayMode;
 
 /// When a changed key takes effect at a reload.
@@ -147,6 +148,9 @@ pub(crate) fn listen() -> Vec<Key<ListenConfig>> {
         key(a::<Auto<Size>>(), "max_frame", |l| &mut l.options.messages.max_frame, NewConnections, "the most a message may have; auto: 1MiB"),
         key(a::<Auto<Size>>(), "queue_max", |l| &mut l.options.messages.queue.max, NewConnections, "what may wait for a connection; auto: 1MiB"),
         key(a::<Auto<OneOf<Overflow>>>(), "queue_overflow", |l| &mut l.options.messages.queue.overflow, NewConnections, "what happens when more would; auto: disconnect"),
+        key(a::<Off<Text>>(), "tls", |l| &mut l.tls, NewConnections, "the [tls.ID] it speaks; off: none"),
+        key(a::<Switch>(), "accept_proxy", |l| &mut l.options.accept_proxy, NewConnections, "each client is announced by a PROXY header, version 1 or 2"),
+        key(a::<Networks<false>>(), "trusted", |l| &mut l.options.trusted, NewConnections, "the networks of the proxies whose headers are believed"),
     ]
 }
 
@@ -164,6 +168,9 @@ pub(crate) fn client() -> Vec<Key<ClientConfig>> {
         key(a::<Auto<Size>>(), "max_frame", |c| &mut c.options.messages.max_frame, NewConnections, "the most a message may have; auto: 1MiB"),
         key(a::<Auto<Size>>(), "queue_max", |c| &mut c.options.messages.queue.max, NewConnections, "what may wait for it; auto: 1MiB, and 16MiB in mode collect"),
         key(a::<Auto<OneOf<Overflow>>>(), "queue_overflow", |c| &mut c.options.messages.queue.overflow, NewConnections, "what happens when more would; auto: disconnect, and block in mode collect"),
+        key(a::<Off<Text>>(), "tls", |c| &mut c.tls, NewConnections, "the [tls.ID] that is spoken with it; off: none"),
+        key(a::<Off<OneOf<ProxyVersion>>>(), "send_proxy", |c| &mut c.options.send_proxy, NewConnections, "tells the target by a PROXY header which client it is for"),
+        key(a::<Off<ViaText>>(), "proxy", |c| &mut c.proxy, NewConnections, "the SOCKS5 or HTTP proxy that makes the connection; its password is shown as ***"),
     ]
 }
 
@@ -176,6 +183,18 @@ pub(crate) fn relay() -> Vec<Key<RelayConfig>> {
         key(a::<OneOf<RelayMode>>(), "mode", |r| &mut r.mode, NewConnections, "pair: a connection of its own for each client; echo: all comes back, and there is no to; hub: each client hears what the others send; publish: those in to hear those in from; collect: all go to one target that is kept connected"),
         key(a::<Limit>(), "idle_timeout", |r| &mut r.options.idle_timeout, Live, "ends a pair, or a member of another mode, in which nothing moves for so long"),
         key(a::<Time>(), "half_closed_timeout", |r| &mut r.options.half_closed_timeout, Live, "the same once one side has finished"),
+    ]
+}
+
+/// The keys of `[tls.ID]`.
+#[rustfmt::skip]
+pub(crate) fn tls() -> Vec<Key<TlsOptions>> {
+    vec![
+        key(a::<Off<FilePath>>(), "cert", |t: &mut TlsOptions| &mut t.cert, NewConnections, "our certificate, as a PEM file; a listener needs one"),
+        key(a::<Off<FilePath>>(), "key", |t| &mut t.key, NewConnections, "its private key, as a PEM file"),
+        key(a::<SystemOrFile>(), "ca", |t| &mut t.ca, NewConnections, "to connect: whose certificates of servers are believed; system: those of this machine"),
+        key(a::<Off<FilePath>>(), "client_ca", |t| &mut t.client_ca, NewConnections, "to listen: clients must show a certificate signed by one of these; off: they need none"),
+        key(a::<Auto<Text>>(), "server_name", |t| &mut t.server_name, NewConnections, "to connect: the name the server's certificate must be for; auto: the host that is dialled"),
     ]
 }
 
@@ -211,14 +230,14 @@ impl Word for LogFormat {
 impl ListenConfig {
     /// A listener at `bind` with the default of every option.
     pub fn new(bind: Address) -> Self {
-        Self { bind, options: ListenOptions::default() }
+        Self { bind, options: ListenOptions::default(), tls: None }
     }
 }
 
 impl ClientConfig {
     /// A client of `to` with the default of every option.
     pub fn new(to: Address) -> Self {
-        Self { to, options: DialOptions::default() }
+        Self { to, options: DialOptions::default(), tls: None, proxy: None }
     }
 }
 

@@ -7,6 +7,7 @@ mod expand;
 mod file;
 pub(crate) mod keys;
 mod kinds;
+mod layers;
 mod loops;
 mod messages;
 mod origin;
@@ -27,7 +28,7 @@ pub(crate) use self::loops::Leads;
 pub use self::origin::Origins;
 use crate::address::Address;
 use crate::flow::Tap;
-use crate::net::{DialOptions, ListenOptions};
+use crate::net::{DialOptions, ListenOptions, TlsOptions, Via};
 use crate::relay::{RelayMode, RelayOptions};
 
 /// A whole node.
@@ -60,6 +61,8 @@ pub struct Config {
     pub listen: BTreeMap<String, ListenConfig>,
     /// The targets.
     pub client: BTreeMap<String, ClientConfig>,
+    /// How TLS is spoken, for the listeners and targets that name it.
+    pub tls: BTreeMap<String, TlsOptions>,
     /// What joins the two.
     pub relay: BTreeMap<String, RelayConfig>,
     /// Gets a copy of every byte. It is the node's for its life: a reload does not change it.
@@ -152,6 +155,8 @@ pub struct ListenConfig {
     pub bind: Address,
     /// How.
     pub options: ListenOptions,
+    /// Which of [`Config::tls`] it speaks.
+    pub tls: Option<String>,
 }
 
 /// A target. In a pair it is dialled anew for each client.
@@ -161,6 +166,10 @@ pub struct ClientConfig {
     pub to: Address,
     /// How.
     pub options: DialOptions,
+    /// Which of [`Config::tls`] is spoken with it.
+    pub tls: Option<String>,
+    /// The proxy that makes the connection.
+    pub proxy: Option<Via>,
 }
 
 /// A relay from listeners to targets.
@@ -249,7 +258,7 @@ pub struct Fault {
 /// The part of a [`Config`] that a fault is about, as a path in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
-    /// The table: `node`, `listen`, `client` or `relay`.
+    /// The table: `node`, `listen`, `client`, `relay` or `tls`.
     pub table: &'static str,
     /// The object in it; empty for `node`.
     pub id: String,

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 
 pub use self::cause::DropCause;
-pub(crate) use self::ends::ConnectionMap;
+pub(crate) use self::ends::{ConnectionMap, Introduction};
 pub use self::ends::{ConnectionId, Endpoint};
 pub use self::mask::EventMask;
 
@@ -70,6 +70,8 @@ pub enum Reason {
     TruncatedFrame,
     /// Memory for unfinished frames was needed, and its was the oldest; reset.
     StalledFrame,
+    /// It closed a TLS connection without saying its end in TLS, so something may be missing; reset.
+    Truncated,
 }
 
 impl Reason {
@@ -92,6 +94,7 @@ impl Reason {
             Self::MalformedFrame => "malformed_frame",
             Self::TruncatedFrame => "truncated_frame",
             Self::StalledFrame => "stalled_frame",
+            Self::Truncated => "truncated",
         }
     }
 }
@@ -152,6 +155,18 @@ pub enum Event {
         /// Who it was.
         peer: Endpoint,
     },
+    /// A connection ended before it was a client: its PROXY header or its TLS handshake was
+    /// wrong, or not there in time; reset.
+    ///
+    /// From: the listener's task. No `new_connection` follows, and no target was contacted.
+    HandshakeFailed {
+        /// The listener's name.
+        endpoint: Arc<str>,
+        /// Where it came from.
+        peer: Endpoint,
+        /// What went wrong.
+        error: String,
+    },
     /// A client was accepted.
     ///
     /// From: the listener's task. Order: first of its connection.
@@ -160,10 +175,16 @@ pub enum Event {
         connection: ConnectionId,
         /// The listener's name.
         endpoint: Arc<str>,
-        /// The client.
+        /// The client; where a proxy has announced it, as announced.
         peer: Endpoint,
-        /// The address it came to.
+        /// The address it came to; where a proxy has announced it, as announced.
         local: Endpoint,
+        /// The name in its certificate, if it had to show one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        name: Option<Arc<str>>,
+        /// The proxy that has announced it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        via: Option<Endpoint>,
     },
     /// A connection went from one [`State`] to another.
     ///
@@ -280,6 +301,9 @@ pub enum Event {
         peer: Endpoint,
         /// Our own address.
         local: Endpoint,
+        /// The name in its certificate, if it had to show one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        name: Option<Arc<str>>,
         /// Why.
         reason: Reason,
         /// Bytes received from the peer.
@@ -374,6 +398,7 @@ impl Event {
             | Self::AcceptError { endpoint, .. }
             | Self::AcceptPaused { endpoint, .. }
             | Self::AcceptRejected { endpoint, .. }
+            | Self::HandshakeFailed { endpoint, .. }
             | Self::NewConnection { endpoint, .. }
             | Self::StateChanged { endpoint, .. }
             | Self::HostFound { endpoint, .. }
@@ -399,6 +424,7 @@ impl Event {
             Self::AcceptError { .. } => EventKind::AcceptError,
             Self::AcceptPaused { .. } => EventKind::AcceptPaused,
             Self::AcceptRejected { .. } => EventKind::AcceptRejected,
+            Self::HandshakeFailed { .. } => EventKind::HandshakeFailed,
             Self::NewConnection { .. } => EventKind::NewConnection,
             Self::StateChanged { .. } => EventKind::StateChanged,
             Self::HostFound { .. } => EventKind::HostFound,
@@ -429,6 +455,7 @@ pub enum EventKind {
     AcceptError,
     AcceptPaused,
     AcceptRejected,
+    HandshakeFailed,
     NewConnection,
     StateChanged,
     HostFound,
@@ -455,6 +482,7 @@ impl EventKind {
             Self::AcceptError => "accept_error",
             Self::AcceptPaused => "accept_paused",
             Self::AcceptRejected => "accept_rejected",
+            Self::HandshakeFailed => "handshake_failed",
             Self::NewConnection => "new_connection",
             Self::StateChanged => "state_changed",
             Self::HostFound => "host_found",
@@ -475,11 +503,12 @@ impl EventKind {
     }
 
     /// All kinds, in the order of declaration.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Listening,
         Self::AcceptError,
         Self::AcceptPaused,
         Self::AcceptRejected,
+        Self::HandshakeFailed,
         Self::NewConnection,
         Self::StateChanged,
         Self::HostFound,

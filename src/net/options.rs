@@ -4,9 +4,11 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use socket2::{SockRef, TcpKeepalive};
 
 use super::access::AccessList;
+use super::proxy_header::ProxyVersion;
 use super::queue::{Overflow, QueueLimit};
 use crate::framing::Framing;
 
@@ -44,6 +46,11 @@ pub struct ListenOptions {
     pub keepalive: Keepalive,
     /// Messages, in a relay that joins many.
     pub messages: MessageOptions,
+    /// Every connection begins with a PROXY header (version 1 or 2, within 3 s), and is
+    /// from then on the one announced: in events, to the lists of `access`, to its target.
+    pub accept_proxy: bool,
+    /// From where such headers are believed; others are reset. At least one network with `accept_proxy`.
+    pub trusted: Vec<IpNet>,
 }
 
 /// Options of outbound connections.
@@ -57,6 +64,8 @@ pub struct DialOptions {
     pub keepalive: Keepalive,
     /// Messages, in a relay that joins many.
     pub messages: MessageOptions,
+    /// Begins the connection with a PROXY header that names the client it is made for.
+    pub send_proxy: Option<ProxyVersion>,
 }
 
 impl Default for DialOptions {
@@ -67,6 +76,7 @@ impl Default for DialOptions {
             source: None,
             keepalive: Keepalive::default(),
             messages: MessageOptions::default(),
+            send_proxy: None,
         }
     }
 }

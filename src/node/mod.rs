@@ -1,6 +1,7 @@
 //! [`Node`]: the one place where the parts are wired, and the order in which
 //! they stop.
 
+mod material;
 mod reload;
 mod wiring;
 
@@ -15,6 +16,8 @@ use tokio::time::Instant;
 use tracing::warn;
 
 pub use self::reload::Changes;
+#[cfg(feature = "cli")]
+pub(crate) use self::material::{Speakers, read as read_material};
 use self::wiring::{Bound, Doors, Wiring};
 use crate::bus::EventBus;
 use crate::config::{Config, Fault, LONGEST, Leads};
@@ -120,7 +123,9 @@ impl Node {
         // Taken first: if the node does not start it goes, and subscriptions end.
         let events = bus.dispatcher();
         let leads = wiring::check(&config).await?;
-        let wiring = Wiring::new(&config, &bus);
+        let material = material::read(&config).await?;
+        let mut wiring = Wiring::new(&config, &bus);
+        wiring.speakers.follow(material);
         let bound = wiring.bind_new(&config, &Default::default()).await?;
         for name in unused_sockets() {
             warn!(name, "no listener uses this socket of the service manager; clients wait there in vain");

@@ -4,8 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::wiring;
-use super::{Node, NodeError};
+use super::{Node, NodeError, material, wiring};
 use crate::address::Address;
 use crate::config::{Config, Fault, Place, Reload, keys};
 use crate::relay::Stop;
@@ -37,6 +36,7 @@ impl Node {
             return Err(NodeError::Stopping);
         }
         let leads = wiring::check(&config).await?;
+        let material = material::read(&config).await?;
         let (talks, talked) = (conversation(&config), conversation(&self.config));
         if talks != talked
             && let Some((id, _)) = talks.or(talked)
@@ -54,7 +54,14 @@ impl Node {
         // From here on nothing waits and nothing fails.
         let restart = keep_fixed(&self.config, &mut config);
         config.tap = self.config.tap.take();
-        let changes = Changes { restart, ..changes(&self.config, &config) };
+        let mut changes = Changes { restart, ..changes(&self.config, &config) };
+        for id in self.wiring.speakers.follow(material) {
+            // Their names may have stayed, and what is in them not.
+            let name = format!("tls.{id}");
+            if !changes.changed.contains(&name) {
+                changes.changed.push(name);
+            }
+        }
         self.config = config;
         let closed = self.wiring.close_unmatched(&matches, &self.config);
         self.open(bound, closed, &leads);
@@ -90,6 +97,7 @@ fn changes(old: &Config, new: &Config) -> Changes {
     }
     changes.compare("listen", &old.listen, &new.listen);
     changes.compare("client", &old.client, &new.client);
+    changes.compare("tls", &old.tls, &new.tls);
     changes.compare("relay", &old.relay, &new.relay);
     changes
 }

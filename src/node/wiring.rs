@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::NodeError;
+use super::material::Speakers;
 use crate::address::{Address, Host};
 use crate::bus::EventBus;
 use crate::config::{ClientConfig, Config, Leads, ListenConfig, RelayConfig};
@@ -31,6 +32,8 @@ pub(super) struct Wiring {
     /// Those of relays that join many, by their names.
     groups: BTreeMap<String, Joined>,
     open: Vec<Open>,
+    /// Who speaks TLS, and with which certificates.
+    pub(super) speakers: Speakers,
 }
 
 /// A relay that joins many, and what it was made from.
@@ -142,6 +145,7 @@ impl Wiring {
             limits: BTreeMap::new(),
             groups: BTreeMap::new(),
             open: Vec::new(),
+            speakers: Speakers::default(),
         }
     }
 
@@ -285,7 +289,7 @@ impl Wiring {
                 None => Arc::new(Limits::new(&relay.options)),
             };
             limits.insert(name.clone(), Arc::clone(&limit));
-            let mut outlets = outlets(config, name, relay, leads, &own, &all);
+            let mut outlets = outlets(config, name, relay, leads, &own, &all, &self.speakers);
             let once = config.is_conversation(relay);
             let joined = relay.mode.is_group().then(|| {
                 let outlets = std::mem::take(&mut outlets);
@@ -300,7 +304,8 @@ impl Wiring {
                 let side = side(relay, id);
                 let relay = Arc::clone(&running);
                 let options = listener.options.clone();
-                let entrance = Entrance { endpoint, options, relay, side };
+                let greeting = self.speakers.greeting(listener);
+                let entrance = Entrance { endpoint, options, greeting, relay, side };
                 let places = listener.options.max_connections.unwrap_or(usize::MAX);
                 match self.open.iter().find(|open| open.id == id) {
                     Some(open) => {
@@ -430,6 +435,7 @@ fn outlets(
     leads: &Leads,
     own: &BTreeMap<String, Vec<SocketAddr>>,
     all: &Arc<[SocketAddr]>,
+    speakers: &Speakers,
 ) -> Vec<Outlet> {
     if relay.mode == RelayMode::Echo {
         let target = Target::new(name.into(), Address::Echo);
@@ -446,7 +452,8 @@ fn outlets(
                 .copied()
                 .collect(),
         };
-        Outlet { target: Target::new(id.into(), client.to.clone()), options: client.options, own }
+        let target = Target::new(id.into(), client.to.clone()).through(speakers.layers(client));
+        Outlet { target, options: client.options, own }
     };
     config.to(relay).map(outlet).collect()
 }

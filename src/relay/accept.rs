@@ -11,12 +11,14 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, sleep_until};
 
+use super::arrival::Arrivals;
 use super::group::Side;
 use super::member::Member;
 use super::session::Session;
 use super::{Ended, Relay, Stop};
+use crate::bus::EventBus;
 use crate::event::{Endpoint, Event, EventKind, Reason};
-use crate::net::{Accepted, Conn, ListenOptions, Listener, is_of_the_client};
+use crate::net::{Accepted, Conn, Greeting, ListenOptions, Listener, is_of_the_client};
 use crate::registry::{Door, ListenerState, Place, Places};
 
 /// What a listener's task does with its clients. A reload replaces it, and
@@ -25,6 +27,8 @@ pub(crate) struct Entrance {
     /// The listener's name.
     pub(crate) endpoint: Arc<str>,
     pub(crate) options: ListenOptions,
+    /// What its clients have to say first.
+    pub(crate) greeting: Greeting,
     pub(crate) relay: Arc<Relay>,
     /// Its end of a relay that joins many.
     pub(crate) side: Side,
@@ -44,6 +48,7 @@ pub(crate) async fn serve(
     let mut state = door.watch();
     let told = stop.clone();
     let mut sessions = JoinSet::new();
+    let mut arrivals = Arrivals::default();
     let mut conversation = None;
     let mut now = Arc::clone(&entrance.borrow_and_update());
     // These wait for what the others look at.
@@ -69,8 +74,16 @@ pub(crate) async fn serve(
             biased;
             // A look before each client; to wait costs more, and comes where nobody is there.
             () = poll_fn(|_| if is_news() { Poll::Ready(()) } else { Poll::Pending }) => {}
-            (client, places) = now.admit(&listener, door.places()), if does == ListenerState::Listening => {
-                enter(&mut sessions, &now, client, places, &told);
+            (accepted, places) = now.admit(&listener, door.places()), if does == ListenerState::Listening => {
+                if now.greeting.is_empty() {
+                    let client = now.announce(accepted);
+                    enter(&mut sessions, &now, client, places, &told);
+                } else {
+                    arrivals.add(&now, accepted, places);
+                }
+            }
+            Some((entrance, client, places)) = arrivals.next() => {
+                enter(&mut sessions, &entrance, client, places, &told);
             }
             _ = woken.0.wait_for(|stop| *stop != Stop::No) => break,
             Ok(()) = woken.1.changed() => {}
@@ -81,6 +94,7 @@ pub(crate) async fn serve(
             conversation = end_of(ended).filter(|_| now.relay.once).or(conversation);
         }
     }
+    drop(arrivals);
     now.relay.shared.bus.not_listening(&listener.local());
     drop(listener);
     // Also when the node, and not its door, has ended it.
@@ -169,15 +183,23 @@ fn end_of(ended: Result<Reason, JoinError>) -> Option<Reason> {
 }
 
 impl Entrance {
+    pub(super) fn bus(&self) -> &EventBus {
+        &self.relay.shared.bus
+    }
+
+    /// A client that has nothing more to say first.
+    fn announce(&self, (stream, peer, local): Accepted) -> Conn {
+        Conn::accepted(&self.relay.shared.bus, &self.endpoint, stream, peer, local)
+    }
+
     /// Waits for a client who may connect, and for places for it. Cancel safe.
-    async fn admit(&self, listener: &Listener, places: &Arc<Places>) -> (Conn, Admission) {
+    async fn admit(&self, listener: &Listener, places: &Arc<Places>) -> (Accepted, Admission) {
         let bus = &self.relay.shared.bus;
         loop {
             bus.room().await;
             match self.accept(listener, places).await {
-                Ok(((stream, peer, local), admission)) if self.permits(&peer) => {
-                    return (Conn::accepted(bus, &self.endpoint, stream, peer, local), admission);
-                }
+                // One that a proxy is to announce is judged by what that says.
+                Ok(accepted) if self.greeting.proxy.is_some() || self.permits(&accepted.0.1) => return accepted,
                 Ok(((stream, peer, _), _)) => {
                     stream.reset_on_drop();
                     drop(stream);
@@ -227,7 +249,7 @@ impl Entrance {
         Ok((place, all.take().ok_or(&**all)?))
     }
 
-    fn permits(&self, peer: &Endpoint) -> bool {
+    pub(super) fn permits(&self, peer: &Endpoint) -> bool {
         match peer {
             Endpoint::Tcp(address) => self.options.access.permits(address.ip()),
             // No list of networks can permit one that has none.

@@ -4,6 +4,7 @@
 
 mod abort;
 mod accept;
+mod arrival;
 mod group;
 mod member;
 mod pair;

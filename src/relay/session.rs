@@ -90,7 +90,7 @@ impl Future for Session {
 async fn connect(relay: Arc<Relay>, mut client: Conn) -> Option<Pair> {
     for (nth, outlet) in relay.outlets.iter().enumerate() {
         let Outlet { target, options, own } = outlet;
-        if let Ok(upstream) = dial(target, options, own, &relay.shared.bus, Some(client.id())).await {
+        if let Ok(upstream) = dial(target, options, own, &relay.shared.bus, Some(client.record())).await {
             return Some(Pair::new(Arc::clone(&relay), client, upstream, nth));
         }
     }

@@ -139,7 +139,6 @@ fn poll_order(core: &Core, cx: &mut Context<'_>, is_asked: impl Fn(&Inner) -> bo
 /// One dial, from its first state to `connected` or `connect_failed`.
 async fn dial(core: &Core, address: &Address) -> Option<Stream> {
     let options = core.options.dial();
-    let limit = options.connect_timeout;
     let target = Target::new("socket".into(), address.clone());
     let told = ForSocket(core);
     let given_up = poll_fn(|cx| poll_order(core, cx, |inner| inner.closing >= Closing::Abort));
@@ -148,9 +147,7 @@ async fn dial(core: &Core, address: &Address) -> Option<Stream> {
         () = given_up => {
             Err(SocketError::new(SocketErrorKind::Aborted, format!("the dial of {} was given up", address.as_target())))
         }
-        outcome = timeout(limit, connect(&target, &options, &[], &told)) => {
-            outcome.unwrap_or(Err(DialError::TimedOut(limit))).map_err(|error| explain(address, error))
-        }
+        outcome = connect(&target, &options, &[], &told, None) => outcome.map_err(|error| explain(address, error)),
     };
     match outcome {
         Ok((stream, peer, local)) => {
