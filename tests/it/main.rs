@@ -36,5 +36,7 @@ mod sockets;
 mod stdio;
 mod stream;
 mod supervisor;
+mod tls;
+mod tls_limits;
 mod topologies;
 mod traces;

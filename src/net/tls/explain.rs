@@ -45,6 +45,7 @@ fn of_tls(error: &Error, side: Side) -> String {
         Error::PeerIncompatible(
             Differs::Tls12NotOffered
             | Differs::Tls12NotOfferedOrEnabled
+            | Differs::SignatureAlgorithmsExtensionRequired
             | Differs::ServerDoesNotSupportTls12Or13
             | Differs::ServerTlsVersionIsDisabledByOurConfig,
         ) => "it speaks only TLS 1.1 or older, which is not safe".into(),

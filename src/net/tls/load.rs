@@ -95,7 +95,6 @@ impl Reading {
     fn identity(&mut self, cert: &Path, key: &Path) -> Option<Identity> {
         let chain = self.certificates("cert", cert);
         let bytes = self.file("key", key)?;
-        warn_of_readers(key);
         let parsed = PrivateKeyDer::from_pem_slice(&bytes);
         let problem = |_| {
             let what = if contains(&bytes, b"ENCRYPTED") { "is encrypted; decrypt it with `openssl pkey`" } else {
@@ -104,6 +103,7 @@ impl Reading {
             format!("{} {what}", key.display())
         };
         let parsed = self.note("key", parsed.map_err(problem))?;
+        warn_of_readers(key);
         Some((chain?, parsed))
     }
 

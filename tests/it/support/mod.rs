@@ -6,6 +6,7 @@ mod control;
 mod net;
 mod process;
 mod sockets;
+mod tls;
 mod tools;
 
 pub(crate) use self::agent::Agent;
@@ -18,6 +19,7 @@ pub(crate) use self::process::{NodeProcess, Running, binary, run};
 pub(crate) use self::sockets::{
     MOMENT, Trace, bound, in_own_process, joined, joined_with, read_count, redialling, stuck_listener, value,
 };
+pub(crate) use self::tls::{Peer, Plant};
 pub(crate) use self::tools::{has, needs, needs_namespaces, needs_two_networks, qt_peer, root};
 
 /// Longer than anything here takes on a busy machine; reached only by a failure.
