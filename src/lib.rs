@@ -25,14 +25,15 @@ pub use self::address::{Address, AddressError, Host};
 pub use self::bus::{EventBus, Subscription};
 pub use self::config::Config;
 pub use self::event::{
-    ConnectionId, DropCause, Endpoint, Envelope, Event, EventKind, EventMask, Reason, State,
+    ConnectionId, DropCause, Endpoint, Envelope, Event, EventKind, EventMask, Reason, Restriction, State,
 };
 pub use self::flow::{Tap, TapChunk, TapDirection, TapReader};
 pub use self::framing::Framing;
 pub use self::net::{
-    AccessList, BindError, CidrError, DialError, DialOptions, Keepalive, ListenOptions, MessageOptions,
-    Overflow, ProxyVersion, QueueOptions, Reconnect, ServerOptions, SocketError, SocketErrorKind, SocketOptions, TcpServer,
-    TcpSocket, TlsOptions, Via, ViaError, inherit_sockets, server, socket,
+    AccessList, BindError, CidrError, DialError, DialOptions, Keepalive, KernelOptions, ListenOptions,
+    MessageOptions, Overflow, ProxyVersion, QueueOptions, Reconnect, ServerOptions, SocketError,
+    SocketErrorKind, SocketOptions, TcpServer, TcpSocket, TlsOptions, Via, ViaError, inherit_sockets, server,
+    socket,
 };
 pub use self::node::{Changes, Node, NodeError, Outcome, Stopper};
 pub use self::registry::Registry;

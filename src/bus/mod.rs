@@ -27,7 +27,7 @@ pub use self::table::{ConnectionSnapshot, ListenerSnapshot, Snapshot, Totals};
 
 use self::outbox::Outbox;
 use self::table::Table;
-use crate::event::{ConnectionId, Envelope, Event, EventKind, EventMask};
+use crate::event::{ConnectionId, Envelope, Event, EventKind, EventMask, Restriction};
 use crate::signal::{Connection, Signal};
 
 /// Carries [`Event`]s from the parts of a node to whoever listens.
@@ -142,12 +142,13 @@ impl EventBus {
         self.shared.table.remove_listener(address);
     }
 
-    /// Counts a client that the access list refused, and says so.
-    pub(crate) fn refused(&self, endpoint: &Arc<str>, peer: crate::event::Endpoint) {
+    /// Counts a client that was refused, and says so.
+    pub(crate) fn refused(&self, endpoint: &Arc<str>, peer: crate::event::Endpoint, cause: Restriction) {
         self.shared.table.refused(endpoint);
         self.emit(EventKind::AcceptRejected, || Event::AcceptRejected {
             endpoint: Arc::clone(endpoint),
             peer,
+            cause,
         });
     }
 
@@ -272,7 +273,7 @@ mod tests {
     use tokio_stream::{Stream, StreamExt};
 
     use super::*;
-    use crate::event::{ConnectionId, Endpoint};
+    use crate::event::{ConnectionId, Endpoint, Restriction};
 
     /// A burst used to be published faster than a reader on the same thread was let read.
     #[tokio::test]
@@ -376,6 +377,6 @@ mod tests {
     }
 
     fn rejected() -> Event {
-        Event::AcceptRejected { endpoint: "t".into(), peer: Endpoint::Echo }
+        Event::AcceptRejected { endpoint: "t".into(), peer: Endpoint::Echo, cause: Restriction::Access }
     }
 }

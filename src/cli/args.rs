@@ -465,7 +465,7 @@ impl Args {
             dial.source = meaning.note("--source", text.parse().map_err(problem));
         }
         dial.messages = messages;
-        config.client.values_mut().for_each(|client| client.options = dial);
+        config.client.values_mut().for_each(|client| client.options.clone_from(&dial));
 
         let mut relay = RelayOptions::default();
         if let Some(limit) = meaning.duration("--half-closed-timeout", &self.half_closed_timeout) {

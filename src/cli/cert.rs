@@ -36,21 +36,27 @@ pub(super) fn make(folder: &Path, names: &[String], days: u32) -> Result<String,
         let certificate = params.self_signed(&key).map_err(|error| error.to_string())?;
         write_new(&ca, &certificate.pem(), 0o644)?;
         let _ = writeln!(out, "{}  the authority; give it to everybody who is to believe it", show(&ca));
-        let _ = writeln!(out, "{}  its key; whoever has it can make certificates: keep it away", show(&ca_key));
+        let _ =
+            writeln!(out, "{}  its key; whoever has it can make certificates: keep it away", show(&ca_key));
     }
     let issuer = Issuer::from_params(&params, &key);
     for list in names {
         let all: Vec<_> = list.split(',').map(str::to_owned).collect();
         let first = &all[0];
         if all.iter().any(|name| !is_name(name)) || matches!(first.as_str(), "ca") {
-            return Err(format!("`{}` is no name for a certificate; write names as in localhost,127.0.0.1", list.escape_debug()));
+            return Err(format!(
+                "`{}` is no name for a certificate; write names as in localhost,127.0.0.1",
+                list.escape_debug()
+            ));
         }
-        let mut params = CertificateParams::new(all.clone())
-            .map_err(|error| format!("`{}`: {error}; write host names or IP addresses", list.escape_debug()))?;
+        let mut params = CertificateParams::new(all.clone()).map_err(|error| {
+            format!("`{}`: {error}; write host names or IP addresses", list.escape_debug())
+        })?;
         params.distinguished_name = called(first);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         // The same can listen and connect, as this program does.
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         set_life(&mut params, days);
         let key = KeyPair::generate().map_err(|error| error.to_string())?;
@@ -67,7 +73,12 @@ pub(super) fn make(folder: &Path, names: &[String], days: u32) -> Result<String,
 /// The same each time for the same key, so that it need not be read back.
 fn authority(key: &KeyPair) -> CertificateParams {
     let mut params = CertificateParams::default();
-    let tail = key.public_key_raw().iter().rev().take(4).fold(String::new(), |tail, byte| format!("{tail}{byte:02x}"));
+    let tail = key
+        .public_key_raw()
+        .iter()
+        .rev()
+        .take(4)
+        .fold(String::new(), |tail, byte| format!("{tail}{byte:02x}"));
     params.distinguished_name = called(&format!("private authority {tail}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -107,7 +118,9 @@ fn write_new(path: &PathBuf, text: &str, mode: u32) -> Result<(), String> {
     written.map_err(|error| {
         let path = path.display();
         match error.kind() {
-            io::ErrorKind::AlreadyExists => format!("{path} is there already; remove it first to make another"),
+            io::ErrorKind::AlreadyExists => {
+                format!("{path} is there already; remove it first to make another")
+            }
             _ => format!("{path}: {error}; name another folder"),
         }
     })

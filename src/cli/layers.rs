@@ -33,7 +33,13 @@ pub(super) struct LayerArgs {
     #[arg(long, value_name = "VERSION", help_heading = "TLS and proxies")]
     send_proxy: Option<ProxyVersion>,
     /// Connect through a proxy: socks5://host:1080 or http://user:password@host:3128
-    #[arg(long, value_name = "URL", env = "SIGNAL_NODE_PROXY", hide_env_values = true, help_heading = "TLS and proxies")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "SIGNAL_NODE_PROXY",
+        hide_env_values = true,
+        help_heading = "TLS and proxies"
+    )]
     proxy: Option<String>,
 }
 
@@ -77,8 +83,11 @@ impl LayerArgs {
                 client.tls = speaks.then(|| NAME.into());
             }
         }
-        let trusted: Vec<_> =
-            self.accept_proxy.iter().filter_map(|text| meaning.note("--accept-proxy", network(text))).collect();
+        let trusted: Vec<_> = self
+            .accept_proxy
+            .iter()
+            .filter_map(|text| meaning.note("--accept-proxy", network(text)))
+            .collect();
         for listener in config.listen.values_mut() {
             listener.options.accept_proxy = !self.accept_proxy.is_empty();
             listener.options.trusted.clone_from(&trusted);

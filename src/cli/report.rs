@@ -14,7 +14,7 @@ use tracing::{Level, debug, enabled, info, trace, warn};
 use super::writer::LogQueue;
 use crate::bus::{Delivery, EventBus, Subscription};
 use crate::config::LogFormat;
-use crate::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventMask, Reason};
+use crate::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventMask, Reason, Restriction};
 
 /// Whether the node is one conversation with standard input and output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub(super) struct Reporter {
     targets: HashMap<ConnectionId, String>,
     limiter: Limiter,
     conversation: Conversation,
+    /// Of connections that end, only those are told that have lost something.
+    is_quiet: bool,
 }
 
 impl Reporter {
@@ -61,6 +63,7 @@ impl Reporter {
             targets: HashMap::new(),
             limiter: Limiter::default(),
             conversation,
+            is_quiet: !enabled!(Level::INFO),
         }
     }
 
@@ -108,10 +111,18 @@ impl Reporter {
         let error = error.as_deref();
         let duration = format!("{:.3}s", duration.as_secs_f64());
         let unsent = (*unsent > 0).then_some(*unsent);
+        if self.is_quiet {
+            self.limiter
+                .say(Line { what: "a connection ended with a loss", endpoint, cause: reason.name() }, OFTEN);
+            return;
+        }
         if let Some(client) = partner {
             self.targets.insert(*client, peer.to_string());
             // The target's end is news only if it is the cause.
-            if matches!(reason, Reason::Reset | Reason::TimedOut | Reason::Failed | Reason::Aborted | Reason::Truncated) {
+            if matches!(
+                reason,
+                Reason::Reset | Reason::TimedOut | Reason::Failed | Reason::Aborted | Reason::Truncated
+            ) {
                 info!(%connection, %endpoint, partner = client.get(), %peer, %duration, received, sent, unsent, %reason, error, "target disconnected");
             } else {
                 debug!(%connection, %endpoint, partner = client.get(), %peer, %duration, received, sent, unsent, %reason, "target disconnected");
@@ -135,6 +146,9 @@ impl Reporter {
     }
 
     fn event(&mut self, envelope: &Envelope) {
+        if self.is_quiet && !is_fault(&envelope.event) {
+            return;
+        }
         if self.format == LogFormat::Json {
             if !self.log.has_room() {
                 // Not worth being put into words.
@@ -163,20 +177,24 @@ impl Reporter {
                     Line { what: "cannot accept; clients wait in the backlog", endpoint, cause: error };
                 self.limiter.say(line, SELDOM);
             }
-            Event::AcceptPaused { endpoint, connections } => {
-                let cause = format!("{connections} connections are the most allowed");
+            Event::AcceptPaused { endpoint, cause, connections } => {
+                let cause = match cause {
+                    Restriction::AcceptRate => format!("{connections} in a second are the most allowed"),
+                    _ => format!("{connections} connections are the most allowed"),
+                };
                 let line =
                     Line { what: "accepting paused; clients wait in the backlog", endpoint, cause: &cause };
                 self.limiter.say(line, SELDOM);
             }
-            Event::AcceptRejected { endpoint, peer } => {
-                debug!(%endpoint, %peer, "client refused");
-                let line = Line { what: "clients refused", endpoint, cause: "the access list" };
+            Event::AcceptRejected { endpoint, peer, cause } => {
+                debug!(%endpoint, %peer, cause = cause.name(), "client refused");
+                let line = Line { what: "clients refused", endpoint, cause: cause.words() };
                 self.limiter.say(line, OFTEN);
             }
             Event::HandshakeFailed { endpoint, peer, error } => {
                 debug!(%endpoint, %peer, error, "handshake failed");
-                self.limiter.say(Line { what: "clients with a failed handshake", endpoint, cause: error }, OFTEN);
+                self.limiter
+                    .say(Line { what: "clients with a failed handshake", endpoint, cause: error }, OFTEN);
             }
             Event::ConnectFailed { endpoint, target, error, .. } => {
                 let cause = format!("{target}: {error}");
@@ -231,6 +249,25 @@ impl Reporter {
                 debug!(%endpoint, target, attempt, pause, "reconnecting");
             }
         }
+    }
+}
+
+/// Tells whether it is worth a line in a log of nothing but faults. An end
+/// is only if something was lost with it.
+fn is_fault(event: &Event) -> bool {
+    match event {
+        Event::Disconnected { reason, unsent, .. } => {
+            let is_of_messages = matches!(
+                reason,
+                Reason::SlowConsumer
+                    | Reason::FrameTooLong
+                    | Reason::MalformedFrame
+                    | Reason::TruncatedFrame
+                    | Reason::StalledFrame
+            );
+            *unsent > 0 || is_of_messages
+        }
+        _ => true,
     }
 }
 
@@ -338,6 +375,7 @@ const FAULTS: &[EventKind] = &[
     EventKind::AcceptError,
     EventKind::AcceptPaused,
     EventKind::ConnectFailed,
+    EventKind::Disconnected,
     EventKind::Lagged,
     EventKind::SlotPanicked,
     EventKind::FramesDropped,

@@ -11,6 +11,7 @@ use super::{Config, Fault, ListenConfig, Place, RelayConfig};
 use crate::address::{Address, Host};
 use crate::flow::MOST_READ;
 use crate::nearest::{did_you_mean, quoted};
+use crate::net::KernelOptions;
 use crate::relay::{RelayMode, most_connections};
 
 impl Config {
@@ -142,22 +143,37 @@ impl Config {
             for (key, text) in keepalive_faults(&options.keepalive) {
                 faults.add(at(key), text);
             }
-            if options.backlog == Some(0) {
-                faults.add(at("backlog"), "0 would queue nobody; write at least 1");
+            for (key, zero, what) in [
+                ("backlog", options.backlog == Some(0), "queue"),
+                ("max_connections_per_address", options.max_connections_per_address == Some(0), "let in"),
+                ("accept_rate", options.accept_rate == Some(0), "let in"),
+            ] {
+                if zero {
+                    faults.add(at(key), format!("0 would {what} nobody; write at least 1"));
+                }
             }
+            kernel_faults(&options.kernel, &listener.bind, &at, faults);
             let access = if options.access.allows().is_empty() { "deny" } else { "allow" };
             if listener.bind == Address::Stdio {
                 let given = [
                     (!options.access.is_empty(), access),
                     (options.max_connections.is_some(), "max_connections"),
+                    (options.max_connections_per_address.is_some(), "max_connections_per_address"),
+                    (options.accept_rate.is_some(), "accept_rate"),
                     (options.backlog.is_some(), "backlog"),
                 ];
                 for (_, key) in given.into_iter().filter(|(is_given, _)| *is_given) {
                     faults.add(at(key), NO_LISTENER);
                 }
-            } else if matches!(listener.bind, Address::Unix(_)) && !options.access.is_empty() {
-                faults
-                    .add(at(access), "clients of unix: have no network; use the socket's folder permissions");
+            } else if matches!(listener.bind, Address::Unix(_)) {
+                if !options.access.is_empty() {
+                    let text = "clients of unix: have no network; use the socket's folder permissions";
+                    faults.add(at(access), text);
+                }
+                if options.max_connections_per_address.is_some() {
+                    let text = "clients of unix: have no address; write max_connections";
+                    faults.add(at("max_connections_per_address"), text);
+                }
             }
         }
     }
@@ -172,6 +188,7 @@ impl Config {
             for (key, text) in keepalive_faults(&client.options.keepalive) {
                 faults.add(at(key), text);
             }
+            kernel_faults(&client.options.kernel, &client.to, &at, faults);
             if let Some(source) = client.options.source {
                 check_source(source, &client.to, at("source"), faults);
             }
@@ -387,6 +404,31 @@ fn check_source(source: IpAddr, to: &Address, place: Place, faults: &mut Faults)
     }
 }
 
+/// What the kernel cannot be asked for here.
+fn kernel_faults(
+    options: &KernelOptions,
+    address: &Address,
+    at: &dyn Fn(&'static str) -> Place,
+    faults: &mut Faults,
+) {
+    let buffers = [
+        ("kernel_receive_buffer", options.kernel_receive_buffer),
+        ("kernel_send_buffer", options.kernel_send_buffer),
+    ];
+    let mut given = vec![("interface", options.interface.is_some()), ("tos", options.tos.is_some())];
+    given.extend(buffers.map(|(key, size)| (key, size.is_some())));
+    if !matches!(address, Address::Tcp { .. } | Address::Systemd(_)) {
+        for (key, _) in given.into_iter().filter(|(_, is_given)| *is_given) {
+            faults.add(at(key), format!("{address} is no network address, and has none; remove it"));
+        }
+    }
+    for (key, size) in buffers {
+        if size.is_some_and(|size| !(LEAST_BUFFER..=MOST_BUFFER).contains(&size)) {
+            faults.add(at(key), "is not from 4KiB to 1GiB; write for example 1MiB");
+        }
+    }
+}
+
 /// Names that wires and calls use for the node's own parts.
 const TAKEN: [&str; 3] = ["node", "log", "script"];
 const NO_LISTENER: &str = "there is no listener that it could hold for; listen on an address, or remove it";
@@ -399,6 +441,9 @@ const LEAST_READ: usize = 4 << 10;
 const LEAST_BUDGET: usize = 1 << 20;
 /// More would only be in each other's way.
 const MOST_THREADS: usize = 256;
+/// Below this the kernel takes its own least.
+const LEAST_BUFFER: usize = 4 << 10;
+const MOST_BUFFER: usize = 1 << 30;
 const LONGEST_NAME: usize = 64;
 /// Each has its own time limit, one after the other.
 const MOST_TARGETS: usize = 64;

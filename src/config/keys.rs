@@ -6,8 +6,8 @@ use std::marker::PhantomData;
 use toml::de::DeValue;
 
 use super::kinds::{
-    AddressText, Count, Kind, Limit, Names, Networks, Number, OneOf, Problem, Size, SocketPath, Source,
-    Switch, Text, Time, Word,
+    AddressText, Count, InterfaceName, Kind, Limit, Names, Networks, Number, OneOf, Problem, Size,
+    SocketPath, Source, Switch, Text, Time, Word,
 };
 use super::layers::{FilePath, Off, SystemOrFile, ViaText};
 use super::messages::{Auto, FramingText};
@@ -140,10 +140,16 @@ pub(crate) fn listen() -> Vec<Key<ListenConfig>> {
         key(a::<Networks<true>>(), "allow", |l| l.options.access.allow_mut(), NewConnections, "who may connect"),
         key(a::<Networks<false>>(), "deny", |l| l.options.access.deny_mut(), NewConnections, "who may not; wins over allow"),
         key(a::<Count<usize>>(), "max_connections", |l| &mut l.options.max_connections, Live, "clients of this listener at once; auto: as many as the node's"),
+        key(a::<Count<usize>>(), "max_connections_per_address", |l| &mut l.options.max_connections_per_address, NewConnections, "clients of one address, or of one /64 of IPv6, at once; more are reset; auto: no limit"),
+        key(a::<Count<u32>>(), "accept_rate", |l| &mut l.options.accept_rate, NewConnections, "clients accepted in a second, on average; more wait in the backlog; auto: no limit"),
         key(a::<Count<u32>>(), "backlog", |l| &mut l.options.backlog, Live, "clients the kernel may hold that were not accepted yet; auto: net.core.somaxconn"),
         key(a::<Time>(), "keepalive_idle", |l| &mut l.options.keepalive.idle, NewConnections, "silence before a client is probed"),
         key(a::<Time>(), "keepalive_interval", |l| &mut l.options.keepalive.interval, NewConnections, "time between probes"),
         key(a::<Number<u32>>(), "keepalive_probes", |l| &mut l.options.keepalive.probes, NewConnections, "unanswered probes that end the connection"),
+        key(a::<Auto<InterfaceName>>(), "interface", |l| &mut l.options.kernel.interface, NewConnections, "the only network interface by which bytes come and go"),
+        key(a::<Count<u8>>(), "tos", |l| &mut l.options.kernel.tos, NewConnections, "the type-of-service byte, or traffic class; 0xB8 is expedited forwarding"),
+        key(a::<Auto<Size>>(), "kernel_receive_buffer", |l| &mut l.options.kernel.kernel_receive_buffer, NewConnections, "SO_RCVBUF; auto: the kernel adapts it"),
+        key(a::<Auto<Size>>(), "kernel_send_buffer", |l| &mut l.options.kernel.kernel_send_buffer, NewConnections, "SO_SNDBUF; auto: the kernel adapts it"),
         key(a::<Auto<FramingText>>(), "framing", |l| &mut l.options.messages.framing, NewConnections, "how messages are told apart; auto: not at all"),
         key(a::<Auto<Size>>(), "max_frame", |l| &mut l.options.messages.max_frame, NewConnections, "the most a message may have; auto: 1MiB"),
         key(a::<Auto<Size>>(), "queue_max", |l| &mut l.options.messages.queue.max, NewConnections, "what may wait for a connection; auto: 1MiB"),
@@ -164,6 +170,10 @@ pub(crate) fn client() -> Vec<Key<ClientConfig>> {
         key(a::<Time>(), "keepalive_idle", |c| &mut c.options.keepalive.idle, NewConnections, "silence before the target is probed"),
         key(a::<Time>(), "keepalive_interval", |c| &mut c.options.keepalive.interval, NewConnections, "time between probes"),
         key(a::<Number<u32>>(), "keepalive_probes", |c| &mut c.options.keepalive.probes, NewConnections, "unanswered probes that end the connection"),
+        key(a::<Auto<InterfaceName>>(), "interface", |c| &mut c.options.kernel.interface, NewConnections, "the only network interface by which bytes come and go"),
+        key(a::<Count<u8>>(), "tos", |c| &mut c.options.kernel.tos, NewConnections, "the type-of-service byte, or traffic class; 0xB8 is expedited forwarding"),
+        key(a::<Auto<Size>>(), "kernel_receive_buffer", |c| &mut c.options.kernel.kernel_receive_buffer, NewConnections, "SO_RCVBUF; auto: the kernel adapts it"),
+        key(a::<Auto<Size>>(), "kernel_send_buffer", |c| &mut c.options.kernel.kernel_send_buffer, NewConnections, "SO_SNDBUF; auto: the kernel adapts it"),
         key(a::<Auto<FramingText>>(), "framing", |c| &mut c.options.messages.framing, NewConnections, "how messages are told apart; auto: as the relay's listener"),
         key(a::<Auto<Size>>(), "max_frame", |c| &mut c.options.messages.max_frame, NewConnections, "the most a message may have; auto: 1MiB"),
         key(a::<Auto<Size>>(), "queue_max", |c| &mut c.options.messages.queue.max, NewConnections, "what may wait for it; auto: 1MiB, and 16MiB in mode collect"),

@@ -58,6 +58,8 @@ pub(super) struct Source;
 pub(super) struct Networks<const ALLOW: bool>;
 /// The path of a socket, or `"off"`.
 pub(super) struct SocketPath;
+/// The name of a network interface.
+pub(super) struct InterfaceName;
 /// Any text.
 pub(super) struct Text;
 
@@ -137,6 +139,29 @@ impl Kind for Text {
 
     fn schema() -> String {
         TEXT.into()
+    }
+}
+
+impl Kind for InterfaceName {
+    type Value = String;
+
+    fn expected() -> String {
+        r#"the name of a network interface such as "eth1""#.into()
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<String, Vec<Problem>> {
+        let is_name = |text: &&str| {
+            (1..16).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
+        };
+        value.as_str().filter(is_name).map_or_else(|| wrong::<_, Self>(value), |name| Ok(name.to_owned()))
+    }
+
+    fn write(value: &String) -> String {
+        toml_text(value)
+    }
+
+    fn schema() -> String {
+        r#"{"type":"string","examples":["eth1"]}"#.into()
     }
 }
 

@@ -161,7 +161,8 @@ impl Config {
             let at = |key| Place::new("client", id, key);
             let is_tcp = matches!(client.to, Address::Tcp { .. });
             self.check_name(client.tls.as_deref(), at("tls"), is_tcp, &mut faults);
-            let given = [(client.options.send_proxy.is_some(), "send_proxy"), (client.proxy.is_some(), "proxy")];
+            let given =
+                [(client.options.send_proxy.is_some(), "send_proxy"), (client.proxy.is_some(), "proxy")];
             for (_, key) in given.into_iter().filter(|(is_given, _)| *is_given && !is_tcp) {
                 faults.add(at(key), format!("{} is not dialled by TCP; remove it", client.to));
             }
@@ -172,14 +173,19 @@ impl Config {
             let listener_needs = "a listener shows a certificate; name both, for example from `node cert`";
             match (&tls.cert, &tls.key) {
                 (None, None) if roles.listens => faults.add(at("cert"), listener_needs),
-                (Some(_), None) => faults.add(at("key"), "is missing beside `cert`; name the file of its key"),
+                (Some(_), None) => {
+                    faults.add(at("key"), "is missing beside `cert`; name the file of its key")
+                }
                 (None, Some(_)) => faults.add(at("cert"), "is missing beside `key`; name the certificate"),
                 _ => {}
             }
             let none_dials = "no client uses this; only who dials looks at it; remove it";
             if roles.listens && !roles.connects {
                 let given = [(tls.ca.is_some(), "ca"), (tls.server_name.is_some(), "server_name")];
-                given.iter().filter(|(is_given, _)| *is_given).for_each(|(_, key)| faults.add(at(key), none_dials));
+                given
+                    .iter()
+                    .filter(|(is_given, _)| *is_given)
+                    .for_each(|(_, key)| faults.add(at(key), none_dials));
             }
             if roles.connects && !roles.listens && tls.client_ca.is_some() {
                 faults.add(at("client_ca"), "no listener uses this; only who listens looks at it; remove it");
@@ -209,7 +215,8 @@ impl Config {
     /// `[tls.ID]` that nobody uses.
     pub(super) fn unused_tls(&self) -> Vec<Fault> {
         let used: BTreeSet<_> = self.listen.values().map(|listener| &listener.tls).collect();
-        let used: BTreeSet<_> = used.into_iter().chain(self.client.values().map(|client| &client.tls)).flatten().collect();
+        let used: BTreeSet<_> =
+            used.into_iter().chain(self.client.values().map(|client| &client.tls)).flatten().collect();
         let unused = self.tls.keys().filter(|id| !used.contains(id));
         let text = "no listener and no client uses it; write tls = \"NAME\" in one, or remove it";
         unused.map(|id| Fault { place: Place::new("tls", id, ""), text: text.into() }).collect()

@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 
 pub use self::cause::DropCause;
-pub(crate) use self::ends::{ConnectionMap, Introduction};
 pub use self::ends::{ConnectionId, Endpoint};
+pub(crate) use self::ends::{ConnectionMap, Introduction};
 pub use self::mask::EventMask;
 
 /// The life of a connection, in Qt's words.
@@ -72,6 +72,44 @@ pub enum Reason {
     StalledFrame,
     /// It closed a TLS connection without saying its end in TLS, so something may be missing; reset.
     Truncated,
+}
+
+/// What keeps a client out, for now or for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Restriction {
+    /// The allow and deny lists.
+    Access,
+    /// So many connections at once.
+    MaxConnections,
+    /// So many connections of one address at once.
+    MaxConnectionsPerAddress,
+    /// So many connections a second.
+    AcceptRate,
+}
+
+impl Restriction {
+    /// The word used in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Access => "access",
+            Self::MaxConnections => "max_connections",
+            Self::MaxConnectionsPerAddress => "max_connections_per_address",
+            Self::AcceptRate => "accept_rate",
+        }
+    }
+
+    /// The same for people.
+    #[cfg(feature = "cli")]
+    pub(crate) const fn words(self) -> &'static str {
+        match self {
+            Self::Access => "the access list",
+            Self::MaxConnections => "as many are connected as may be",
+            Self::MaxConnectionsPerAddress => "as many of one address are connected as may be",
+            Self::AcceptRate => "as many came in this second as may",
+        }
+    }
 }
 
 impl Reason {
@@ -135,17 +173,19 @@ pub enum Event {
         /// What the kernel said.
         error: String,
     },
-    /// As many clients are connected as may be; more wait in the backlog.
+    /// As many clients are connected, or came in this second, as may; more wait in the backlog.
     ///
     /// From: the listener's task, each time it finds no place and before it
-    /// accepts again.
+    /// accepts again; for the rate at most once a second.
     AcceptPaused {
         /// The listener's name.
         endpoint: Arc<str>,
-        /// How many may be connected.
+        /// Which limit it is.
+        cause: Restriction,
+        /// How many may be connected, or come in a second.
         connections: usize,
     },
-    /// A client was reset because of the allow and deny lists.
+    /// A client was reset because it may not connect, or has too many connections.
     ///
     /// From: the listener's task. No `new_connection` follows, and no target
     /// was contacted.
@@ -154,6 +194,8 @@ pub enum Event {
         endpoint: Arc<str>,
         /// Who it was.
         peer: Endpoint,
+        /// What speaks against it.
+        cause: Restriction,
     },
     /// A connection ended before it was a client: its PROXY header or its TLS handshake was
     /// wrong, or not there in time; reset.

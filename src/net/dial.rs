@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -159,7 +160,9 @@ pub(super) async fn connect(
     let reached = timeout(limit, reach(target, options, own, dialling)).await;
     let (stream, peer, local) = reached.unwrap_or(Err(DialError::TimedOut(limit)))?;
     let (tcp, (host, port)) = match (stream, &target.address) {
-        (Stream::Tcp(tcp), Address::Tcp { host, port }) if !target.layers.is_empty(options) => (tcp, (host, *port)),
+        (Stream::Tcp(tcp), Address::Tcp { host, port }) if !target.layers.is_empty(options) => {
+            (tcp, (host, *port))
+        }
         (stream, _) => return Ok((stream, peer, local)),
     };
     // Its own allocation, so that plain dials do not carry its state along.
@@ -185,7 +188,11 @@ async fn reach(
             dialling.set_state(State::HostLookup);
             let (host, port) = target.layers.via.as_ref().map_or((host, *port), |via| via.place());
             let found = addresses(host, port).await.map_err(|source| {
-                let name = target.layers.via.as_ref().map_or_else(|| target.address.as_target(), ToString::to_string);
+                let name = target
+                    .layers
+                    .via
+                    .as_ref()
+                    .map_or_else(|| target.address.as_target(), ToString::to_string);
                 DialError::Resolve { name, source }
             })?;
             let turn = target.dials.fetch_add(1, Ordering::Relaxed);
@@ -235,6 +242,7 @@ async fn connect_tcp(
 ) -> Result<(TcpStream, SocketAddr, SocketAddr), Failure> {
     let connecting = async {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        options.kernel.apply(&SockRef::from(&socket), address.is_ipv4())?;
         dialling.prepare(&socket)?;
         if let Some(source) = options.source {
             let source_port = dialling.source_port();

@@ -45,13 +45,16 @@ impl Layers {
     ) -> Result<Stream, DialError> {
         if let Some(via) = &self.via {
             let asked = timeout_at(deadline, via.ask(&mut stream, host, port)).await;
-            asked.unwrap_or_else(|_| Err(format!("the proxy {via}: no answer in time"))).map_err(DialError::Proxy)?;
+            asked
+                .unwrap_or_else(|_| Err(format!("the proxy {via}: no answer in time")))
+                .map_err(DialError::Proxy)?;
         }
         if let Some(version) = options.send_proxy {
             let header = version.header(client.map(|(peer, local)| (peer, local)));
             let written = timeout_at(deadline, stream.write_all(&header)).await;
             let written = written.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
-            written.map_err(|error| DialError::Proxy(format!("the PROXY header could not be sent: {error}")))?;
+            written
+                .map_err(|error| DialError::Proxy(format!("the PROXY header could not be sent: {error}")))?;
         }
         let Some(tls) = &self.tls else { return Ok(Stream::Tcp(stream)) };
         // A handshake is a conversation of small writes.
@@ -92,9 +95,14 @@ impl Greeting {
     ///
     /// # Errors
     /// Why it is no client, in words.
-    pub(crate) async fn hear(&self, (stream, peer, local): Accepted) -> Result<(Accepted, Introduction), String> {
+    pub(crate) async fn hear(
+        &self,
+        (stream, peer, local): Accepted,
+    ) -> Result<(Accepted, Introduction), String> {
         let Stream::Tcp(mut stream) = stream else {
-            return Err("it came by a socket that is not TCP, where there is no PROXY header and no TLS".into());
+            return Err(
+                "it came by a socket that is not TCP, where there is no PROXY header and no TLS".into()
+            );
         };
         let (mut peer, mut local) = (peer, local);
         let mut introduction = Introduction::default();
@@ -102,7 +110,9 @@ impl Greeting {
             let header = tokio::time::timeout(HEADER, proxy_header::read(&mut stream)).await;
             let header = header.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
             let announced: Announced = header.map_err(|error| match error.kind() {
-                std::io::ErrorKind::TimedOut => format!("its PROXY header was not there within {}", seconds(HEADER)),
+                std::io::ErrorKind::TimedOut => {
+                    format!("its PROXY header was not there within {}", seconds(HEADER))
+                }
                 _ => error.to_string(),
             })?;
             if let Some((source, destination)) = announced {
@@ -112,8 +122,9 @@ impl Greeting {
         }
         let Some(tls) = &self.tls else { return Ok(((Stream::Tcp(stream), peer, local), introduction)) };
         let shaken = tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await;
-        let (stream, name) =
-            shaken.unwrap_or_else(|_| Err(format!("it did not finish the TLS handshake within {}", seconds(HANDSHAKE))))?;
+        let (stream, name) = shaken.unwrap_or_else(|_| {
+            Err(format!("it did not finish the TLS handshake within {}", seconds(HANDSHAKE)))
+        })?;
         introduction.name = name;
         Ok(((Stream::Tls(stream), peer, local), introduction))
     }

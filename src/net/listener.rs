@@ -102,8 +102,9 @@ impl Listener {
             Self::Tcp { listener, .. } => SockRef::from(listener),
             Self::Unix { listener, .. } => SockRef::from(listener),
         };
-        if let Self::Tcp { .. } = self {
+        if let Self::Tcp { bound, .. } = self {
             keep_alive(&socket, &options.keepalive)?;
+            options.kernel.apply_again(&socket, *bound)?;
         }
         listen(&socket, options)
     }
@@ -234,6 +235,7 @@ fn bind_tcp(address: SocketAddr, options: &ListenOptions) -> io::Result<Listener
     }
     socket.set_tcp_nodelay(true)?;
     keep_alive(&SockRef::from(&socket), &options.keepalive)?;
+    options.kernel.apply(&SockRef::from(&socket), address.is_ipv4())?;
     socket.bind(&address.into())?;
     listen(&SockRef::from(&socket), options)?;
     let listener = TcpListener::from_std(socket.into())?;

@@ -9,6 +9,7 @@ mod echo;
 mod error;
 mod holder;
 mod inherited;
+mod kernel;
 mod layers;
 mod listener;
 mod options;
@@ -38,10 +39,11 @@ pub(crate) use self::dial::{Target, dial};
 pub use self::error::{SocketError, SocketErrorKind};
 pub use self::inherited::inherit_sockets;
 pub(crate) use self::inherited::unused_sockets;
+pub use self::kernel::KernelOptions;
+pub(crate) use self::layers::{Greeting, Layers};
 pub use self::listener::BindError;
 #[cfg(feature = "cli")]
 pub(crate) use self::listener::UnixPath;
-pub(crate) use self::layers::{Greeting, Layers};
 pub(crate) use self::listener::{Accepted, Listener, bind, check_source, is_of_the_client, no_networks};
 pub use self::options::{DialOptions, Keepalive, ListenOptions, MessageOptions, QueueOptions};
 #[cfg(feature = "cli")]

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use socket2::{SockRef, TcpKeepalive};
 
 use super::access::AccessList;
+use super::kernel::KernelOptions;
 use super::proxy_header::ProxyVersion;
 use super::queue::{Overflow, QueueLimit};
 use crate::framing::Framing;
@@ -39,11 +40,18 @@ pub struct ListenOptions {
     /// Clients of this listener at once, those whose target is still being
     /// dialled included; more wait in the backlog. `None`: as many as the node allows.
     pub max_connections: Option<usize>,
+    /// Clients of one address at once, or of one /64 of IPv6; more are reset. Those that came
+    /// before there was a limit do not count. `None`: no limit.
+    pub max_connections_per_address: Option<usize>,
+    /// Clients accepted in a second, on average; more wait in the backlog. `None`: no limit.
+    pub accept_rate: Option<u32>,
     /// Handshaken connections the kernel may hold until they are accepted.
     /// `None` asks for as many as the kernel allows (`net.core.somaxconn`).
     pub backlog: Option<u32>,
     /// Keepalive of accepted connections.
     pub keepalive: Keepalive,
+    /// What else the kernel is asked for.
+    pub kernel: KernelOptions,
     /// Messages, in a relay that joins many.
     pub messages: MessageOptions,
     /// Every connection begins with a PROXY header (version 1 or 2, within 3 s), and is
@@ -54,7 +62,7 @@ pub struct ListenOptions {
 }
 
 /// Options of outbound connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DialOptions {
     /// Time for one target: the lookup and all its addresses together.
     pub connect_timeout: Duration,
@@ -62,6 +70,8 @@ pub struct DialOptions {
     pub source: Option<IpAddr>,
     /// Keepalive of the connection, set within a second of its beginning.
     pub keepalive: Keepalive,
+    /// What else the kernel is asked for.
+    pub kernel: KernelOptions,
     /// Messages, in a relay that joins many.
     pub messages: MessageOptions,
     /// Begins the connection with a PROXY header that names the client it is made for.
@@ -75,6 +85,7 @@ impl Default for DialOptions {
             connect_timeout: Duration::from_secs(5),
             source: None,
             keepalive: Keepalive::default(),
+            kernel: KernelOptions::default(),
             messages: MessageOptions::default(),
             send_proxy: None,
         }

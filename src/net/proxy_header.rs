@@ -35,7 +35,9 @@ impl ProxyVersion {
     /// The header for a connection from `client` to `local`. Without addresses it says that there is a proxy.
     pub(super) fn header(self, ends: Option<(&Endpoint, &Endpoint)>) -> Vec<u8> {
         let ends = match ends {
-            Some((Endpoint::Tcp(source), Endpoint::Tcp(destination))) => Some(same_family(*source, *destination)),
+            Some((Endpoint::Tcp(source), Endpoint::Tcp(destination))) => {
+                Some(same_family(*source, *destination))
+            }
             _ => None,
         };
         match (self, ends) {
@@ -43,7 +45,8 @@ impl ProxyVersion {
             (Self::V1, Some((source, destination))) => {
                 let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
                 let (from, to) = (source.ip(), destination.ip());
-                format!("PROXY {family} {from} {to} {} {}\r\n", source.port(), destination.port()).into_bytes()
+                format!("PROXY {family} {from} {to} {} {}\r\n", source.port(), destination.port())
+                    .into_bytes()
             }
             (Self::V2, ends) => {
                 let mut body = Vec::new();
@@ -110,7 +113,9 @@ pub(super) async fn read(stream: &mut TcpStream) -> io::Result<Announced> {
         header.resize(before + more, 0);
         if let Err(error) = stream.read_exact(&mut header[before..]).await {
             return Err(match error.kind() {
-                io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it ended inside its PROXY header"),
+                io::ErrorKind::UnexpectedEof => {
+                    io::Error::new(error.kind(), "it ended inside its PROXY header")
+                }
                 _ => error,
             });
         }
@@ -146,7 +151,9 @@ fn version_1(bytes: &[u8]) -> Result<Parsed, String> {
     if words.get(1) == Some(&"UNKNOWN") {
         return Ok(Parsed::Done(None));
     }
-    let [_, family, source, destination, source_port, destination_port] = words[..] else { return Err(wrong()) };
+    let [_, family, source, destination, source_port, destination_port] = words[..] else {
+        return Err(wrong());
+    };
     let ip = |text: &str| -> Option<IpAddr> {
         match family {
             "TCP4" => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
@@ -194,7 +201,8 @@ fn version_2(bytes: &[u8]) -> Result<Parsed, String> {
         return Ok(Parsed::Done(None));
     }
     let short = || format!("its PROXY header has {length} bytes, too few for its addresses");
-    let (addresses, more) = body.split_at_checked(2 * ip_length + if ip_length == 0 { 0 } else { 4 }).ok_or_else(short)?;
+    let (addresses, more) =
+        body.split_at_checked(2 * ip_length + if ip_length == 0 { 0 } else { 4 }).ok_or_else(short)?;
     if ip_length == 0 {
         return Ok(Parsed::Done(None));
     }
@@ -234,7 +242,10 @@ fn check_extensions(mut rest: &[u8], after_signature: &[u8]) -> Result<(), Strin
 
 fn crc32c(bytes: &[u8]) -> u32 {
     let step = |crc: u32, byte: &u8| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ CASTAGNOLI } else { crc >> 1 })
+        (0..8).fold(
+            crc ^ u32::from(*byte),
+            |crc, _| if crc & 1 == 1 { crc >> 1 ^ CASTAGNOLI } else { crc >> 1 },
+        )
     };
     !bytes.iter().fold(!0, step)
 }

@@ -65,7 +65,9 @@ impl Stream {
         match self {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
-            Self::Stdio(_) | Self::Echo(_) | Self::Tls(_) => self.poll_write(cx, pieces.first().map_or(&[], |piece| piece)),
+            Self::Stdio(_) | Self::Echo(_) | Self::Tls(_) => {
+                self.poll_write(cx, pieces.first().map_or(&[], |piece| piece))
+            }
         }
     }
 

@@ -38,7 +38,11 @@ impl FromStr for Via {
 
     fn from_str(text: &str) -> Result<Self, ViaError> {
         // The text is not shown: it may have a password in it.
-        let fault = |text: &str| Err(ViaError(format!("{text}; write socks5://host:1080 or http://host:3128, with user:password@ before the host if it wants them")));
+        let fault = |text: &str| {
+            Err(ViaError(format!(
+                "{text}; write socks5://host:1080 or http://host:3128, with user:password@ before the host if it wants them"
+            )))
+        };
         let (kind, rest) = match text.split_once("://") {
             Some(("socks5" | "socks5h", rest)) => (Kind::Socks5, rest),
             Some(("http", rest)) => (Kind::Http, rest),
@@ -67,7 +71,9 @@ impl FromStr for Via {
             Some(None) => return fault("it has a user and no password"),
         };
         if login.as_ref().is_some_and(|(_, password)| password == HIDDEN) {
-            return Err(ViaError("*** stands for a password that is not shown; write the password, or ${VARIABLE}".into()));
+            return Err(ViaError(
+                "*** stands for a password that is not shown; write the password, or ${VARIABLE}".into(),
+            ));
         }
         Ok(Self { kind, address, login })
     }
@@ -92,7 +98,9 @@ fn unescape(text: &str) -> Option<String> {
 
 fn escape(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    text.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }
 
 impl fmt::Display for Via {
@@ -188,7 +196,10 @@ impl Via {
         stream.read_exact(&mut answer).await?;
         let [5, reply, _, kind] = answer else { return failed("it does not speak SOCKS5") };
         if reply != 0 {
-            let why = SOCKS_REPLIES.get(usize::from(reply) - 1).copied().unwrap_or("it refused, with an unknown code");
+            let why = SOCKS_REPLIES
+                .get(usize::from(reply) - 1)
+                .copied()
+                .unwrap_or("it refused, with an unknown code");
             return failed(why);
         }
         let length = match kind {
@@ -211,7 +222,9 @@ impl Via {
         let login = self.login.as_ref().map_or_else(String::new, |(user, password)| {
             format!("Proxy-Authorization: Basic {}\r\n", base64(format!("{user}:{password}").as_bytes()))
         });
-        stream.write_all(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{login}\r\n").as_bytes()).await?;
+        stream
+            .write_all(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{login}\r\n").as_bytes())
+            .await?;
         let mut head = Vec::new();
         // Looked at before it is taken: what follows the head is the target's.
         while !head.ends_with(b"\r\n\r\n") {
@@ -267,7 +280,8 @@ fn base64(bytes: &[u8]) -> String {
     let letter = |value: u32| char::from(ALPHABET[(value & 63) as usize]);
     let mut out = String::new();
     for three in bytes.chunks(3) {
-        let value = three.iter().chain([0, 0].iter()).take(3).fold(0, |value, byte| value << 8 | u32::from(*byte));
+        let value =
+            three.iter().chain([0, 0].iter()).take(3).fold(0, |value, byte| value << 8 | u32::from(*byte));
         for nth in 0..4 {
             out.push(if nth <= three.len() { letter(value >> (18 - 6 * nth)) } else { '=' });
         }
@@ -332,7 +346,9 @@ mod tests {
 
     #[test]
     fn base64_is_that_of_everybody() {
-        for (text, encoded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")] {
+        for (text, encoded) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
+        {
             assert_eq!(base64(text.as_bytes()), encoded);
         }
     }

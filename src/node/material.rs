@@ -30,7 +30,9 @@ pub(crate) async fn read(config: &Config) -> Result<Material, NodeError> {
             match load_tls(&options, roles) {
                 Ok(loaded) => _ = material.insert(id, loaded),
                 Err(problems) => faults.extend(
-                    problems.into_iter().map(|(key, text)| Fault { place: Place::new("tls", &id, key), text }),
+                    problems
+                        .into_iter()
+                        .map(|(key, text)| Fault { place: Place::new("tls", &id, key), text }),
                 ),
             }
         }

@@ -15,9 +15,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::warn;
 
-pub use self::reload::Changes;
 #[cfg(feature = "cli")]
 pub(crate) use self::material::{Speakers, read as read_material};
+pub use self::reload::Changes;
 use self::wiring::{Bound, Doors, Wiring};
 use crate::bus::EventBus;
 use crate::config::{Config, Fault, LONGEST, Leads};

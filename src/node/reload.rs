@@ -6,7 +6,8 @@ use std::fmt;
 
 use super::{Node, NodeError, material, wiring};
 use crate::address::Address;
-use crate::config::{Config, Fault, Place, Reload, keys};
+use crate::config::keys::{self, Key};
+use crate::config::{Config, Fault, Place, Reload};
 use crate::relay::Stop;
 
 /// What a reload has changed.
@@ -16,7 +17,7 @@ pub struct Changes {
     pub added: Vec<String>,
     /// Objects that are gone.
     pub removed: Vec<String>,
-    /// Objects, or `node`, that are not as they were.
+    /// Keys of objects, or of `node`, that are not as they were, as `listen.a.backlog`.
     pub changed: Vec<String>,
     /// Keys that are different and do not take effect before the next start.
     pub restart: Vec<&'static str>,
@@ -58,7 +59,11 @@ impl Node {
         for id in self.wiring.speakers.follow(material) {
             // Their names may have stayed, and what is in them not.
             let name = format!("tls.{id}");
-            if !changes.changed.contains(&name) {
+            if !changes
+                .changed
+                .iter()
+                .any(|key| key.strip_prefix(&name).is_some_and(|key| key.starts_with('.')))
+            {
                 changes.changed.push(name);
             }
         }
@@ -92,23 +97,36 @@ fn keep_fixed(old: &Config, new: &mut Config) -> Vec<&'static str> {
 
 fn changes(old: &Config, new: &Config) -> Changes {
     let mut changes = Changes::default();
-    if old.node != new.node {
-        changes.changed.push("node".into());
-    }
-    changes.compare("listen", &old.listen, &new.listen);
-    changes.compare("client", &old.client, &new.client);
-    changes.compare("tls", &old.tls, &new.tls);
-    changes.compare("relay", &old.relay, &new.relay);
+    changes.note("node", keys::node(), old, new);
+    changes.compare("listen", keys::listen, &old.listen, &new.listen);
+    changes.compare("client", keys::client, &old.client, &new.client);
+    changes.compare("tls", keys::tls, &old.tls, &new.tls);
+    changes.compare("relay", keys::relay, &old.relay, &new.relay);
     changes
 }
 
 impl Changes {
-    fn compare<T: PartialEq>(&mut self, table: &str, old: &BTreeMap<String, T>, new: &BTreeMap<String, T>) {
+    fn compare<T>(
+        &mut self,
+        table: &str,
+        keys: fn() -> Vec<Key<T>>,
+        old: &BTreeMap<String, T>,
+        new: &BTreeMap<String, T>,
+    ) {
         let name = |id: &String| format!("{table}.{id}");
         self.added.extend(new.keys().filter(|id| !old.contains_key(*id)).map(name));
         self.removed.extend(old.keys().filter(|id| !new.contains_key(*id)).map(name));
-        let differ = new.iter().filter(|(id, one)| old.get(*id).is_some_and(|old| old != *one));
-        self.changed.extend(differ.map(|(id, _)| name(id)));
+        for (id, new) in new {
+            if let Some(old) = old.get(id) {
+                self.note(&name(id), keys(), old, new);
+            }
+        }
+    }
+
+    /// Notes the keys of an object that differ.
+    fn note<T>(&mut self, object: &str, keys: Vec<Key<T>>, old: &T, new: &T) {
+        let differ = keys.into_iter().filter(|key| key.write(old) != key.write(new));
+        self.changed.extend(differ.map(|key| format!("{object}.{}", key.name)));
     }
 }
 

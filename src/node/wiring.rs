@@ -453,7 +453,7 @@ fn outlets(
                 .collect(),
         };
         let target = Target::new(id.into(), client.to.clone()).through(speakers.layers(client));
-        Outlet { target, options: client.options, own }
+        Outlet { target, options: client.options.clone(), own }
     };
     config.to(relay).map(outlet).collect()
 }

@@ -3,6 +3,7 @@
 //! has a [`Registry`] may look and call, and never holds anything up.
 
 mod accounts;
+mod arrivals;
 mod places;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 
 pub use self::accounts::Accounts;
 pub(crate) use self::accounts::Ledger;
+pub(crate) use self::arrivals::{Arrival, Arrivals};
 pub(crate) use self::places::{Place, Places};
 use crate::event::Endpoint;
 use crate::nearest::{did_you_mean, quoted};
@@ -36,6 +38,7 @@ pub(crate) enum Object {
 pub(crate) struct Door {
     addresses: Vec<Endpoint>,
     places: Arc<Places>,
+    arrivals: Arc<Arrivals>,
     state: watch::Sender<ListenerState>,
 }
 
@@ -216,7 +219,8 @@ impl Slot {
 impl Door {
     /// A listener that accepts, with these places.
     pub(crate) fn new(addresses: Vec<Endpoint>, places: Arc<Places>) -> Self {
-        Self { addresses, places, state: watch::Sender::new(ListenerState::Listening) }
+        let state = watch::Sender::new(ListenerState::Listening);
+        Self { addresses, places, arrivals: Arc::default(), state }
     }
 
     /// What it is bound to.
@@ -227,6 +231,11 @@ impl Door {
     /// Its own places.
     pub(crate) fn places(&self) -> &Arc<Places> {
         &self.places
+    }
+
+    /// Who has come, and how fast.
+    pub(crate) fn arrivals(&self) -> &Arc<Arrivals> {
+        &self.arrivals
     }
 
     /// What it does now.

@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::arrival::Arrivals;
 use super::group::Side;
+use super::handshake::Handshakes;
 use super::member::Member;
 use super::session::Session;
 use super::{Ended, Relay, Stop};
 use crate::bus::EventBus;
-use crate::event::{Endpoint, Event, EventKind, Reason};
+use crate::event::{Endpoint, Event, EventKind, Reason, Restriction};
 use crate::net::{Accepted, Conn, Greeting, ListenOptions, Listener, is_of_the_client};
-use crate::registry::{Door, ListenerState, Place, Places};
+use crate::registry::{Arrival, Door, ListenerState, Place, Places};
 
 /// What a listener's task does with its clients. A reload replaces it, and
 /// later clients are treated by the new one.
@@ -34,8 +34,12 @@ pub(crate) struct Entrance {
     pub(crate) side: Side,
 }
 
-/// The places of a client: its listener's and its node's.
-pub(super) type Admission = (Place, Place);
+/// What a client takes up: a place of its listener, one of the node, and one of its address.
+pub(super) struct Admission {
+    pub(super) place: Place,
+    pub(super) of_node: Place,
+    pub(super) of_address: Option<Box<Arrival>>,
+}
 
 /// Serves a listener until it is closed or the node stops, or, in a relay with
 /// standard input and output, until the first conversation is over.
@@ -48,7 +52,7 @@ pub(crate) async fn serve(
     let mut state = door.watch();
     let told = stop.clone();
     let mut sessions = JoinSet::new();
-    let mut arrivals = Arrivals::default();
+    let mut handshakes = Handshakes::default();
     let mut conversation = None;
     let mut now = Arc::clone(&entrance.borrow_and_update());
     // These wait for what the others look at.
@@ -63,7 +67,7 @@ pub(crate) async fn serve(
             if before.options != now.options
                 && let Err(error) = listener.set(&now.options)
             {
-                tracing::warn!(endpoint = %now.endpoint, %error, "a listener keeps its old backlog or keepalive");
+                tracing::warn!(endpoint = %now.endpoint, %error, "a listener keeps some options as they were");
             }
         }
         let is_news = || {
@@ -74,15 +78,15 @@ pub(crate) async fn serve(
             biased;
             // A look before each client; to wait costs more, and comes where nobody is there.
             () = poll_fn(|_| if is_news() { Poll::Ready(()) } else { Poll::Pending }) => {}
-            (accepted, places) = now.admit(&listener, door.places()), if does == ListenerState::Listening => {
+            (accepted, places) = now.admit(&listener, &door), if does == ListenerState::Listening => {
                 if now.greeting.is_empty() {
                     let client = now.announce(accepted);
                     enter(&mut sessions, &now, client, places, &told);
                 } else {
-                    arrivals.add(&now, accepted, places);
+                    handshakes.add(&now, &door, accepted, places);
                 }
             }
-            Some((entrance, client, places)) = arrivals.next() => {
+            Some((entrance, client, places)) = handshakes.next() => {
                 enter(&mut sessions, &entrance, client, places, &told);
             }
             _ = woken.0.wait_for(|stop| *stop != Stop::No) => break,
@@ -94,7 +98,7 @@ pub(crate) async fn serve(
             conversation = end_of(ended).filter(|_| now.relay.once).or(conversation);
         }
     }
-    drop(arrivals);
+    drop(handshakes);
     now.relay.shared.bus.not_listening(&listener.local());
     drop(listener);
     // Also when the node, and not its door, has ended it.
@@ -113,7 +117,8 @@ pub(crate) async fn serve_stdio(
     let own = door.places().take().expect("nobody else comes by this door");
     let client = Conn::stdio(&relay.shared.bus, &entrance.endpoint);
     let mut sessions = JoinSet::new();
-    enter(&mut sessions, &entrance, client, (own, place), &stop);
+    let admission = Admission { place: own, of_node: place, of_address: None };
+    enter(&mut sessions, &entrance, client, admission, &stop);
     drain(relay.once, sessions, None, stop).await
 }
 
@@ -170,6 +175,19 @@ pub(super) async fn passed(stop: Stop) {
     }
 }
 
+impl Admission {
+    /// Nobody is admitted after this one.
+    pub(super) fn be_the_last(&self) {
+        self.place.be_the_last();
+    }
+}
+
+/// Why nobody can be accepted now.
+enum Full<'a> {
+    Places(&'a Places),
+    Until(Instant, u32),
+}
+
 /// How a session ended, or that it panicked; then its connections have said so.
 fn end_of(ended: Result<Reason, JoinError>) -> Option<Reason> {
     match ended {
@@ -192,18 +210,26 @@ impl Entrance {
         Conn::accepted(&self.relay.shared.bus, &self.endpoint, stream, peer, local)
     }
 
+    /// Resets one that may not come in.
+    pub(super) fn refuse(&self, (stream, peer, _): Accepted, cause: Restriction) {
+        stream.reset_on_drop();
+        drop(stream);
+        self.bus().refused(&self.endpoint, peer, cause);
+    }
+
     /// Waits for a client who may connect, and for places for it. Cancel safe.
-    async fn admit(&self, listener: &Listener, places: &Arc<Places>) -> (Accepted, Admission) {
+    async fn admit(&self, listener: &Listener, door: &Door) -> (Accepted, Admission) {
         let bus = &self.relay.shared.bus;
         loop {
             bus.room().await;
-            match self.accept(listener, places).await {
-                // One that a proxy is to announce is judged by what that says.
-                Ok(accepted) if self.greeting.proxy.is_some() || self.permits(&accepted.0.1) => return accepted,
-                Ok(((stream, peer, _), _)) => {
-                    stream.reset_on_drop();
-                    drop(stream);
-                    bus.refused(&self.endpoint, peer);
+            match self.accept(listener, door).await {
+                Ok((accepted, (place, of_node))) => {
+                    // One that a proxy is to announce is judged by what that says.
+                    let is_announced = self.greeting.proxy.is_some();
+                    match if is_announced { Ok(None) } else { self.enter(&accepted.1, door) } {
+                        Ok(of_address) => return (accepted, Admission { place, of_node, of_address }),
+                        Err(cause) => self.refuse(accepted, cause),
+                    }
                 }
                 // One client left before it was accepted, or its network did.
                 Err(error) if is_of_the_client(&error) => {}
@@ -218,38 +244,75 @@ impl Entrance {
         }
     }
 
-    /// Accepts only while there is a place, and holds none while nobody comes:
-    /// the places are those of all listeners.
-    async fn accept(&self, listener: &Listener, own: &Arc<Places>) -> io::Result<(Accepted, Admission)> {
+    /// Accepts only while there is a place and the pace allows it, and holds no place while nobody
+    /// comes: the places are those of all listeners.
+    async fn accept(&self, listener: &Listener, door: &Door) -> io::Result<(Accepted, (Place, Place))> {
         let mut said = false;
         loop {
-            let accepted = poll_fn(|cx| match self.places(own) {
+            let accepted = poll_fn(|cx| match self.places(door) {
                 Err(full) => Poll::Ready(Err(full)),
                 Ok(places) => {
                     listener.poll_accept(cx).map(|client| Ok(client.map(|client| (client, places))))
                 }
             });
-            let full = match accepted.await {
-                Ok(accepted) => return accepted,
-                Err(full) => full,
-            };
-            if !self.relay.once && !std::mem::replace(&mut said, true) {
-                let (endpoint, connections) = (Arc::clone(&self.endpoint), full.most());
-                let event = || Event::AcceptPaused { endpoint, connections };
-                self.relay.shared.bus.emit(EventKind::AcceptPaused, event);
+            match accepted.await {
+                Ok(accepted) => {
+                    if let Some(rate) = self.options.accept_rate.filter(|_| accepted.is_ok()) {
+                        door.arrivals().came(rate);
+                    }
+                    return accepted;
+                }
+                Err(Full::Places(full)) => {
+                    if !self.relay.once && !std::mem::replace(&mut said, true) {
+                        self.paused(Restriction::MaxConnections, full.most());
+                    }
+                    full.room().await;
+                }
+                Err(Full::Until(due, rate)) => {
+                    if door.arrivals().is_news() {
+                        self.paused(Restriction::AcceptRate, rate as usize);
+                    }
+                    sleep_until(due).await;
+                }
             }
-            full.room().await;
         }
     }
 
-    /// A place of the listener and one of the node, or those of which there is none.
-    fn places<'a>(&'a self, own: &'a Arc<Places>) -> Result<Admission, &'a Places> {
-        let place = own.take().ok_or(&**own)?;
-        let all = &self.relay.shared.places;
-        Ok((place, all.take().ok_or(&**all)?))
+    fn paused(&self, cause: Restriction, connections: usize) {
+        let endpoint = Arc::clone(&self.endpoint);
+        let event = || Event::AcceptPaused { endpoint, cause, connections };
+        self.relay.shared.bus.emit(EventKind::AcceptPaused, event);
     }
 
-    pub(super) fn permits(&self, peer: &Endpoint) -> bool {
+    /// A place of the listener and one of the node, or what there is to wait for.
+    fn places<'a>(&'a self, door: &'a Door) -> Result<(Place, Place), Full<'a>> {
+        if let Some(rate) = self.options.accept_rate {
+            let due = door.arrivals().due(rate);
+            if due > Instant::now() {
+                return Err(Full::Until(due, rate));
+            }
+        }
+        let own = door.places();
+        let place = own.take().ok_or(Full::Places(own))?;
+        let all = &self.relay.shared.places;
+        Ok((place, all.take().ok_or(Full::Places(all))?))
+    }
+
+    /// Counts a client for its address, if that is limited, unless something speaks against it.
+    pub(super) fn enter(&self, peer: &Endpoint, door: &Door) -> Result<Option<Box<Arrival>>, Restriction> {
+        if !self.permits(peer) {
+            return Err(Restriction::Access);
+        }
+        match (self.options.max_connections_per_address, peer) {
+            (Some(most), Endpoint::Tcp(address)) => match door.arrivals().enter(address.ip(), most) {
+                Some(arrival) => Ok(Some(Box::new(arrival))),
+                None => Err(Restriction::MaxConnectionsPerAddress),
+            },
+            _ => Ok(None),
+        }
+    }
+
+    fn permits(&self, peer: &Endpoint) -> bool {
         match peer {
             Endpoint::Tcp(address) => self.options.access.permits(address.ip()),
             // No list of networks can permit one that has none.

@@ -4,8 +4,8 @@
 
 mod abort;
 mod accept;
-mod arrival;
 mod group;
+mod handshake;
 mod member;
 mod pair;
 mod session;

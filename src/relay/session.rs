@@ -44,7 +44,7 @@ impl Session {
     pub(super) fn new(relay: &Arc<Relay>, client: Conn, places: Admission) -> Self {
         let stage = Stage::Dialling(Box::pin(connect(Arc::clone(relay), client)));
         if relay.once {
-            places.0.be_the_last();
+            places.be_the_last();
         }
         Self { stage, _places: places }
     }

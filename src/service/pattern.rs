@@ -75,6 +75,7 @@ const LONGEST: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Restriction;
 
     #[test]
     fn a_star_stands_for_any_text() {
@@ -100,7 +101,8 @@ mod tests {
 
     #[test]
     fn one_word_is_a_kind_or_an_object() {
-        let event = |endpoint: &str| Event::AcceptPaused { endpoint: endpoint.into(), connections: 1 };
+        let cause = Restriction::AcceptRate;
+        let event = |endpoint: &str| Event::AcceptPaused { endpoint: endpoint.into(), cause, connections: 1 };
         let passes = |pattern: &str, event: &Event| {
             let pattern = Pattern::parse(pattern).unwrap();
             pattern.mask().contains(event.kind()) && pattern.passes(event)

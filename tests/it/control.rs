@@ -327,7 +327,7 @@ fn a_reload_is_answered_with_what_has_changed_or_with_every_fault() {
 
     assert_eq!(said(reload()), (Some(0), "reloaded: nothing has changed\n".into(), String::new()));
     write("20", "threads = 2\n");
-    let expected = "reloaded: changed node\nonly a restart changes threads\n";
+    let expected = "reloaded: changed node.max_connections\nonly a restart changes threads\n";
     assert_eq!(said(reload()), (Some(0), expected.into(), String::new()));
     write("\"many\"", "treads = 2\n");
     let (code, out, faults) = said(reload());

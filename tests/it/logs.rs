@@ -10,7 +10,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::{
-    NodeProcess, Running, accept_one, binary, connect, listener, pattern, read_all, wait_until,
+    NodeProcess, Running, accept_one, binary, connect, listener, listening_port, pattern, read_all,
+    wait_until,
 };
 
 #[test]
@@ -58,6 +59,24 @@ fn stdout_stays_empty_and_text_is_for_people() {
     let mut data = Vec::new();
     stdout.read_to_end(&mut data).unwrap();
     assert_eq!(data, b"");
+}
+
+#[test]
+fn a_quiet_log_tells_of_ends_with_a_loss_and_of_no_other() {
+    let mut command = Command::new(binary());
+    command.args(["-q", "--listen", "127.0.0.1:0", "--mode", "hub", "--frame", "lines"]);
+    let node = NodeProcess::spawn_as_is(command.stdin(Stdio::null()).stdout(Stdio::piped()));
+    let address = ([127, 0, 0, 1], listening_port(node.pid())).into();
+    for text in ["whole\n", "cut"] {
+        let mut client = connect(address);
+        client.write_all(text.as_bytes()).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        read_all(&client);
+    }
+    let line = node.line("a connection ended with a loss");
+    assert!(line.contains("WARN") && line.contains("cause=\"truncated_frame\""), "{line}");
+    let (code, lines) = node.stop();
+    assert_eq!((code, lines.len()), (0, 1), "{lines:?}");
 }
 
 #[test]
@@ -135,7 +154,7 @@ fn a_stopped_terminal_stalls_no_byte_and_what_it_missed_is_named() {
         stderr.read_exact(&mut byte).unwrap();
         head.push(byte[0]);
     }
-    let port = crate::support::listening_port(running.child.id());
+    let port = listening_port(running.child.id());
     let (client, server) = (connect(([127, 0, 0, 1], port).into()), accept_one(&upstream));
     let size = 64 << 20;
     std::thread::scope(|scope| {
@@ -169,7 +188,7 @@ fn a_closed_stderr_does_not_end_the_node() {
     let mut running =
         Running::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()));
     drop(running.child.stderr.take());
-    let port = crate::support::listening_port(running.child.id());
+    let port = listening_port(running.child.id());
     for _ in 0..5 {
         let mut client = connect(([127, 0, 0, 1], port).into());
         client.write_all(b"still here").unwrap();
@@ -198,7 +217,7 @@ fn a_repeated_failure_is_one_line_a_second_and_a_count() {
     let mut command = Command::new(binary());
     let node =
         NodeProcess::spawn(command.args(["--listen", "127.0.0.1:0", "--connect", &target.to_string()]));
-    let port = crate::support::listening_port(node.pid());
+    let port = listening_port(node.pid());
     for _ in 0..200 {
         read_all(&connect(([127, 0, 0, 1], port).into()));
     }
@@ -216,7 +235,7 @@ fn a_repeated_failure_is_one_line_a_second_and_a_count() {
 #[test]
 fn a_filter_holds_for_json_events_too() {
     let node = NodeProcess::start(["--log", "error", "--listen", "127.0.0.1:0", "--connect", "echo:"]);
-    let port = crate::support::listening_port(node.pid());
+    let port = listening_port(node.pid());
     let mut client = connect(([127, 0, 0, 1], port).into());
     client.write_all(b"x").unwrap();
     client.read_exact(&mut [0]).unwrap();

@@ -9,6 +9,7 @@
 mod support;
 
 mod api;
+mod arrivals;
 mod buffers;
 mod collect;
 mod command_line;

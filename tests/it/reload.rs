@@ -49,7 +49,7 @@ async fn a_listener_under_another_name_keeps_its_socket_its_clients_and_its_paus
     visit(&mut client).await.unwrap();
     node.registry().call("front", Slot::Pause).unwrap();
     let changes = node.reload(echo("door", "127.0.0.1:0", "", "")).await.unwrap();
-    let expected = "added listen.door; removed listen.front; changed relay.r";
+    let expected = "added listen.door; removed listen.front; changed relay.r.from";
     assert_eq!((changes.to_string().as_str(), node.addresses()), (expected, vec![address]));
     assert!(node.registry().find("front").is_none());
     assert_eq!(state(&node, "door"), (ListenerState::Paused, 1));
@@ -160,7 +160,7 @@ async fn a_conversation_of_standard_input_and_output_cannot_be_moved() {
     }
     // What is beside it can.
     let changes = node.reload(talking("talk", "127.0.0.1:0", stdout, "backlog = 9")).await.unwrap();
-    assert_eq!(changes.changed, ["listen.echoes"]);
+    assert_eq!(changes.changed, ["listen.echoes.backlog"]);
     assert_eq!(node.shutdown(Duration::ZERO).await.cut, 0);
 }
 
@@ -171,7 +171,7 @@ async fn a_changed_idle_timeout_holds_for_those_who_are_there() {
     visit(&mut client).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1_000)).await;
     let changes = node.reload(echo("a", "127.0.0.1:0", "", "idle_timeout = \"5s\"")).await.unwrap();
-    assert_eq!(changes, Changes { changed: vec!["relay.r".into()], ..Changes::default() });
+    assert_eq!(changes, Changes { changed: vec!["relay.r.idle_timeout".into()], ..Changes::default() });
     // It has been silent for longer than that.
     let begun = tokio::time::Instant::now();
     let error = client.read(&mut [0]).await.unwrap_err();
@@ -214,7 +214,7 @@ async fn what_only_a_restart_changes_is_named_and_stays_as_it_was() {
     let changes = node.reload(other).await.unwrap();
     assert_eq!(
         (changes.restart, changes.changed),
-        (vec!["budget", "max_read", "threads"], vec!["node".to_owned()])
+        (vec!["budget", "max_read", "threads"], vec!["node.shutdown_grace".to_owned()])
     );
     assert_eq!((node.config().program.threads, node.config().node.budget), (1, 256 << 20));
     assert_eq!(node.config().node.max_read, Config::default().node.max_read);

@@ -10,7 +10,8 @@ use std::thread;
 use serde_json::Value;
 
 use crate::support::{
-    Ending, NodeProcess, Peer, Plant, abort, accept_one, binary, connect, listener, needs, pattern, read_all, run,
+    Ending, NodeProcess, Peer, Plant, abort, accept_one, binary, connect, listener, needs, pattern, read_all,
+    run,
 };
 
 /// A node that listens by TLS as `localhost`, with more options.
@@ -44,7 +45,12 @@ fn openssl_speaks_1_2_and_1_3_with_a_listener_and_older_is_refused_by_name() {
     let speak = |version: &str| {
         let mut client = Command::new("openssl");
         client.args(["s_client", "-quiet", "-no_ign_eof", version, "-verify_return_error", "-CAfile"]);
-        client.arg(plant.file("ca.pem")).args(["-cipher", "DEFAULT@SECLEVEL=0", "-verify_hostname", "localhost"]);
+        client.arg(plant.file("ca.pem")).args([
+            "-cipher",
+            "DEFAULT@SECLEVEL=0",
+            "-verify_hostname",
+            "localhost",
+        ]);
         run(client.args(["-connect", &node.address().to_string()]), b"Q\n")
     };
     for version in ["-tls1_2", "-tls1_3"] {
@@ -52,7 +58,10 @@ fn openssl_speaks_1_2_and_1_3_with_a_listener_and_older_is_refused_by_name() {
         assert!(out.status.success(), "{version}: {}", String::from_utf8_lossy(&out.stderr));
     }
     assert!(!speak("-tls1_1").status.success());
-    assert_eq!(text(&node.event("handshake_failed"), "error"), "it speaks only TLS 1.1 or older, which is not safe");
+    assert_eq!(
+        text(&node.event("handshake_failed"), "error"),
+        "it speaks only TLS 1.1 or older, which is not safe"
+    );
 }
 
 #[test]
@@ -96,7 +105,10 @@ fn clients_are_judged_by_their_certificates_and_the_good_have_a_name() {
     assert_eq!(text(&node.client_gone(0), "name"), "device7");
     for (nth, (identity, problem)) in [
         ("-", "it showed no certificate, which `client_ca` asks for"),
-        ("stranger", "its certificate is signed by an unknown authority; name that in `client_ca` if it is yours"),
+        (
+            "stranger",
+            "its certificate is signed by an unknown authority; name that in `client_ca` if it is yours",
+        ),
         ("expired", "its certificate has expired on 2002-02-03"),
         ("early", "its certificate is not valid before 2090-01-01; compare the clocks"),
     ]
@@ -137,7 +149,9 @@ fn servers_are_judged_by_their_certificates_and_each_fault_has_its_words() {
         (
             format!("tls://localhost:{}", good.1),
             &named,
-            Some("its certificate is for localhost, 127.0.0.1 and not for other.example; dial it by that name, or set `server_name`"),
+            Some(
+                "its certificate is for localhost, 127.0.0.1 and not for other.example; dial it by that name, or set `server_name`",
+            ),
         ),
         (format!("tls://localhost:{}", expired.1), &[], Some("its certificate has expired on 2002-02-03")),
         (
@@ -148,7 +162,9 @@ fn servers_are_judged_by_their_certificates_and_each_fault_has_its_words() {
         (
             format!("tls://localhost:{}", authority.1),
             &[],
-            Some("its certificate is one of an authority; give it one that an authority has signed, as `node cert` does"),
+            Some(
+                "its certificate is one of an authority; give it one that an authority has signed, as `node cert` does",
+            ),
         ),
         (
             format!("tls://{plain_address}"),
@@ -176,7 +192,10 @@ fn servers_are_judged_by_their_certificates_and_each_fault_has_its_words() {
     // In 1.3 a server says that it wants a certificate only when the handshake is over for us.
     let node = dialling(&plant, &format!("tls://localhost:{}", mutual.1), &[]);
     let _client = connect(node.address());
-    assert_eq!(text(&node.event("error_occurred"), "error"), "it wants a certificate of ours; set `cert` and `key`");
+    assert_eq!(
+        text(&node.event("error_occurred"), "error"),
+        "it wants a certificate of ours; set `cert` and `key`"
+    );
 }
 
 /// Two nodes, with TLS between them alone: those at the ends speak plain.
@@ -211,7 +230,10 @@ fn bulk_crosses_two_nodes_both_ways_at_once_and_is_accounted_for() {
     });
     for node in [front, back] {
         let gone = node.client_gone(0);
-        assert_eq!((&gone["received"], &gone["sent"], &gone["unsent"]), (&size.into(), &size.into(), &0.into()));
+        assert_eq!(
+            (&gone["received"], &gone["sent"], &gone["unsent"]),
+            (&size.into(), &size.into(), &0.into())
+        );
         assert_eq!(gone["reason"], "closed");
     }
 }
@@ -230,7 +252,10 @@ fn a_half_close_and_what_is_answered_to_it_cross_two_nodes() {
     let (bytes, ending) = read_all(&client);
     assert_eq!(ending, Ending::Fin);
     assert!(bytes == late);
-    assert_eq!((&front.client_gone(0)["reason"], &back.client_gone(0)["reason"]), (&"closed".into(), &"closed".into()));
+    assert_eq!(
+        (&front.client_gone(0)["reason"], &back.client_gone(0)["reason"]),
+        (&"closed".into(), &"closed".into())
+    );
 }
 
 #[test]
@@ -338,14 +363,19 @@ fn a_reload_has_new_clients_see_a_new_certificate_and_leaves_the_others() {
 #[test]
 fn what_is_wrong_with_the_files_is_said_before_anything_is_opened() {
     let (plant, strangers) = (Plant::new(), Plant::new());
-    let own = |cert: &str, key: &str| ["--tls-cert".to_owned(), plant.path(cert), "--tls-key".into(), plant.path(key)];
+    let own = |cert: &str, key: &str| {
+        ["--tls-cert".to_owned(), plant.path(cert), "--tls-key".into(), plant.path(key)]
+    };
     fs::write(plant.file("empty"), "nothing").unwrap();
     for (options, problem) in [
         (own("localhost.pem", "device7.key"), "device7.key is not the key of"),
         (own("empty", "localhost.key"), "empty has no certificate in PEM"),
         (own("localhost.pem", "empty"), "empty has no private key in PEM"),
         (own("none.pem", "localhost.key"), "none.pem is not there"),
-        (["--tls-cert".to_owned(), strangers.path("localhost.pem"), "--idle-timeout".into(), "1h".into()], "is missing beside `cert`"),
+        (
+            ["--tls-cert".to_owned(), strangers.path("localhost.pem"), "--idle-timeout".into(), "1h".into()],
+            "is missing beside `cert`",
+        ),
     ] {
         let mut node = Command::new(binary());
         let out = run(node.args(["--listen", "tls://127.0.0.1:0", "--connect", "echo:"]).args(&options), &[]);

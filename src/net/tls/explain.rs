@@ -5,9 +5,7 @@ use std::io;
 use std::time::{Duration, UNIX_EPOCH};
 
 use tokio_rustls::rustls::pki_types::UnixTime;
-use tokio_rustls::rustls::{
-    AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible,
-};
+use tokio_rustls::rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 
 /// Which side of a connection we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +35,9 @@ fn of_tls(error: &Error, side: Side) -> String {
     match error {
         Error::InvalidCertificate(fault) => of_certificate(fault, side),
         Error::NoCertificatesPresented => "it showed no certificate, which `client_ca` asks for".into(),
-        Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion)
+        Error::InvalidMessage(
+            InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
+        )
         | Error::InappropriateMessage { .. } => match side {
             Side::Listener => "it does not speak TLS".into(),
             Side::Client => "it does not speak TLS; remove `tls`, or try another port".into(),

@@ -54,7 +54,8 @@ pub(crate) fn load(options: &TlsOptions, roles: Roles) -> Result<Loaded, Vec<Pro
     let client = if roles.connects { reading.client(options, identity.as_ref(), &provider) } else { None };
     let name = options.server_name.as_ref().and_then(|name| {
         let name = named(name);
-        reading.note("server_name", name.map_err(|error| format!("{error}; write a host name or an IP address")))
+        reading
+            .note("server_name", name.map_err(|error| format!("{error}; write a host name or an IP address")))
     });
     if reading.problems.is_empty() {
         let fingerprint = reading.hasher.finish();
@@ -97,7 +98,9 @@ impl Reading {
         let bytes = self.file("key", key)?;
         let parsed = PrivateKeyDer::from_pem_slice(&bytes);
         let problem = |_| {
-            let what = if contains(&bytes, b"ENCRYPTED") { "is encrypted; decrypt it with `openssl pkey`" } else {
+            let what = if contains(&bytes, b"ENCRYPTED") {
+                "is encrypted; decrypt it with `openssl pkey`"
+            } else {
                 "has no private key in PEM; `node cert` makes some"
             };
             format!("{} {what}", key.display())
@@ -111,7 +114,9 @@ impl Reading {
         let mut roots = RootCertStore::empty();
         for certificate in self.certificates(key, path)? {
             let added = roots.add(certificate);
-            let problem = |error| format!("{} has a certificate that cannot be used: {error}; replace it", path.display());
+            let problem = |error| {
+                format!("{} has a certificate that cannot be used: {error}; replace it", path.display())
+            };
             self.note(key, added.map_err(problem))?;
         }
         Some(roots)
@@ -128,8 +133,10 @@ impl Reading {
             None => builder.with_no_client_auth(),
             Some(path) => {
                 let roots = self.roots("client_ca", path)?;
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-                let verifier = verifier.build().map_err(|error| format!("{}: {error}; replace it", path.display()));
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+                let verifier =
+                    verifier.build().map_err(|error| format!("{}: {error}; replace it", path.display()));
                 builder.with_client_cert_verifier(self.note("client_ca", verifier)?)
             }
         };
@@ -152,7 +159,9 @@ impl Reading {
             }
         };
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-        let verifier = verifier.build().map_err(|error| format!("its authorities cannot be used: {error}; replace them"));
+        let verifier = verifier
+            .build()
+            .map_err(|error| format!("its authorities cannot be used: {error}; replace them"));
         let verifier = self.note("ca", verifier)?;
         let builder = versions(ClientConfig::builder_with_provider(Arc::clone(provider)));
         let builder = builder.with_webpki_verifier(verifier);
@@ -171,13 +180,18 @@ fn versions<S: ConfigSide>(builder: ConfigBuilder<S, WantsVersions>) -> ConfigBu
 }
 
 fn identity_problem(options: &TlsOptions, error: &Error) -> String {
-    let shown = |path: &Option<std::path::PathBuf>| path.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
+    let shown = |path: &Option<std::path::PathBuf>| {
+        path.as_deref().map(|path| path.display().to_string()).unwrap_or_default()
+    };
     match error {
         Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             let (key, cert) = (shown(&options.key), shown(&options.cert));
             format!("{key} is not the key of {cert}; name the two that belong together")
         }
-        _ => format!("{} cannot be used: {error}; make another, for example with `node cert`", shown(&options.key)),
+        _ => format!(
+            "{} cannot be used: {error}; make another, for example with `node cert`",
+            shown(&options.key)
+        ),
     }
 }
 
@@ -188,7 +202,10 @@ fn system_roots() -> Result<RootCertStore, String> {
     // Some machines have a few that nobody can read; the others are as good.
     roots.add_parsable_certificates(found.certs);
     match roots.is_empty() {
-        true => Err("this machine has no list of authorities; install ca-certificates, or name a file in `ca`".into()),
+        true => {
+            Err("this machine has no list of authorities; install ca-certificates, or name a file in `ca`"
+                .into())
+        }
         false => Ok(roots),
     }
 }
@@ -197,7 +214,9 @@ fn system_roots() -> Result<RootCertStore, String> {
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let explain = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => "is not there; `node cert` makes certificates and keys".to_owned(),
-        std::io::ErrorKind::PermissionDenied => "may not be read; change its permissions, or run as its owner".into(),
+        std::io::ErrorKind::PermissionDenied => {
+            "may not be read; change its permissions, or run as its owner".into()
+        }
         _ => format!("cannot be read: {error}; name another file"),
     };
     if !fs::metadata(path).map_err(explain)?.is_file() {

@@ -88,6 +88,7 @@ fn server_name(host: &Host) -> io::Result<ServerName<'static>> {
 }
 
 fn named(name: &str) -> io::Result<ServerName<'static>> {
-    let problem = |_| io::Error::other(format!("`{}` is no name a certificate can be for", name.escape_debug()));
+    let problem =
+        |_| io::Error::other(format!("`{}` is no name a certificate can be for", name.escape_debug()));
     ServerName::try_from(name.to_owned()).map_err(problem)
 }

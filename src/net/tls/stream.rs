@@ -62,10 +62,15 @@ impl TlsStream {
     }
 
     /// Takes bytes to encrypt, and hands over what the kernel takes of it. What is left needs a flush.
-    pub(in crate::net) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    pub(in crate::net) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
         let count = written.map_err(|error| self.explain(error))?;
-        self.held = if self.stream.get_ref().1.wants_write() { (self.held + count).min(MOST_HELD) } else { 0 };
+        self.held =
+            if self.stream.get_ref().1.wants_write() { (self.held + count).min(MOST_HELD) } else { 0 };
         Poll::Ready(Ok(count))
     }
 
@@ -102,6 +107,7 @@ impl TlsStream {
     }
 }
 
-const TRUNCATED: &str = "it closed the connection without saying its end in TLS (close_notify), so something may be missing";
+const TRUNCATED: &str =
+    "it closed the connection without saying its end in TLS (close_notify), so something may be missing";
 /// What the session keeps of encrypted bytes at most.
 const MOST_HELD: usize = 64 << 10;

@@ -40,7 +40,8 @@ impl Plant {
     pub(crate) fn out_of_time(&self, name: &str, from: (i32, u8, u8), to: (i32, u8, u8)) {
         let key = KeyPair::from_pem(&fs::read_to_string(self.file("ca.key")).unwrap()).unwrap();
         // As the certificate of the authority calls it.
-        let tail: String = key.public_key_raw().iter().rev().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let tail: String =
+            key.public_key_raw().iter().rev().take(4).map(|byte| format!("{byte:02x}")).collect();
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         authority.distinguished_name = Default::default();
@@ -81,7 +82,10 @@ impl Plant {
     /// A Python server with this identity that echoes, and its port.
     pub(crate) fn server(&self, identity: &str, client_ca: bool) -> (Peer, u16) {
         let mut command = python();
-        command.arg("server").arg(self.file(&format!("{identity}.pem"))).arg(self.file(&format!("{identity}.key")));
+        command
+            .arg("server")
+            .arg(self.file(&format!("{identity}.pem")))
+            .arg(self.file(&format!("{identity}.key")));
         command.arg(if client_ca { self.path("ca.pem") } else { "-".into() });
         let mut peer = Peer::start(&mut command);
         let port = peer.line().parse().unwrap();

@@ -1,4 +1,4 @@
-//! [`Arrivals`]: connections of one listener that are not clients yet, since
+//! [`Handshakes`]: connections of one listener that are not clients yet, since
 //! they owe a PROXY header or a TLS handshake. They are few at once: when
 //! another comes the oldest gives way, so that whoever is slow on purpose
 //! keeps nobody out.
@@ -12,21 +12,28 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::accept::{Admission, Entrance};
 use crate::event::{Endpoint, Introduction};
 use crate::net::{Accepted, Conn};
+use crate::registry::Door;
 
 /// Those on their way in.
 #[derive(Default)]
-pub(super) struct Arrivals {
-    tasks: JoinSet<Option<Arrived>>,
+pub(super) struct Handshakes {
+    tasks: JoinSet<Option<Through>>,
     /// The oldest first, those that are through included.
     order: VecDeque<(AbortHandle, Arc<AtomicBool>)>,
 }
 
 /// A client at last, by the entrance it came through.
-pub(super) type Arrived = (Arc<Entrance>, Conn, Admission);
+pub(super) type Through = (Arc<Entrance>, Conn, Admission);
 
-impl Arrivals {
+impl Handshakes {
     /// Hears a connection out.
-    pub(super) fn add(&mut self, entrance: &Arc<Entrance>, accepted: Accepted, places: Admission) {
+    pub(super) fn add(
+        &mut self,
+        entrance: &Arc<Entrance>,
+        door: &Arc<Door>,
+        accepted: Accepted,
+        places: Admission,
+    ) {
         self.order.retain(|(task, _)| !task.is_finished());
         while self.order.len() >= most(&places) {
             let Some((oldest, gives_way)) = self.order.pop_front() else { break };
@@ -34,18 +41,19 @@ impl Arrivals {
             oldest.abort();
         }
         let gives_way = Arc::new(AtomicBool::new(false));
-        let arrival = Arrival {
+        let handshake = Handshake {
             entrance: Arc::clone(entrance),
+            door: Arc::clone(door),
             peer: accepted.1.clone(),
             gives_way: Arc::clone(&gives_way),
             is_over: false,
         };
-        let task = self.tasks.spawn(arrival.hear(accepted, places));
+        let task = self.tasks.spawn(handshake.hear(accepted, places));
         self.order.push_back((task, gives_way));
     }
 
     /// Waits for one that is through; `None` while nobody is on the way. Cancel safe.
-    pub(super) async fn next(&mut self) -> Option<Arrived> {
+    pub(super) async fn next(&mut self) -> Option<Through> {
         loop {
             match self.tasks.join_next().await? {
                 Ok(Some(arrived)) => return Some(arrived),
@@ -60,20 +68,21 @@ impl Arrivals {
 }
 
 /// How many may be on their way: half of the places, so that some are left for clients.
-fn most((own, all): &Admission) -> usize {
-    (own.most().min(all.most()) / 2).clamp(1, MOST)
+fn most(places: &Admission) -> usize {
+    (places.place.most().min(places.of_node.most()) / 2).clamp(1, MOST)
 }
 
 /// A connection on its way; dropped before its end it says why it was none.
-struct Arrival {
+struct Handshake {
     entrance: Arc<Entrance>,
+    door: Arc<Door>,
     peer: Endpoint,
     gives_way: Arc<AtomicBool>,
     is_over: bool,
 }
 
-impl Arrival {
-    async fn hear(mut self, accepted: Accepted, places: Admission) -> Option<Arrived> {
+impl Handshake {
+    async fn hear(mut self, accepted: Accepted, mut places: Admission) -> Option<Through> {
         let greeting = &self.entrance.greeting;
         if !greeting.trusts(&self.peer) {
             accepted.0.reset_on_drop();
@@ -90,10 +99,14 @@ impl Arrival {
         };
         self.is_over = true;
         let bus = self.entrance.bus();
-        if !self.entrance.permits(&accepted.1) {
-            accepted.0.reset_on_drop();
-            bus.refused(&self.entrance.endpoint, accepted.1);
-            return None;
+        if self.entrance.greeting.proxy.is_some() {
+            match self.entrance.enter(&accepted.1, &self.door) {
+                Ok(of_address) => places.of_address = of_address,
+                Err(cause) => {
+                    self.entrance.refuse(accepted, cause);
+                    return None;
+                }
+            }
         }
         bus.room().await;
         Some((Arc::clone(&self.entrance), self.announce(accepted, introduction), places))
@@ -109,7 +122,7 @@ impl Arrival {
     }
 }
 
-impl Drop for Arrival {
+impl Drop for Handshake {
     fn drop(&mut self) {
         if self.is_over {
             return;
