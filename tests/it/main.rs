@@ -28,6 +28,7 @@ mod networks;
 mod operation;
 mod pair;
 mod programs;
+mod proxies;
 mod qt;
 mod readme;
 mod reload;
