@@ -29,5 +29,6 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("relay", include_str!("../../config/relay.toml")),
     ("echo", include_str!("../../config/echo.toml")),
     ("both-roles", include_str!("../../config/both-roles.toml")),
+    ("tls", include_str!("../../config/tls.toml")),
     ("reference", include_str!("../../config/reference.toml")),
 ];

@@ -264,6 +264,7 @@ fn is_fault(event: &Event) -> bool {
                     | Reason::MalformedFrame
                     | Reason::TruncatedFrame
                     | Reason::StalledFrame
+                    | Reason::Truncated
             );
             *unsent > 0 || is_of_messages
         }

@@ -176,7 +176,7 @@ fn what_the_command_line_means_can_be_written_to_a_file_and_run() {
 fn what_show_prints_is_the_same_config_and_shows_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("copy.toml");
-    for name in ["relay", "echo", "both-roles", "reference"] {
+    for name in ["relay", "echo", "both-roles", "tls", "reference"] {
         let file = root().join(format!("config/{name}.toml"));
         let shown = printed(&["check", "--show", file.to_str().unwrap()]);
         fs::write(&copy, &shown).unwrap();
@@ -346,13 +346,21 @@ fn the_reference_file_has_every_key_at_its_default() {
         }
         text.push_str(&format!("{line}\n"));
     }
+    // Named by nobody it would be a fault.
+    text.push_str("\n# [tls.own]  for tls = \"own\" in a listener or client\n");
+    for (_, name, about, default) in keys.iter().filter(|(table, ..)| *table == "tls") {
+        text.push_str(&format!("# {about}\n#{name} = {}\n", default.as_ref().unwrap()));
+    }
     let path = root().join("config/reference.toml");
     if std::env::var_os("UPDATE").is_some() {
         fs::write(&path, &text).unwrap();
     }
     assert_eq!(fs::read_to_string(&path).unwrap(), text, "config/reference.toml is out of date");
     for (table, name, ..) in &keys {
-        assert!(text.contains(&format!("\n{name} = ")), "{table}.{name}");
+        assert!(
+            text.contains(&format!("\n{name} = ")) || text.contains(&format!("\n#{name} = ")),
+            "{table}.{name}"
+        );
     }
 }
 
@@ -381,7 +389,7 @@ fn a_library_user_reads_a_file_and_is_told_what_is_wrong() {
 }
 
 fn valid() -> String {
-    ["relay", "echo", "both-roles", "reference"]
+    ["relay", "echo", "both-roles", "tls", "reference"]
         .map(|name| fs::read_to_string(root().join(format!("config/{name}.toml"))).unwrap())
         .join("\n")
 }

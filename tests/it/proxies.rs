@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::{
-    Ending, NodeProcess, Peer, Plant, Running, accept_one, binary, connect, has, hold_free_port, listener, needs,
-    read_all, run, wait_until,
+    Ending, NodeProcess, Peer, Plant, Running, accept_one, binary, connect, has, hold_free_port, listener,
+    needs, read_all, run, wait_until,
 };
 
 fn quiet(command: &mut Command) -> Running {
@@ -34,7 +34,8 @@ fn a_target_is_told_byte_by_byte_which_client_it_is_for() {
     for version in ["v1", "v2"] {
         let (upstream, target) = listener();
         let target = target.to_string();
-        let node = NodeProcess::start(["--listen", "127.0.0.1:0", "--connect", &target, "--send-proxy", version]);
+        let node =
+            NodeProcess::start(["--listen", "127.0.0.1:0", "--connect", &target, "--send-proxy", version]);
         let mut client = connect(node.address());
         let mut server = accept_one(&upstream);
         client.write_all(b"first").unwrap();
@@ -84,12 +85,20 @@ fn nginx_and_haproxy_learn_the_client_from_us() {
     fs::write(folder.path().join("nginx.conf"), nginx).unwrap();
     fs::write(folder.path().join("haproxy.cfg"), haproxy).unwrap();
     let _nginx = quiet(Command::new(has("nginx").unwrap()).arg("-c").arg(folder.path().join("nginx.conf")));
-    let _haproxy = quiet(Command::new(has("haproxy").unwrap()).arg("-f").arg(folder.path().join("haproxy.cfg")));
+    let _haproxy =
+        quiet(Command::new(has("haproxy").unwrap()).arg("-f").arg(folder.path().join("haproxy.cfg")));
     for port in [nginx_port, haproxy_port] {
         until_it_listens(port);
         for version in ["v1", "v2"] {
             let target = format!("127.0.0.1:{port}");
-            let node = NodeProcess::start(["--listen", "127.0.0.1:0", "--connect", &target, "--send-proxy", version]);
+            let node = NodeProcess::start([
+                "--listen",
+                "127.0.0.1:0",
+                "--connect",
+                &target,
+                "--send-proxy",
+                version,
+            ]);
             let mut curl = Command::new("curl");
             curl.args(["--silent", "--max-time", "20", "--write-out", " %{local_ip}:%{local_port}"]);
             let out = run(curl.arg(format!("http://{}/", node.address())), &[]);
@@ -127,9 +136,12 @@ fn we_learn_the_client_from_nginx_and_haproxy() {
     fs::write(folder.path().join("nginx.conf"), nginx).unwrap();
     fs::write(folder.path().join("haproxy.cfg"), haproxy).unwrap();
     let _nginx = quiet(Command::new(has("nginx").unwrap()).arg("-c").arg(folder.path().join("nginx.conf")));
-    let _haproxy = quiet(Command::new(has("haproxy").unwrap()).arg("-f").arg(folder.path().join("haproxy.cfg")));
+    let _haproxy =
+        quiet(Command::new(has("haproxy").unwrap()).arg("-f").arg(folder.path().join("haproxy.cfg")));
     for port in ports {
-        if port == ports[0] && !run(Command::new("nginx").arg("-V"), &[]).stderr.windows(13).any(|w| w == b"--with-stream") {
+        if port == ports[0]
+            && !run(Command::new("nginx").arg("-V"), &[]).stderr.windows(13).any(|w| w == b"--with-stream")
+        {
             continue;
         }
         until_it_listens(port);
@@ -152,7 +164,10 @@ fn a_header_is_believed_from_trusted_networks_alone_and_lists_judge_whom_it_anno
     assert_eq!(read_all(&forger), (Vec::new(), Ending::Reset));
     let failed = node.event("handshake_failed");
     assert!(failed["error"].as_str().unwrap().contains("`trusted`"), "{failed}");
-    assert_eq!(failed["peer"], forger.local_addr().map_or_else(|_| failed["peer"].clone(), |own| own.to_string().into()));
+    assert_eq!(
+        failed["peer"],
+        forger.local_addr().map_or_else(|_| failed["peer"].clone(), |own| own.to_string().into())
+    );
 
     let node = announced("127.0.0.1", &["--allow", "192.0.2.0/24", "--deny", "192.0.2.9"]);
     for (source, may) in [("192.0.2.1", true), ("192.0.2.9", false), ("127.0.0.1", false)] {
@@ -199,12 +214,29 @@ fn a_client_is_announced_through_a_chain_and_before_tls() {
     let (upstream, target) = listener();
     let (cert, key, ca) = (plant.path("localhost.pem"), plant.path("localhost.key"), plant.path("ca.pem"));
     let back = NodeProcess::start([
-        "--listen", "tls://127.0.0.1:0", "--tls-cert", &cert, "--tls-key", &key, "--accept-proxy", "127.0.0.1",
-        "--connect", &target.to_string(), "--send-proxy", "v1",
+        "--listen",
+        "tls://127.0.0.1:0",
+        "--tls-cert",
+        &cert,
+        "--tls-key",
+        &key,
+        "--accept-proxy",
+        "127.0.0.1",
+        "--connect",
+        &target.to_string(),
+        "--send-proxy",
+        "v1",
     ]);
     let middle = format!("tls://localhost:{}", back.address().port());
     let front = NodeProcess::start([
-        "--listen", "127.0.0.1:0", "--connect", &middle, "--tls-ca", &ca, "--send-proxy", "v2",
+        "--listen",
+        "127.0.0.1:0",
+        "--connect",
+        &middle,
+        "--tls-ca",
+        &ca,
+        "--send-proxy",
+        "v2",
     ]);
     let mut client = connect(front.address());
     let own = client.local_addr().unwrap();
@@ -237,7 +269,15 @@ fn socks5_and_http_proxies_connect_us_by_names_that_only_they_know() {
             let (mut peer, port) = proxy(kind, login, "-");
             let connects = format!("only.proxy.knows:{}", target.port());
             let url = format!("{kind}://{written}127.0.0.1:{port}");
-            let node = NodeProcess::start(["-v", "--listen", "127.0.0.1:0", "--connect", &connects, "--proxy", &url]);
+            let node = NodeProcess::start([
+                "-v",
+                "--listen",
+                "127.0.0.1:0",
+                "--connect",
+                &connects,
+                "--proxy",
+                &url,
+            ]);
             let client = connect(node.address());
             let mut server = accept_one(&upstream);
             // The first word of the target comes right behind the answer of the proxy.
@@ -262,7 +302,7 @@ fn what_a_proxy_refuses_is_said_with_its_reason_and_without_the_password() {
     for (kind, login, refuse, written, problem) in [
         ("socks5", ("u", "right"), "-", "u:wrong@", "it does not accept this user and password"),
         ("socks5", ("u", "right"), "-", "", "it wants a user and a password"),
-                ("socks5", ("-", "-"), "5", "", "the target refused the connection"),
+        ("socks5", ("-", "-"), "5", "", "the target refused the connection"),
         ("http", ("u", "right"), "-", "u:wrong@", "it does not accept this user and password"),
         ("http", ("u", "right"), "-", "", "it wants a user and a password"),
         ("http", ("-", "-"), "502 Bad Gateway", "", "it answered 502 Bad Gateway"),
@@ -277,7 +317,14 @@ fn what_a_proxy_refuses_is_said_with_its_reason_and_without_the_password() {
         let (_peer, port) = proxy(speaks, login, refuse);
         let url = format!("{kind}://{written}127.0.0.1:{port}");
         let node = NodeProcess::start([
-            "--listen", "127.0.0.1:0", "--connect", "127.0.0.1:9", "--proxy", &url, "--connect-timeout", "2s",
+            "--listen",
+            "127.0.0.1:0",
+            "--connect",
+            "127.0.0.1:9",
+            "--proxy",
+            &url,
+            "--connect-timeout",
+            "2s",
         ]);
         let _client = connect(node.address());
         let error = node.event("connect_failed")["error"].as_str().unwrap().to_owned();
@@ -315,7 +362,8 @@ fn ssh_connects_us_through_its_tunnel() {
     until_it_listens(tunnel);
     let (upstream, target) = listener();
     let url = format!("socks5://127.0.0.1:{tunnel}");
-    let node = NodeProcess::start(["--listen", "127.0.0.1:0", "--connect", &target.to_string(), "--proxy", &url]);
+    let node =
+        NodeProcess::start(["--listen", "127.0.0.1:0", "--connect", &target.to_string(), "--proxy", &url]);
     let mut client = connect(node.address());
     client.write_all(b"through").unwrap();
     client.shutdown(Shutdown::Write).unwrap();

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::support::{
     Ending, NodeProcess, Peer, Plant, abort, accept_one, binary, connect, listener, needs, pattern, read_all,
-    run,
+    root, run,
 };
 
 /// A node that listens by TLS as `localhost`, with more options.
@@ -383,6 +383,21 @@ fn what_is_wrong_with_the_files_is_said_before_anything_is_opened() {
         assert!(out.status.code() == Some(2) && stderr.contains(problem), "{options:?}: {stderr}");
         assert!(stderr.starts_with("error: --tls-"), "{stderr}");
     }
+}
+
+#[test]
+fn the_shipped_config_speaks_tls_to_both_sides() {
+    if !needs(&["python3"]) {
+        return;
+    }
+    let plant = Plant::new();
+    let (_office, port) = plant.server("localhost", true);
+    let mut command = Command::new(binary());
+    command.args(["run", "--log-format", "json"]).arg(root().join("config/tls.toml"));
+    command.env("LISTEN", "127.0.0.1:0").env("OFFICE", format!("localhost:{port}"));
+    let node = NodeProcess::spawn(command.env("CERTIFICATES", plant.file("")));
+    assert_eq!(stdout(&plant, &node, "localhost", "device7"), "hello TLSv1.3\nclosed\n");
+    assert_eq!(text(&node.event("new_connection"), "name"), "device7");
 }
 
 #[test]
