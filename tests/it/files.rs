@@ -301,7 +301,7 @@ fn live_tries_every_bind_name_and_target_and_sends_nothing() {
 fn keys() -> Vec<(String, String, String, Option<Value>)> {
     let schema: Value = serde_json::from_str(&printed(&["schema"])).unwrap();
     let mut keys = Vec::new();
-    for table in ["node", "listen", "client", "relay"] {
+    for table in ["node", "listen", "client", "relay", "tls"] {
         let of = &schema["properties"][table];
         let of = if table == "node" { of } else { &of["patternProperties"]["^[a-z][a-z0-9_]*$"] };
         for (name, key) in of["properties"].as_object().unwrap() {
