@@ -16,7 +16,7 @@ pub use self::cause::DropCause;
 pub use self::ends::{ConnectionId, Endpoint};
 pub(crate) use self::ends::{ConnectionMap, Introduction};
 pub use self::mask::EventMask;
-pub use self::reason::Reason;
+pub use self::reason::{Reason, Restriction};
 
 /// The life of a connection, in Qt's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -1,4 +1,4 @@
-//! Why connections end.
+//! Why connections end, and why clients are not let in.
 
 use std::fmt;
 
