@@ -11,7 +11,7 @@ use crate::net::{ProxyVersion, TlsOptions, Via, network};
 /// As they are typed.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct LayerArgs {
-    /// Our certificate, as a PEM file: for --listen tls://…, or else shown to servers that ask
+    /// Our certificate, as a PEM file: for --listen tls://ADDR, or else shown to servers that ask
     #[arg(long, value_name = "FILE", help_heading = "TLS and proxies")]
     tls_cert: Option<PathBuf>,
     /// Its private key
@@ -20,7 +20,7 @@ pub(super) struct LayerArgs {
     /// Believe servers whose certificates are signed by these [default: what this machine believes]
     #[arg(long, value_name = "FILE", help_heading = "TLS and proxies")]
     tls_ca: Option<PathBuf>,
-    /// Clients of --listen tls://… must show a certificate signed by one of these
+    /// Clients of --listen tls://ADDR must show a certificate signed by one of these
     #[arg(long, value_name = "FILE", help_heading = "TLS and proxies")]
     tls_client_ca: Option<PathBuf>,
     /// The name the server's certificate must be for [default: the host of --connect]
@@ -108,7 +108,7 @@ pub(super) fn option(place: &Place) -> Option<&'static str> {
         ("tls", "ca") => "--tls-ca",
         ("tls", "client_ca") => "--tls-client-ca",
         ("tls", "server_name") => "--tls-server-name",
-        ("tls", _) => "--tls-…",
+        ("tls", _) => "--tls-cert",
         (_, "accept_proxy" | "trusted") => "--accept-proxy",
         (_, "send_proxy") => "--send-proxy",
         (_, "proxy") => "--proxy",
