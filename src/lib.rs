@@ -25,7 +25,8 @@ pub use self::address::{Address, AddressError, Host};
 pub use self::bus::{EventBus, Subscription};
 pub use self::config::Config;
 pub use self::event::{
-    ConnectionId, DropCause, Endpoint, Envelope, Event, EventKind, EventMask, Reason, Restriction, State,
+    ConnectionId, DropCause, Endpoint, Envelope, Event, EventKind, EventMask, Reason, RequestFault,
+    Restriction, State,
 };
 pub use self::flow::{Tap, TapChunk, TapDirection, TapReader};
 pub use self::framing::Framing;
@@ -37,5 +38,8 @@ pub use self::net::{
 };
 pub use self::node::{Changes, Node, NodeError, Outcome, Stopper};
 pub use self::registry::Registry;
-pub use self::relay::{RelayMode, RelayOptions};
+pub use self::relay::{
+    BridgeOptions, JoinOn, NameFrame, Naming, Pattern, RelayMode, RelayOptions, Reply, RequestOptions,
+    Strategy, Tag, TagError, TagOptions, TargetOptions, Unknown,
+};
 pub use self::signal::{Connection, Signal, SignalRef};

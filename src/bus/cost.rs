@@ -61,7 +61,7 @@ async fn run(subscribers: usize, read: bool) -> (Duration, Duration) {
             });
         }
         emitting += burst.elapsed();
-        while subscribers > 0 && !bus.shared.outbox.is_empty() {
+        while subscribers > 0 && bus.shared.outbox.len() > 0 {
             tokio::task::yield_now().await;
         }
     }

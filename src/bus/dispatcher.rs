@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::outbox::{Level, Pending};
+use super::channel::Channel;
+use super::outbox::{Level, Outbox, Pending};
 use super::{Shared, Stamps};
 use crate::event::{Envelope, Event, EventKind};
 
@@ -18,8 +19,8 @@ pub(crate) struct Dispatcher {
 
 /// The sending ends; when they are dropped every subscription ends.
 pub(super) struct Senders {
-    pub(super) discrete: async_broadcast::Sender<Arc<Envelope>>,
-    pub(super) level: async_broadcast::Sender<Arc<Envelope>>,
+    pub(super) discrete: Channel,
+    pub(super) level: Channel,
 }
 
 impl Dispatcher {
@@ -27,11 +28,13 @@ impl Dispatcher {
         Self { shared, senders }
     }
 
-    pub(crate) async fn run(self) {
-        let outbox = &self.shared.outbox;
+    pub(crate) async fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let outbox = &shared.outbox;
         let mut batch = Vec::with_capacity(BATCH);
         let mut level_due = Instant::now();
         loop {
+            gather(outbox).await;
             let now = Instant::now();
             let levels = outbox.take(&mut batch, now >= level_due || outbox.is_closed());
             if levels > 0 {
@@ -39,7 +42,6 @@ impl Dispatcher {
             }
             if !batch.is_empty() {
                 self.publish(&mut batch);
-                tokio::task::yield_now().await;
             } else if outbox.is_closed() {
                 return;
             } else if outbox.has_level() {
@@ -51,24 +53,25 @@ impl Dispatcher {
         }
     }
 
-    fn publish(&self, batch: &mut Vec<Pending>) {
+    fn publish(&mut self, batch: &mut Vec<Pending>) {
         let now = SystemTime::now();
         let has_slots = self.shared.slots.is_connected();
         let mut for_slots = Vec::new();
         {
-            // Under the lock, so that a subscription begins between two events and never within one.
+            // Under the lock, so that a subscription begins between two turns and never within one.
             let mut stamps = self.shared.stamps();
             for pending in batch.drain(..) {
                 let Some((event, at)) = fact(&self.shared, pending, now, &mut stamps) else { continue };
-                let envelope = Arc::new(stamp(event, at, &mut stamps));
+                let envelope = stamp(event, at, &mut stamps);
                 if has_slots {
-                    for_slots.push(Arc::clone(&envelope));
+                    for_slots.push(envelope.clone());
                 }
                 let is_level = envelope.event.kind().is_level();
-                let sender = if is_level { &self.senders.level } else { &self.senders.discrete };
-                // An error says that nobody has subscribed to this channel, which is no fault.
-                let _ = sender.try_broadcast(envelope);
+                let channel = if is_level { &mut self.senders.level } else { &mut self.senders.discrete };
+                channel.add(envelope);
             }
+            self.senders.level.send(*stamps);
+            self.senders.discrete.send(*stamps);
         }
         for envelope in for_slots {
             self.call_slots(&envelope);
@@ -81,6 +84,23 @@ impl Dispatcher {
             if envelope.event.kind() != EventKind::SlotPanicked {
                 self.shared.outbox.push(Event::SlotPanicked { slot: panicked.slot.to_string() });
             }
+        }
+    }
+}
+
+/// Lets others go first, as long as each time brings more, so that what comes
+/// about together goes out together; subscribers on this thread go too.
+async fn gather(outbox: &Outbox) {
+    let mut waiting = outbox.len();
+    if waiting == 0 {
+        return;
+    }
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        tokio::task::yield_now().await;
+        let before = std::mem::replace(&mut waiting, outbox.len());
+        if waiting == before || waiting >= BATCH || Instant::now() >= give_up {
+            return;
         }
     }
 }
@@ -115,6 +135,8 @@ fn stamp(event: Event, at: SystemTime, stamps: &mut Stamps) -> Envelope {
 
 /// Few enough that subscribers on the same thread run often, many enough to pay the lock once.
 const BATCH: usize = 256;
+/// Nobody notices that an event was told so much later.
+const PATIENCE: Duration = Duration::from_micros(250);
 /// Time for each level notice: ten thousand a second, so that watching busy connections costs them
 /// little. The first after a silence goes out at once; the others carry totals, and can wait.
 const LEVEL_PACE: Duration = Duration::from_micros(100);

@@ -23,15 +23,14 @@ pub(super) struct Outbox {
 #[derive(Default)]
 struct Queues {
     main: VecDeque<Pending>,
-    /// Level notices, which the dispatcher takes at its own pace. At most two per connection, since each is
-    /// outstanding until it is taken.
-    level: Vec<Level>,
+    /// Level notices, which the dispatcher takes at its own pace. At most two per connection are outstanding;
+    /// those that have been told otherwise are dropped when it looks.
+    level: VecDeque<Level>,
 }
 
 /// What waits for its stamp.
 pub(super) enum Pending {
     Discrete(Event, SystemTime),
-    /// A level notice that must come before the event behind it.
     Level(Level),
     /// This many events found the outbox full.
     Lost(u64),
@@ -57,7 +56,9 @@ impl Outbox {
         let mut queues = self.lock();
         let main = &mut queues.main;
         let was_empty = main.is_empty();
-        if main.len() < LIMIT || event.kind().is_reserved() {
+        // What levels tell at an end has a place too: at most two per connection come here.
+        let has_place = event.kind().is_reserved() || event.kind().is_level();
+        if main.len() < LIMIT || has_place {
             main.push_back(Pending::Discrete(event, SystemTime::now()));
         } else if let Some(Pending::Lost(count)) = main.back_mut() {
             *count += 1;
@@ -70,15 +71,9 @@ impl Outbox {
         }
     }
 
-    /// Adds a level notice that an event follows; at most two per connection, before its last.
-    pub(super) fn push_now(&self, level: Level) {
-        self.lock().main.push_back(Pending::Level(level));
-        self.filled.notify_one();
-    }
-
     pub(super) fn push_level(&self, level: Level) {
         let mut queues = self.lock();
-        queues.level.push(level);
+        queues.level.push_back(level);
         let is_first = queues.level.len() == 1;
         drop(queues);
         if is_first {
@@ -96,8 +91,15 @@ impl Outbox {
         let mut levels = 0;
         // Under the same lock, so that what a notice must follow is before it.
         if level_is_due && queues.main.is_empty() {
-            levels = queues.level.len().min(batch.capacity() - batch.len());
-            batch.extend(queues.level.drain(..levels).map(Pending::Level));
+            let room = batch.capacity() - batch.len();
+            while levels < room
+                && let Some(level) = queues.level.pop_front()
+            {
+                if level.record.is_outstanding(level.kind) {
+                    batch.push(Pending::Level(level));
+                    levels += 1;
+                }
+            }
         }
         let is_full = queues.main.len() >= LIMIT;
         drop(queues);
@@ -107,9 +109,14 @@ impl Outbox {
         levels
     }
 
+    /// How many wait, level notices not counted.
+    pub(super) fn len(&self) -> usize {
+        self.lock().main.len()
+    }
+
     #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.lock().main.is_empty()
+    pub(super) fn levels(&self) -> usize {
+        self.lock().level.len()
     }
 
     pub(super) fn has_level(&self) -> bool {

@@ -2,6 +2,7 @@
 //! with every loss counted.
 
 use std::fmt;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -9,7 +10,8 @@ use std::task::{Context, Poll, ready};
 use async_broadcast::{Receiver, RecvError};
 use tokio_stream::Stream;
 
-use super::{InterestGuard, Shared};
+use super::channel::Batch;
+use super::{InterestGuard, Shared, Stamps};
 use crate::event::{Envelope, EventMask};
 
 /// A stream of events, made by [`EventBus::subscribe`](super::EventBus::subscribe).
@@ -33,11 +35,36 @@ pub struct Subscription {
 #[derive(Clone, Debug)]
 pub enum Delivery {
     /// The next event of the mask.
-    Event(Arc<Envelope>),
+    Event(Received),
     /// This many events came and went unseen; the node's
     /// [snapshot](super::EventBus::snapshot) tells what is true now. Events
     /// outside the mask count too, if their channel was subscribed.
     Lagged(u64),
+}
+
+/// An event as a subscription yields it: its [`Envelope`], by reference.
+///
+/// Cloning it costs a count. Events that came about together are one piece of
+/// memory, at most 256 of them, which lives as long as any of them: clone the
+/// envelope of one that is kept for long.
+#[derive(Clone)]
+pub struct Received {
+    batch: Arc<Batch>,
+    at: usize,
+}
+
+impl Deref for Received {
+    type Target = Envelope;
+
+    fn deref(&self) -> &Envelope {
+        &self.batch.events[self.at]
+    }
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Envelope::fmt(self, f)
+    }
 }
 
 /// The accounts of a subscription: `received + filtered + lagged + unread = emitted`.
@@ -60,11 +87,13 @@ impl Counts {
     }
 }
 
-/// One channel of the bus, with the event that was taken from it and not yet yielded.
+/// One channel of the bus, with the batch that was taken from it and is not yet used up.
 struct Side {
-    receiver: Receiver<Arc<Envelope>>,
-    head: Option<Arc<Envelope>>,
-    /// Place of the event that comes next if none is missed.
+    receiver: Receiver<Arc<Batch>>,
+    batch: Option<Arc<Batch>>,
+    /// Place in the batch of the event that comes next.
+    at: usize,
+    /// Place in the channel of the event that comes next if none is missed.
     next: u64,
     /// Events stamped before the subscription began.
     before: u64,
@@ -93,23 +122,27 @@ impl Subscription {
         }
     }
 
-    /// Fills both heads and returns the side whose head comes first; `None` when both have ended.
+    /// Takes batches until it is certain which side has the next event; `None` when both have ended.
     fn poll_side(&mut self, cx: &mut Context<'_>) -> Poll<Option<&mut Side>> {
-        let mut discrete = poll_head(&mut self.discrete, cx);
-        let level = poll_head(&mut self.level, cx);
-        if discrete.is_pending() && matches!(level, Poll::Ready(Some(_))) {
-            // The level event may be younger than a discrete one that came after the first look.
-            discrete = poll_head(&mut self.discrete, cx);
+        let (discrete, level) = (&mut self.discrete, &mut self.level);
+        if head(discrete).is_none() && head(level).is_none() {
+            // Both are asked, so that either wakes it.
+            let asked = (poll_batch(discrete, cx), poll_batch(level, cx));
+            if head(discrete).is_none() && head(level).is_none() {
+                return if asked == (ENDED, ENDED) { Poll::Ready(None) } else { Poll::Pending };
+            }
         }
-        let (discrete_seq, level_seq) = match (discrete, level) {
-            (Poll::Ready(None), Poll::Ready(None)) => return Poll::Ready(None),
-            (Poll::Ready(discrete), Poll::Ready(level)) => (discrete, level),
-            (Poll::Ready(Some(seq)), Poll::Pending) => (Some(seq), None),
-            (Poll::Pending, Poll::Ready(Some(seq))) => (None, Some(seq)),
-            _ => return Poll::Pending,
-        };
-        let first = match (discrete_seq, level_seq) {
-            (Some(discrete), Some(level)) if level < discrete => &mut self.level,
+        // What a batch was stamped together with, or after, has been sent by now or is about to be.
+        let owed = head(discrete).map(|(_, until)| until.level);
+        if owed.is_some_and(|owed| owes(level, owed)) {
+            let _ended = ready!(poll_batch(level, cx));
+        }
+        let owed = head(level).map(|(_, until)| until.discrete);
+        if owed.is_some_and(|owed| owes(discrete, owed)) {
+            let _ended = ready!(poll_batch(discrete, cx));
+        }
+        let first = match (head(discrete), head(level)) {
+            (Some((discrete, _)), Some((level, _))) if level < discrete => &mut self.level,
             (Some(_), _) => &mut self.discrete,
             (None, _) => &mut self.level,
         };
@@ -118,26 +151,61 @@ impl Subscription {
 }
 
 impl Side {
-    fn new(channel: &async_broadcast::InactiveReceiver<Arc<Envelope>>, before: u64) -> Self {
-        Self { receiver: channel.activate_cloned(), head: None, next: before + 1, before }
+    fn new(channel: &async_broadcast::InactiveReceiver<Arc<Batch>>, before: u64) -> Self {
+        Self { receiver: channel.activate_cloned(), batch: None, at: 0, next: before + 1, before }
+    }
+
+    /// How many were missed before the next event.
+    fn missed(&self) -> u64 {
+        self.batch.as_ref().map_or(0, |batch| batch.events[self.at].nth - self.next)
+    }
+
+    /// Takes the next event, if there is a batch and the event is of the mask; else passes over it.
+    fn take(&mut self, mask: EventMask) -> Option<Received> {
+        let batch = self.batch.as_ref()?;
+        let at = self.at;
+        self.at += 1;
+        self.next += 1;
+        let is_last = self.at == batch.events.len();
+        let received = mask.contains(batch.events[at].event.kind());
+        match (received, is_last) {
+            (true, true) => self.batch.take().map(|batch| Received { batch, at }),
+            (true, false) => Some(Received { batch: Arc::clone(batch), at }),
+            (false, true) => {
+                self.batch = None;
+                None
+            }
+            (false, false) => None,
+        }
     }
 }
 
-/// Makes sure there is a head; yields its `seq`, or `None` when the channel has ended.
-fn poll_head(side: &mut Option<Side>, cx: &mut Context<'_>) -> Poll<Option<u64>> {
-    let Some(side) = side else { return Poll::Ready(None) };
-    loop {
-        if let Some(head) = &side.head {
-            return Poll::Ready(Some(head.seq));
-        }
+/// The `seq` of a side's next event, and what had been stamped when it was sent.
+fn head(side: &Option<Side>) -> Option<(u64, Stamps)> {
+    let side = side.as_ref()?;
+    side.batch.as_ref().map(|batch| (batch.events[side.at].seq, batch.until))
+}
+
+/// Tells whether a side has yet to take some of the first `stamped` events of its channel.
+fn owes(side: &Option<Side>, stamped: u64) -> bool {
+    side.as_ref().is_some_and(|side| side.batch.is_none() && side.next <= stamped)
+}
+
+/// Takes a batch, if there is none; `false` when the channel has ended.
+fn poll_batch(side: &mut Option<Side>, cx: &mut Context<'_>) -> Poll<bool> {
+    let Some(side) = side else { return ENDED };
+    while side.batch.is_none() {
         match ready!(Pin::new(&mut side.receiver).poll_recv(cx)) {
-            Some(Ok(envelope)) => side.head = Some(envelope),
+            Some(Ok(batch)) => (side.batch, side.at) = (Some(batch), 0),
             // How many were missed is read off the next one's place.
             Some(Err(RecvError::Overflowed(_))) => {}
-            Some(Err(RecvError::Closed)) | None => return Poll::Ready(None),
+            Some(Err(RecvError::Closed)) | None => return ENDED,
         }
     }
+    Poll::Ready(true)
 }
+
+const ENDED: Poll<bool> = Poll::Ready(false);
 
 impl Stream for Subscription {
     type Item = Delivery;
@@ -150,22 +218,20 @@ impl Stream for Subscription {
             ready!(tokio::task::coop::poll_proceed(cx)).made_progress();
             this.prepaid = PREPAID;
         }
+        let mask = this.interest.mask;
         loop {
             let Some(side) = ready!(this.poll_side(cx)) else { return Poll::Ready(None) };
-            let nth = side.head.as_ref().expect("poll_side yields a side with a head").nth;
-            let missed = nth - side.next;
+            let missed = side.missed();
             if missed > 0 {
-                side.next = nth;
+                side.next += missed;
                 this.lagged += missed;
                 this.prepaid -= 1;
                 return Poll::Ready(Some(Delivery::Lagged(missed)));
             }
-            side.next += 1;
-            let envelope = side.head.take().expect("poll_side yields a side with a head");
-            if this.interest.mask.contains(envelope.event.kind()) {
+            if let Some(received) = side.take(mask) {
                 this.received += 1;
                 this.prepaid -= 1;
-                return Poll::Ready(Some(Delivery::Event(envelope)));
+                return Poll::Ready(Some(Delivery::Event(received)));
             }
             this.filtered += 1;
         }

@@ -37,7 +37,7 @@ pub(crate) struct Record {
     bus: EventBus,
     endpoint: Arc<str>,
     is_dialled: bool,
-    partner: Option<ConnectionId>,
+    partner: OnceLock<ConnectionId>,
     begun: Instant,
     ends: OnceLock<(Endpoint, Endpoint)>,
     state: AtomicU8,
@@ -97,7 +97,7 @@ pub struct ConnectionSnapshot {
     pub endpoint: Arc<str>,
     /// Whether we dialled it; otherwise it is a client.
     pub dialled: bool,
-    /// The accepted connection it was dialled for.
+    /// The connection it was dialled for, or that waited for it in a bridge.
     pub partner: Option<ConnectionId>,
     /// The peer, once connected.
     pub peer: Option<Endpoint>,
@@ -163,14 +163,14 @@ impl Table {
         let table = self.lock();
         let Some(record) = table.live.get(&connection) else { return false };
         // A target's connection lives in the task of its client.
-        let owner = match record.partner {
+        let owner = match record.partner() {
             Some(client) => table.live.get(&client),
             None => Some(record),
         };
         let Some(task) = owner.and_then(|owner| owner.task.get()).cloned() else { return false };
         for record in table.live.values().filter(|other| {
             let of = owner.map(|owner| owner.id);
-            Some(other.id) == of || other.partner == of
+            Some(other.id) == of || other.partner() == of
         }) {
             record.killed.store(true, Ordering::Relaxed);
         }
@@ -247,7 +247,7 @@ impl Record {
             endpoint: Arc::clone(endpoint),
             // An accepted connection is there from the first.
             is_dialled: state != State::Connected,
-            partner,
+            partner: partner.map_or_else(OnceLock::new, OnceLock::from),
             begun: Instant::now(),
             ends,
             state: AtomicU8::new(state as u8),
@@ -278,7 +278,7 @@ impl Record {
         self.bus.emit(EventKind::Connected, || {
             let (peer, local) = self.ends();
             let endpoint = Arc::clone(&self.endpoint);
-            Event::Connected { connection: self.id, endpoint, partner: self.partner, peer, local }
+            Event::Connected { connection: self.id, endpoint, partner: self.partner(), peer, local }
         });
     }
 
@@ -290,13 +290,13 @@ impl Record {
             connection: self.id,
             endpoint: Arc::clone(&self.endpoint),
             target: target.as_target(),
-            partner: self.partner,
+            partner: self.partner(),
             error: error.to_owned(),
         });
     }
 
     /// The connection is over.
-    pub(crate) fn disconnected(self: &Arc<Self>, reason: Reason, error: Option<&str>, unsent: u64) {
+    pub(crate) fn disconnected(&self, reason: Reason, error: Option<&str>, unsent: u64) {
         self.leave(unsent);
         self.flush_levels(&[EventKind::ReadyRead, EventKind::BytesWritten]);
         self.set_state(State::Unconnected);
@@ -312,7 +312,7 @@ impl Record {
             Event::Disconnected {
                 connection: self.id,
                 endpoint: Arc::clone(&self.endpoint),
-                partner: self.partner,
+                partner: self.partner(),
                 peer,
                 local,
                 name: self.name(),
@@ -333,6 +333,16 @@ impl Record {
             Some(_) => totals.add(self.received(), self.sent(), unsent),
             None => totals.failed += 1,
         }
+    }
+
+    /// Joins it to one that has waited for it, whose task it lives in from now on.
+    pub(crate) fn meets(&self, partner: ConnectionId) {
+        // It can meet only once.
+        let _ = self.partner.set(partner);
+    }
+
+    fn partner(&self) -> Option<ConnectionId> {
+        self.partner.get().copied()
     }
 
     /// Names the task that an accepted connection lives and ends with.
@@ -379,7 +389,7 @@ impl Record {
     }
 
     /// The peer has finished sending.
-    pub(crate) fn read_finished(self: &Arc<Self>) {
+    pub(crate) fn read_finished(&self) {
         self.flush_levels(&[EventKind::ReadyRead]);
         self.bus.emit(EventKind::ReadFinished, || Event::ReadFinished {
             connection: self.id,
@@ -388,12 +398,18 @@ impl Record {
         });
     }
 
-    /// Sends outstanding notices ahead, where an event follows that must not be overtaken by them.
-    fn flush_levels(self: &Arc<Self>, levels: &[EventKind]) {
-        let outstanding = self.outstanding.load(Ordering::Acquire);
-        for level in levels.iter().filter(|level| outstanding & bit(**level) != 0) {
-            self.bus.shared.outbox.push_now(Level { record: Arc::clone(self), kind: *level });
+    /// Tells outstanding notices now, where an event follows that must not be overtaken by them.
+    fn flush_levels(&self, levels: &[EventKind]) {
+        for level in levels.iter().filter(|level| self.is_outstanding(**level)) {
+            if let Some(event) = self.take_level(*level) {
+                self.bus.emit(*level, || event);
+            }
         }
+    }
+
+    /// Tells whether there is something to tell that was not taken yet.
+    pub(super) fn is_outstanding(&self, kind: EventKind) -> bool {
+        self.outstanding.load(Ordering::Acquire) & bit(kind) != 0
     }
 
     fn notice(self: &Arc<Self>, kind: EventKind) {
@@ -461,7 +477,7 @@ impl Record {
             connection: self.id,
             endpoint: Arc::clone(&self.endpoint),
             dialled: self.is_dialled,
-            partner: self.partner,
+            partner: self.partner(),
             peer,
             local,
             name: self.name(),

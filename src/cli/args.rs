@@ -5,16 +5,17 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 
 use super::layers::{self, LayerArgs, Typed};
 use super::remote::Ask;
+use super::seeing::{Seeing, filter};
 use crate::address::Address;
-use crate::config::{Config, Fault, LogFormat, Origins, Place, ProgramOptions, size, socket_path};
+use crate::config::{Config, Fault, Origins, Place, size};
 use crate::net::{BindError, DialOptions, ListenOptions, MessageOptions, Overflow, QueueOptions};
-use crate::relay::{RelayMode, RelayOptions};
+use crate::relay::{BridgeOptions, JoinOn, RelayMode, RelayOptions, Reply, Strategy};
 use crate::service::CONTROL;
 
 /// Joins two networks: each client that comes to --listen gets a connection
@@ -29,6 +30,9 @@ pub(super) struct Args {
     /// Connect each client to this: host:9001, 9001, tls://host:443, unix:/path, stdio:, echo: (repeatable: the next is tried when one fails)
     #[arg(long, value_name = "ADDR", allow_negative_numbers = true)]
     connect: Vec<String>,
+    /// Which of several targets a client gets: failover, round_robin, least_connections [default: failover]
+    #[arg(long, value_name = "STRATEGY")]
+    strategy: Option<Strategy>,
     /// How the two are joined [default: pair, each client with a connection of its own]
     #[arg(long, value_name = "MODE")]
     mode: Option<RelayMode>,
@@ -45,6 +49,24 @@ pub(super) struct Args {
     /// What happens when more would wait [default: disconnect, in mode collect block]
     #[arg(long, value_name = "POLICY", help_heading = "Messages")]
     overflow: Option<Overflow>,
+    /// Who gets what the target of mode collect says [default: broadcast, every client]
+    #[arg(long, value_name = "WHO", help_heading = "Messages")]
+    reply: Option<Reply>,
+    /// With --reply request, how long a request waits for its answer [default: 1s]
+    #[arg(long, value_name = "TIME", help_heading = "Messages")]
+    request_timeout: Option<String>,
+    /// With --reply request and --frame mbap, requests on the link at once [default: 1]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Messages")]
+    overlap: Option<String>,
+    /// Put this before each message for the target of mode collect, as in "{name} "
+    #[arg(long, value_name = "TAG", help_heading = "Messages")]
+    tag: Option<String>,
+    /// Take that name from a client's first message by this pattern [default: its address]
+    #[arg(long, value_name = "PATTERN", help_heading = "Messages")]
+    name: Option<String>,
+    /// Send again what was unconfirmed when a connection to that target ended
+    #[arg(long, help_heading = "Messages")]
+    resend: bool,
 
     /// Accept clients only from this network (repeatable)
     #[arg(long, value_name = "CIDR", help_heading = "Limits")]
@@ -67,6 +89,15 @@ pub(super) struct Args {
     /// The same once one side has finished [default: 1h]
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, help_heading = "Limits")]
     half_closed_timeout: Option<String>,
+    /// In mode bridge, clients of one listener that may wait for the other's [default: 64]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Limits")]
+    max_waiting: Option<String>,
+    /// In mode bridge, end a connection that has waited for so long; or off [default: 1h]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, help_heading = "Limits")]
+    wait_timeout: Option<String>,
+    /// In mode bridge, dial the second target when the first sends data, or on its connection [default: data]
+    #[arg(long, value_name = "WHEN", help_heading = "Limits")]
+    join_on: Option<JoinOn>,
     /// Time for connections to end after TERM or INT [default: 10s]
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, help_heading = "Limits")]
     shutdown_grace: Option<String>,
@@ -92,29 +123,6 @@ pub(super) struct Args {
 
     #[command(subcommand)]
     command: Option<Verb>,
-}
-
-/// What is shown of a running node, whatever made it.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub(super) struct Seeing {
-    /// Let others ask and steer this node by a Unix socket at PATH, made for this user alone
-    #[arg(long, value_name = "PATH", help_heading = "Seeing")]
-    control: Option<String>,
-    /// Show every byte on stderr: direction, time, offset, hex, text
-    #[arg(short = 'x', long, help_heading = "Seeing")]
-    hexdump: bool,
-    /// Log more; twice for everything
-    #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = "Seeing")]
-    verbose: u8,
-    /// Log only warnings and errors
-    #[arg(short, long, help_heading = "Seeing")]
-    quiet: bool,
-    /// Log by this filter instead, as in signal_node=debug
-    #[arg(long, value_name = "FILTER", env = "SIGNAL_NODE_LOG", help_heading = "Seeing")]
-    log: Option<String>,
-    /// How stderr is written; json gives one object per event [default: text]
-    #[arg(long, value_name = "FORMAT", help_heading = "Seeing")]
-    log_format: Option<LogFormat>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -276,74 +284,6 @@ fn run_files(paths: &[PathBuf], seeing: &Seeing) -> Result<Run, Vec<String>> {
     Ok(Run { config, filter, source: Source::Files(Box::new(files)) })
 }
 
-fn filter(text: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(text).map_err(|error| {
-        format!("`{}` is not a filter ({error}); write for example signal_node=debug", text.escape_debug())
-    })
-}
-
-impl Seeing {
-    /// Wins over what a file says.
-    ///
-    /// # Errors
-    /// That the control socket cannot have its path; the rest is applied all the same.
-    fn apply(&self, program: &mut ProgramOptions) -> Result<(), String> {
-        program.hexdump |= self.hexdump;
-        if let Some(format) = self.log_format {
-            program.log_format = format;
-        }
-        match (&self.log, self.verbose) {
-            (Some(filter), _) => program.log = filter.clone(),
-            _ if self.quiet => program.log = "signal_node=warn".into(),
-            (None, 0) => {}
-            (None, 1) => program.log = "signal_node=debug".into(),
-            (None, _) => program.log = "signal_node=trace".into(),
-        }
-        if let Some(path) = &self.control {
-            // As in a file.
-            program.control = if path == "off" { None } else { Some(socket_path(path)?) };
-        }
-        Ok(())
-    }
-
-    /// Where the filter was written.
-    fn log_source(&self) -> &'static str {
-        let typed = std::env::args_os()
-            .any(|arg| matches!(arg.to_str(), Some(arg) if arg == "--log" || arg.starts_with("--log=")));
-        if typed { "--log" } else { "SIGNAL_NODE_LOG" }
-    }
-}
-
-impl clap::ValueEnum for RelayMode {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
-    }
-
-    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-        Some(clap::builder::PossibleValue::new(self.name()))
-    }
-}
-
-impl clap::ValueEnum for Overflow {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
-    }
-
-    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-        Some(clap::builder::PossibleValue::new(self.name()))
-    }
-}
-
-impl clap::ValueEnum for LogFormat {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
-    }
-
-    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-        Some(clap::builder::PossibleValue::new(self.name()))
-    }
-}
-
 impl Args {
     /// What was meant, or everything that is wrong with it, a line each.
     pub(super) fn meaning(self) -> Result<Command, Vec<String>> {
@@ -418,6 +358,21 @@ impl Args {
         }
     }
 
+    /// How connections wait for each other.
+    fn bridge(&self, meaning: &mut Meaning) -> BridgeOptions {
+        let mut bridge = BridgeOptions::default();
+        if let Some(most) = meaning.number("--max-waiting", &self.max_waiting) {
+            bridge.max_waiting = most;
+        }
+        if self.wait_timeout.as_deref() == Some("off") {
+            bridge.wait_timeout = None;
+        } else if let Some(limit) = meaning.duration("--wait-timeout", &self.wait_timeout) {
+            bridge.wait_timeout = Some(limit);
+        }
+        bridge.join_on = self.join_on.unwrap_or_default();
+        bridge
+    }
+
     /// The relay, its listeners and targets, with their options.
     fn relay(&self, meaning: &mut Meaning) -> Config {
         let typed = (Typed::new(&self.listen), Typed::new(&self.connect));
@@ -436,6 +391,12 @@ impl Args {
             if mode == RelayMode::Publish {
                 // Who listens on the command line hears what the target says.
                 std::mem::swap(&mut relay.from, &mut relay.to);
+            }
+            if mode == RelayMode::Bridge && (relay.from.is_empty() || relay.to.is_empty()) {
+                // Two of a kind: the first, and the second.
+                let mut ends: Vec<_> = relay.from.drain(..).chain(relay.to.drain(..)).collect();
+                relay.to = ends.split_off(ends.len().min(1));
+                relay.from = ends;
             }
         }
         let messages = self.messages(meaning);
@@ -474,7 +435,23 @@ impl Args {
         if self.idle_timeout.as_deref() != Some("off") {
             relay.idle_timeout = meaning.duration("--idle-timeout", &self.idle_timeout);
         }
-        config.relay.values_mut().for_each(|one| one.options = relay);
+        relay.targets.strategy = self.strategy.unwrap_or_default();
+        relay.bridge = self.bridge(meaning);
+        relay.reply = self.reply.unwrap_or_default();
+        if let Some(limit) = meaning.duration("--request-timeout", &self.request_timeout) {
+            relay.request.timeout = limit;
+        }
+        if let Some(most) = meaning.number("--overlap", &self.overlap) {
+            relay.request.overlap = most;
+        }
+        relay.resend = self.resend;
+        if self.tag.as_deref() != Some("off") {
+            relay.tags.tag = self.tag.as_ref().and_then(|text| meaning.note("--tag", text.parse()));
+        }
+        if let Some(name) = self.name.as_ref().and_then(|text| meaning.note("--name", text.parse())) {
+            relay.tags.name = name;
+        }
+        config.relay.values_mut().for_each(|one| one.options = relay.clone());
         self.layers.apply(&mut config, &typed.0, &typed.1, meaning);
         config
     }
@@ -495,10 +472,20 @@ pub(super) fn option(place: &Place) -> &'static str {
         (_, "max_read") => "--max-read",
         (_, "threads") => "--threads",
         (_, "mode") => "--mode",
+        (_, "strategy") => "--strategy",
         (_, "framing") => "--frame",
         (_, "max_frame") => "--max-frame",
         (_, "queue_max") => "--queue",
         (_, "queue_overflow") => "--overflow",
+        (_, "reply") => "--reply",
+        (_, "max_waiting") => "--max-waiting",
+        (_, "wait_timeout") => "--wait-timeout",
+        (_, "join_on") => "--join-on",
+        (_, "request_timeout") => "--request-timeout",
+        (_, "overlap") => "--overlap",
+        (_, "tag") => "--tag",
+        (_, "name") => "--name",
+        (_, "resend") => "--resend",
         (_, "source") => "--source",
         (_, "idle_timeout") => "--idle-timeout",
         (_, "half_closed_timeout") => "--half-closed-timeout",

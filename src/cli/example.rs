@@ -29,6 +29,11 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("relay", include_str!("../../config/relay.toml")),
     ("echo", include_str!("../../config/echo.toml")),
     ("both-roles", include_str!("../../config/both-roles.toml")),
+    ("hub", include_str!("../../config/hub.toml")),
+    ("publish", include_str!("../../config/publish.toml")),
+    ("bridge", include_str!("../../config/bridge.toml")),
+    ("collect", include_str!("../../config/collect.toml")),
+    ("modbus", include_str!("../../config/modbus.toml")),
     ("tls", include_str!("../../config/tls.toml")),
     ("reference", include_str!("../../config/reference.toml")),
 ];

@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::address::Address;
 use crate::config::{ClientConfig, Config, ListenConfig, RelayConfig};
 use crate::net::MessageOptions;
-use crate::relay::{RelayMode, most_connections};
+use crate::relay::{RelayMode, Reply, RequestOptions, most_connections};
 
 /// What listens where, what goes to what, and the limits.
 pub(super) fn config(config: &Config, files: &[PathBuf]) -> String {
@@ -33,8 +34,15 @@ fn relay(out: &mut String, config: &Config, id: &str, relay: &RelayConfig) {
         RelayMode::Pair => "each client gets a connection of its own",
         RelayMode::Echo => "each client gets back what it sends",
         RelayMode::Hub => "every client hears what the others send",
+        RelayMode::Collect if relay.options.reply == Reply::Request => {
+            "clients ask one target that is kept connected, in turn, and each gets its own answers"
+        }
         RelayMode::Collect => "what all clients send goes to one target that is kept connected",
         RelayMode::Publish => "one end hears what the other sends",
+        RelayMode::Bridge if config.to(relay).next().is_none() => {
+            "clients of both listeners are joined as they come"
+        }
+        RelayMode::Bridge => "two targets are dialled and joined, again and again",
     };
     let _ = writeln!(out, "\nrelay.{id}: {what}");
     for (id, one) in config.from(relay) {
@@ -43,6 +51,19 @@ fn relay(out: &mut String, config: &Config, id: &str, relay: &RelayConfig) {
     for (nth, (id, one)) in config.to(relay).enumerate() {
         let role = if nth == 0 || relay.mode.is_group() { "to" } else { "else to" };
         let _ = writeln!(out, "  {} {}", end(relay, id, role), client(id, one));
+    }
+    if relay.options.reply == Reply::Request {
+        let RequestOptions { timeout, overlap, pause, delay_after_connect } = relay.options.request;
+        let words = |time: Option<Duration>| {
+            time.map_or_else(|| "none".into(), |time| humantime::format_duration(time).to_string())
+        };
+        let _ = writeln!(
+            out,
+            "  each request has {} for its answer; {overlap} at once; pause {}; delay after connect {}",
+            humantime::format_duration(timeout),
+            words(pause),
+            words(delay_after_connect),
+        );
     }
     let idle = relay
         .options
@@ -55,8 +76,8 @@ fn relay(out: &mut String, config: &Config, id: &str, relay: &RelayConfig) {
 /// Which end of a relay an object is at: in mode publish either kind may be at either.
 fn end(relay: &RelayConfig, id: &str, usual: &'static str) -> &'static str {
     match relay.mode {
-        RelayMode::Publish if relay.from.iter().any(|from| from == id) => "from",
-        RelayMode::Publish => "to",
+        RelayMode::Publish | RelayMode::Bridge if relay.from.iter().any(|from| from == id) => "from",
+        RelayMode::Publish | RelayMode::Bridge => "to",
         _ => usual,
     }
 }

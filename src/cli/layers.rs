@@ -116,15 +116,5 @@ pub(super) fn option(place: &Place) -> Option<&'static str> {
     })
 }
 
-impl clap::ValueEnum for ProxyVersion {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
-    }
-
-    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-        Some(clap::builder::PossibleValue::new(self.name()))
-    }
-}
-
 /// What the command line calls its one identity.
 const NAME: &str = "tls";

@@ -20,6 +20,8 @@ mod remote;
 mod report;
 mod schema;
 mod screen;
+mod seeing;
+mod words;
 mod writer;
 
 use std::error::Error;
@@ -298,6 +300,14 @@ fn plan(config: &Config) -> String {
                 }
                 RelayMode::Hub => format!("joining up to {most} clients, each of whom hears the others"),
                 RelayMode::Collect => format!("collecting what up to {most} clients send for {to}"),
+                RelayMode::Bridge if to.is_empty() => {
+                    format!(
+                        "joining clients of {} with those of {}, up to {most}",
+                        relay.from.join(", "),
+                        relay.to.join(", ")
+                    )
+                }
+                RelayMode::Bridge => format!("joining {}", to.replace(", else to ", " with ")),
                 RelayMode::Publish => {
                     format!("publishing what {} send to {}", relay.from.join(", "), relay.to.join(", "))
                 }

@@ -244,6 +244,14 @@ impl Reporter {
                 debug!(connection = number(*connection), %endpoint, cause, frames, bytes, "frames dropped, in all");
                 self.limiter.say(Line { what: "frames dropped", endpoint, cause }, OFTEN);
             }
+            Event::RequestFailed { connection, endpoint, fault, requests } => {
+                let cause = fault.name();
+                debug!(connection = number(*connection), %endpoint, cause, requests, "requests failed, in all");
+                self.limiter.say(Line { what: "requests failed", endpoint, cause }, OFTEN);
+            }
+            Event::TargetChanged { endpoint, from, to, target } => {
+                warn!(%endpoint, %from, %to, target, "target changed; later clients get this one");
+            }
             Event::Reconnecting { endpoint, target, attempt, pause } => {
                 let pause = format!("{:.3}s", pause.as_secs_f64());
                 debug!(%endpoint, target, attempt, pause, "reconnecting");
@@ -380,6 +388,8 @@ const FAULTS: &[EventKind] = &[
     EventKind::Lagged,
     EventKind::SlotPanicked,
     EventKind::FramesDropped,
+    EventKind::RequestFailed,
+    EventKind::TargetChanged,
 ];
 const USUAL: &[EventKind] = &[
     EventKind::Listening,
@@ -393,6 +403,8 @@ const USUAL: &[EventKind] = &[
     EventKind::Lagged,
     EventKind::SlotPanicked,
     EventKind::FramesDropped,
+    EventKind::RequestFailed,
+    EventKind::TargetChanged,
 ];
 const TALK: &[EventKind] = &[
     EventKind::Listening,

@@ -36,7 +36,7 @@ pub(super) fn status(answer: &Value) -> String {
         table.row([
             plain(&object["object"]),
             plain(&object["kind"]),
-            plain(&object["state"]),
+            if object["up"] == false { "down".into() } else { plain(&object["state"]) },
             object["connections"].as_u64().map_or_else(String::new, |count| count.to_string()),
             count("connections"),
             count("failed"),
@@ -63,6 +63,25 @@ pub(super) fn status(answer: &Value) -> String {
     }
     let _ = write!(page, "\n{table}");
 
+    let mut table =
+        Table::new(&["COLLECTS FOR", ">RECEIVED", ">SENT", ">QUEUED", ">DROPPED", ">UNCONFIRMED"]);
+    let mut collects = false;
+    for client in objects.iter().filter(|object| object["accounts"].is_object()) {
+        let count = |key: &str| client["accounts"][key].to_string();
+        collects = true;
+        table.row([
+            plain(&client["object"]),
+            count("received"),
+            count("sent"),
+            count("queued"),
+            count("dropped"),
+            count("unconfirmed"),
+        ]);
+    }
+    if collects {
+        let _ = write!(page, "\n{table}");
+    }
+
     let mut table = Table::new(&["RELAY", "FROM", "TO"]);
     for relay in objects.iter().filter(|object| object["kind"] == "relay") {
         table.row([plain(&relay["object"]), names(&relay["from"]), names(&relay["to"])]);
@@ -73,7 +92,7 @@ pub(super) fn status(answer: &Value) -> String {
     let mut table = Table::new(&[">CLIENT", "OBJECT", "PEER", "TARGET", ">RECEIVED", ">SENT", ">AGE"]);
     let targets: HashMap<_, _> =
         connections.iter().filter_map(|target| Some((target["partner"].as_u64()?, target))).collect();
-    for client in connections.iter().filter(|connection| connection["dialled"] == false) {
+    for client in connections.iter().filter(|one| one["dialled"] == false && one["partner"].is_null()) {
         let target = client["connection"].as_u64().and_then(|id| targets.get(&id));
         let target = match target {
             Some(target) if !target["peer"].is_null() => plain(&target["peer"]),

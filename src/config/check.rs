@@ -12,7 +12,7 @@ use crate::address::{Address, Host};
 use crate::flow::MOST_READ;
 use crate::nearest::{did_you_mean, quoted};
 use crate::net::KernelOptions;
-use crate::relay::{RelayMode, most_connections};
+use crate::relay::{RelayMode, TargetOptions, most_connections};
 
 impl Config {
     /// Finds everything that is wrong, without opening anything.
@@ -36,6 +36,7 @@ impl Config {
         self.check_ends(&mut faults);
         faults.0.extend(self.check_messages());
         faults.0.extend(self.check_layers());
+        faults.0.extend(self.check_waiting());
         faults.0.extend(self.circles(&self.literal_leads()));
         faults.0
     }
@@ -210,7 +211,7 @@ impl Config {
                 let (listens, connects) = (self.listen.contains_key(name), self.client.contains_key(name));
                 // Whoever is published, and whoever hears it, may have come to us or be dialled.
                 let fits = match key {
-                    _ if relay.mode == RelayMode::Publish => listens || connects,
+                    _ if matches!(relay.mode, RelayMode::Publish | RelayMode::Bridge) => listens || connects,
                     "from" => listens,
                     _ => connects,
                 };
@@ -228,6 +229,7 @@ impl Config {
         let listens = "there is nothing to listen on; name a listener";
         let connects = "there is nothing to connect to; name a client, or write mode = \"echo\"";
         match relay.mode {
+            RelayMode::Bridge => faults.0.extend(self.check_bridge(id, relay)),
             RelayMode::Publish if relay.from.is_empty() => {
                 faults.add(at("from"), "there is nobody to be heard; name a client or a listener");
             }
@@ -256,6 +258,21 @@ impl Config {
                 format!("more than {MOST_TARGETS} targets would never all be tried; name fewer"),
             );
         }
+        let (targets, usual) = (&relay.options.targets, TargetOptions::default());
+        for (key, is_given) in [
+            ("strategy", targets.strategy != usual.strategy),
+            ("hold", targets.hold != usual.hold),
+            ("check", targets.check.is_some()),
+        ] {
+            if is_given && (relay.mode != RelayMode::Pair || relay.to.len() < 2) {
+                faults.add(
+                    at(key),
+                    "there is nothing to choose from; name several targets of a pair, or remove it",
+                );
+            }
+        }
+        check_limit(Some(targets.hold), at("hold"), false, faults);
+        check_limit(targets.check, at("check"), true, faults);
         check_limit(relay.options.idle_timeout, at("idle_timeout"), true, faults);
         check_limit(Some(relay.options.half_closed_timeout), at("half_closed_timeout"), false, faults);
     }
@@ -432,7 +449,7 @@ fn kernel_faults(
 /// Names that wires and calls use for the node's own parts.
 const TAKEN: [&str; 3] = ["node", "log", "script"];
 const NO_LISTENER: &str = "there is no listener that it could hold for; listen on an address, or remove it";
-const TOO_LONG: &str = "is longer than a year; leave it out for the default";
+pub(super) const TOO_LONG: &str = "is longer than a year; leave it out for the default";
 /// Timers beyond this are mistakes.
 pub(crate) const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 /// Below this a relay would do little but system calls.

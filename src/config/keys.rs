@@ -9,12 +9,13 @@ use super::kinds::{
     AddressText, Count, InterfaceName, Kind, Limit, Names, Networks, Number, OneOf, Problem, Size,
     SocketPath, Source, Switch, Text, Time, Word,
 };
-use super::layers::{FilePath, Off, SystemOrFile, ViaText};
-use super::messages::{Auto, FramingText};
+use super::layers::{FilePath, SystemOrFile, ViaText};
+use super::messages::{Auto, FramingText, Off};
+use super::tags::Written;
 use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig};
 use crate::address::Address;
 use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow, ProxyVersion, TlsOptions};
-use crate::relay::RelayMode;
+use crate::relay::{JoinOn, NameFrame, Naming, RelayMode, Reply, Strategy, Tag, Unknown};
 
 /// When a changed key takes effect at a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,9 +189,25 @@ pub(crate) fn client() -> Vec<Key<ClientConfig>> {
 #[rustfmt::skip]
 pub(crate) fn relay() -> Vec<Key<RelayConfig>> {
     vec![
-        required(key(a::<Names>(), "from", |r: &mut RelayConfig| &mut r.from, NewConnections, "the listeners whose clients it takes; in mode publish, who is heard")),
-        key(a::<Names>(), "to", |r| &mut r.to, NewConnections, "the clients it leads to: the first is dialled, the next when that fails; in mode publish, who hears"),
-        key(a::<OneOf<RelayMode>>(), "mode", |r| &mut r.mode, NewConnections, "pair: a connection of its own for each client; echo: all comes back, and there is no to; hub: each client hears what the others send; publish: those in to hear those in from; collect: all go to one target that is kept connected"),
+        required(key(a::<Names>(), "from", |r: &mut RelayConfig| &mut r.from, NewConnections, "the listeners whose clients it takes; in mode publish, who is heard; in mode bridge, a listener, or a client that is dialled first")),
+        key(a::<Names>(), "to", |r| &mut r.to, NewConnections, "the clients it leads to: the first is dialled, the next when that fails; in mode publish, who hears; in mode bridge, what from is"),
+        key(a::<OneOf<RelayMode>>(), "mode", |r| &mut r.mode, NewConnections, "pair: a connection of its own for each client; echo: all comes back, and there is no to; hub: each client hears what the others send; publish: those in to hear those in from; collect: all go to one target that is kept connected; bridge: two listeners whose clients meet, or two targets that are both dialled"),
+        key(a::<OneOf<Strategy>>(), "strategy", |r| &mut r.options.targets.strategy, NewConnections, "which target a client of a pair gets: failover: the first that is up; round_robin: each in turn; least_connections: the one with the fewest"),
+        key(a::<Time>(), "hold", |r| &mut r.options.targets.hold, NewConnections, "a target that has failed is not used for so long; if they are checked, it must be reachable for so long before it is used again"),
+        key(a::<Limit>(), "check", |r| &mut r.options.targets.check, NewConnections, "each target is tried so often, by a connection that is closed at once"),
+        key(a::<OneOf<Reply>>(), "reply", |r| &mut r.options.reply, NewConnections, "in mode collect, who gets what the target says: broadcast: every client; tagged: the one whose name stands before it, as in tag; request: the client that had asked, and they take turns"),
+        key(a::<Time>(), "request_timeout", |r| &mut r.options.request.timeout, Live, "with reply request, how long a request waits for its answer, and for a target that is not connected"),
+        key(a::<Number<usize>>(), "overlap", |r| &mut r.options.request.overlap, Live, "requests on the link at once, up to 256; more than 1 need framing mbap"),
+        key(a::<Limit>(), "pause", |r| &mut r.options.request.pause, Live, "the least time from an answer, and from a request, to the next request"),
+        key(a::<Limit>(), "delay_after_connect", |r| &mut r.options.request.delay_after_connect, Live, "how long the target is left alone once it is connected"),
+        key(a::<Off<Written<Tag>>>(), "tag", |r| &mut r.options.tags.tag, NewConnections, "in mode collect, what stands before each message on its way to the target; {name} is the client's name"),
+        key(a::<Written<Naming>>(), "name", |r| &mut r.options.tags.name, NewConnections, "where that name is taken from: address, or a pattern that finds it in the client's first message"),
+        key(a::<OneOf<NameFrame>>(), "name_frame", |r| &mut r.options.tags.name_frame, NewConnections, "what becomes of the message it was found in: pass: it goes to the target like any other; consume: it goes no further"),
+        key(a::<Written<Unknown>>(), "unknown", |r| &mut r.options.tags.unknown, NewConnections, "what happens to a tagged answer for a client that is not there, beside being counted: drop: nothing; close: the connection to the target is reset; reply:TEXT: the target is sent that text, in which {name} is the name"),
+        key(a::<Switch>(), "resend", |r| &mut r.options.resend, NewConnections, "in mode collect, whether what was unconfirmed when a connection to the target ended is sent again: kept in its queue until then, and perhaps got twice"),
+        key(a::<Number<usize>>(), "max_waiting", |r| &mut r.options.bridge.max_waiting, NewConnections, "in mode bridge, clients of one listener that may wait for the other's"),
+        key(a::<Limit>(), "wait_timeout", |r| &mut r.options.bridge.wait_timeout, NewConnections, "in mode bridge, ends a connection that has waited for so long"),
+        key(a::<OneOf<JoinOn>>(), "join_on", |r| &mut r.options.bridge.join_on, NewConnections, "in mode bridge, when the second target is dialled: data: the first has something to say; connection: it is connected"),
         key(a::<Limit>(), "idle_timeout", |r| &mut r.options.idle_timeout, Live, "ends a pair, or a member of another mode, in which nothing moves for so long"),
         key(a::<Time>(), "half_closed_timeout", |r| &mut r.options.half_closed_timeout, Live, "the same once one side has finished"),
     ]
@@ -222,6 +239,22 @@ impl Reload {
 }
 
 impl Word for RelayMode {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn word(self) -> &'static str {
+        self.name()
+    }
+}
+
+impl Word for Strategy {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn word(self) -> &'static str {
+        self.name()
+    }
+}
+
+impl Word for JoinOn {
     const ALL: &'static [Self] = &Self::ALL;
 
     fn word(self) -> &'static str {

@@ -2,7 +2,6 @@
 //! headers, a proxy on the way), as kinds of values and as faults.
 
 use std::collections::BTreeSet;
-use std::marker::PhantomData;
 use std::path::PathBuf;
 
 use toml::de::DeValue;
@@ -13,37 +12,12 @@ use crate::address::Address;
 use crate::nearest::{did_you_mean, quoted};
 use crate::net::{NO_TLS, ProxyVersion, Roles, Via, ViaError};
 
-/// A value, or `"off"`.
-pub(super) struct Off<K>(PhantomData<K>);
 /// The path of a file.
 pub(super) struct FilePath;
 /// The same, or `"system"` for what the machine has.
 pub(super) struct SystemOrFile;
 /// A [`Via`], whose password is never written.
 pub(super) struct ViaText;
-
-impl<K: Kind> Kind for Off<K> {
-    type Value = Option<K::Value>;
-
-    fn expected() -> String {
-        format!("{}, or \"off\"", K::expected())
-    }
-
-    fn read(value: &DeValue<'_>) -> Result<Self::Value, Vec<Problem>> {
-        match value.as_str() {
-            Some("off") => Ok(None),
-            _ => K::read(value).map(Some),
-        }
-    }
-
-    fn write(value: &Self::Value) -> String {
-        value.as_ref().map_or_else(|| toml_text("off"), K::write)
-    }
-
-    fn schema() -> String {
-        format!(r#"{{"anyOf":[{},{{"const":"off"}}]}}"#, K::schema())
-    }
-}
 
 impl Kind for FilePath {
     type Value = PathBuf;

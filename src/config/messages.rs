@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use toml::de::DeValue;
 
 use super::kinds::{Kind, Problem, Word, toml_text};
-use super::{Config, Fault, Place, RelayConfig};
+use super::{ClientConfig, Config, Fault, Place, RelayConfig};
 use crate::address::Address;
 use crate::framing::Framing;
 use crate::net::{MessageOptions, Overflow};
@@ -14,6 +14,8 @@ use crate::relay::RelayMode;
 
 /// A value, or `"auto"` for what is usual where it is used.
 pub(super) struct Auto<K>(PhantomData<K>);
+/// A value, or `"off"` for none.
+pub(super) struct Off<K>(PhantomData<K>);
 /// A [`Framing`].
 pub(super) struct FramingText;
 
@@ -37,6 +39,26 @@ impl<K: Kind> Kind for Auto<K> {
 
     fn schema() -> String {
         format!(r#"{{"anyOf":[{},{{"const":"auto"}}]}}"#, K::schema())
+    }
+}
+
+impl<K: Kind> Kind for Off<K> {
+    type Value = Option<K::Value>;
+
+    fn expected() -> String {
+        format!("{}, or \"off\"", K::expected())
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<Self::Value, Vec<Problem>> {
+        if value.as_str() == Some("off") { Ok(None) } else { K::read(value).map(Some) }
+    }
+
+    fn write(value: &Self::Value) -> String {
+        value.as_ref().map_or_else(|| toml_text("off"), K::write)
+    }
+
+    fn schema() -> String {
+        format!(r#"{{"anyOf":[{},{{"const":"off"}}]}}"#, K::schema())
     }
 }
 
@@ -73,16 +95,28 @@ impl Word for Overflow {
 }
 
 impl Config {
+    /// How the messages of a client are told apart and kept in a relay: without
+    /// a framing of its own it has that of the first listener with one.
+    pub(crate) fn messages(&self, relay: &RelayConfig, client: &ClientConfig) -> MessageOptions {
+        let own = client.options.messages;
+        let inherited = || self.from(relay).find_map(|(_, listener)| listener.options.messages.framing);
+        // A pair has no messages, and a fault names only what was written.
+        let framing = if relay.mode.is_group() { own.framing.or_else(inherited) } else { own.framing };
+        MessageOptions { framing, ..own }
+    }
+
     /// What is wrong with the messages of all relays.
     pub(super) fn check_messages(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         for (id, relay) in &self.relay {
             let fault = |key, text: String| Fault { place: Place::new("relay", id, key), text };
             let mode = relay.mode.name();
-            if relay.mode.is_group() && self.is_conversation(relay) {
+            if (relay.mode.is_group() || relay.mode == RelayMode::Bridge) && self.is_conversation(relay) {
                 let text = format!("stdio: is one conversation, and mode {mode} joins many; name addresses");
                 faults.push(fault("mode", text));
             }
+            faults.extend(self.check_requests(id, relay));
+            self.check_tags(id, relay, &mut faults);
             if relay.mode == RelayMode::Publish {
                 for (nth, name) in relay.to.iter().enumerate().filter(|(_, name)| relay.from.contains(name)) {
                     let place = Place::new("relay", id, "to").element(nth);
@@ -96,7 +130,7 @@ impl Config {
             }
             for (name, client) in self.to(relay) {
                 let at = |key| Place::new("client", name, key);
-                check(relay, &client.options.messages, false, &at, &mut faults);
+                check(relay, &self.messages(relay, client), false, &at, &mut faults);
                 if relay.mode == RelayMode::Publish && client.to == Address::Echo {
                     let text = "echo: has nothing to say and hears nothing; name another target";
                     faults.push(Fault { place: at("to"), text: text.into() });

@@ -2,6 +2,7 @@
 //! clients and relays by name. A file and the command line build the same;
 //! nothing is opened here.
 
+mod bridge;
 mod check;
 mod expand;
 mod file;
@@ -11,8 +12,10 @@ mod layers;
 mod loops;
 mod messages;
 mod origin;
+mod requests;
 mod show;
 mod syntax;
+mod tags;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -175,10 +178,10 @@ pub struct ClientConfig {
 /// A relay from listeners to targets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RelayConfig {
-    /// The names of its listeners; in mode publish, of those who are heard.
+    /// The names of its listeners; in mode publish, of those who are heard; in mode bridge, of one end.
     pub from: Vec<String>,
     /// The names of its targets: the first is dialled for each client, the
-    /// next when it fails. In mode publish, of those who hear.
+    /// next when it fails. In mode publish, of those who hear; in mode bridge, of the other end.
     pub to: Vec<String>,
     /// How they are joined.
     pub mode: RelayMode,

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
 
-pub use self::cause::DropCause;
+pub use self::cause::{DropCause, RequestFault};
 pub use self::ends::{ConnectionId, Endpoint};
 pub(crate) use self::ends::{ConnectionMap, Introduction};
 pub use self::mask::EventMask;
@@ -100,6 +100,19 @@ pub enum Event {
         peer: Endpoint,
         /// What went wrong.
         error: String,
+    },
+    /// A failover: later clients of a relay get another of its targets.
+    ///
+    /// From: the session of the first of them. Each target is named by its client object.
+    TargetChanged {
+        /// The relay's name.
+        endpoint: Arc<str>,
+        /// The target that clients got before.
+        from: Arc<str>,
+        /// The target that they get now.
+        to: Arc<str>,
+        /// The same as it is dialled.
+        target: String,
     },
     /// A client was accepted.
     ///
@@ -304,6 +317,20 @@ pub enum Event {
         /// Their bytes.
         bytes: u64,
     },
+    /// Requests have no answer and will have none.
+    ///
+    /// From: whoever found out, at most once a second for a connection and a fault, and at its end.
+    /// Carries: the total of the connection and the fault.
+    RequestFailed {
+        /// The client that had asked; none for those that have left.
+        connection: Option<ConnectionId>,
+        /// Its listener's name; for those that have left, the target's.
+        endpoint: Arc<str>,
+        /// Why.
+        fault: RequestFault,
+        /// How many since it began.
+        requests: u64,
+    },
     /// A target that is kept connected will be dialled again.
     ///
     /// From: the client's task, after a `connect_failed` or a `disconnected`.
@@ -346,7 +373,9 @@ impl Event {
             | Self::WriteBufferHigh { endpoint, .. }
             | Self::WriteBufferLow { endpoint, .. }
             | Self::FramesDropped { endpoint, .. }
-            | Self::Reconnecting { endpoint, .. } => Some(endpoint),
+            | Self::RequestFailed { endpoint, .. }
+            | Self::Reconnecting { endpoint, .. }
+            | Self::TargetChanged { endpoint, .. } => Some(endpoint),
             Self::Lagged { .. } | Self::SlotPanicked { .. } => None,
         }
     }
@@ -374,7 +403,9 @@ impl Event {
             Self::WriteBufferHigh { .. } => EventKind::WriteBufferHigh,
             Self::WriteBufferLow { .. } => EventKind::WriteBufferLow,
             Self::FramesDropped { .. } => EventKind::FramesDropped,
+            Self::RequestFailed { .. } => EventKind::RequestFailed,
             Self::Reconnecting { .. } => EventKind::Reconnecting,
+            Self::TargetChanged { .. } => EventKind::TargetChanged,
         }
     }
 }
@@ -405,7 +436,9 @@ pub enum EventKind {
     WriteBufferHigh,
     WriteBufferLow,
     FramesDropped,
+    RequestFailed,
     Reconnecting,
+    TargetChanged,
 }
 
 impl EventKind {
@@ -432,12 +465,14 @@ impl EventKind {
             Self::WriteBufferHigh => "write_buffer_high",
             Self::WriteBufferLow => "write_buffer_low",
             Self::FramesDropped => "frames_dropped",
+            Self::RequestFailed => "request_failed",
             Self::Reconnecting => "reconnecting",
+            Self::TargetChanged => "target_changed",
         }
     }
 
     /// All kinds, in the order of declaration.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::Listening,
         Self::AcceptError,
         Self::AcceptPaused,
@@ -458,7 +493,9 @@ impl EventKind {
         Self::WriteBufferHigh,
         Self::WriteBufferLow,
         Self::FramesDropped,
+        Self::RequestFailed,
         Self::Reconnecting,
+        Self::TargetChanged,
     ];
 
     /// Tells whether notices of this kind are coalesced and carry totals.

@@ -1,4 +1,5 @@
-//! Why connections end, and why clients are not let in.
+//! Why connections end ([`Reason`]), and why a client is refused or has to
+//! wait ([`Restriction`]).
 
 use std::fmt;
 
@@ -42,6 +43,46 @@ pub enum Reason {
     StalledFrame,
     /// It closed a TLS connection without saying its end in TLS, so something may be missing; reset.
     Truncated,
+    /// It waited in a bridge for longer than it may, or as many as may wait did already; reset.
+    NoPartner,
+    /// A request had no answer, and another one could be taken for it; reset.
+    Unanswered,
+    /// It did not say its name, or said that of another; reset.
+    Unnamed,
+}
+
+impl Reason {
+    /// The word used in logs and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Reset => "reset",
+            Self::TimedOut => "timed_out",
+            Self::Failed => "failed",
+            Self::PartnerLost => "partner_lost",
+            Self::NoTarget => "no_target",
+            Self::Idle => "idle",
+            Self::HalfClosed => "half_closed",
+            Self::Shutdown => "shutdown",
+            Self::Aborted => "aborted",
+            Self::Killed => "killed",
+            Self::SlowConsumer => "slow_consumer",
+            Self::FrameTooLong => "frame_too_long",
+            Self::MalformedFrame => "malformed_frame",
+            Self::TruncatedFrame => "truncated_frame",
+            Self::StalledFrame => "stalled_frame",
+            Self::Truncated => "truncated",
+            Self::NoPartner => "no_partner",
+            Self::Unanswered => "unanswered",
+            Self::Unnamed => "unnamed",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// What keeps a client out, for now or for good.
@@ -79,36 +120,5 @@ impl Restriction {
             Self::MaxConnectionsPerAddress => "as many of one address are connected as may be",
             Self::AcceptRate => "as many came in this second as may",
         }
-    }
-}
-
-impl Reason {
-    /// The word used in logs and JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Reset => "reset",
-            Self::TimedOut => "timed_out",
-            Self::Failed => "failed",
-            Self::PartnerLost => "partner_lost",
-            Self::NoTarget => "no_target",
-            Self::Idle => "idle",
-            Self::HalfClosed => "half_closed",
-            Self::Shutdown => "shutdown",
-            Self::Aborted => "aborted",
-            Self::Killed => "killed",
-            Self::SlowConsumer => "slow_consumer",
-            Self::FrameTooLong => "frame_too_long",
-            Self::MalformedFrame => "malformed_frame",
-            Self::TruncatedFrame => "truncated_frame",
-            Self::StalledFrame => "stalled_frame",
-            Self::Truncated => "truncated",
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }

@@ -3,7 +3,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{FrameError, Framing};
+use super::{End, FrameError, Framing, LengthSize};
 
 /// Cuts a stream into frames.
 ///
@@ -17,6 +17,8 @@ pub struct Decoder {
     held: BytesMut,
     /// How many of the held bytes are known to contain no end.
     seen: usize,
+    /// Nothing of the stream has been taken yet.
+    is_first: bool,
     fault: Option<FrameError>,
 }
 
@@ -32,7 +34,7 @@ pub struct Run {
 impl Decoder {
     /// A decoder at the beginning of a stream.
     pub fn new(framing: Framing, max_frame: usize) -> Self {
-        Self { framing, max_frame, held: BytesMut::new(), seen: 0, fault: None }
+        Self { framing, max_frame, held: BytesMut::new(), seen: 0, is_first: true, fault: None }
     }
 
     /// Takes the next bytes of the stream. What they complete is yielded by
@@ -49,6 +51,9 @@ impl Decoder {
     pub fn frame(&mut self) -> Result<Option<Bytes>, FrameError> {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
+        }
+        if self.is_secret() {
+            return Err(self.fail(tls()));
         }
         match self.framing.scan(&self.held, self.seen, self.max_frame) {
             Ok(Some(cut)) => {
@@ -70,6 +75,9 @@ impl Decoder {
     pub fn run(&mut self) -> Result<Option<Run>, FrameError> {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
+        }
+        if self.is_secret() {
+            return Err(self.fail(tls()));
         }
         let (end, frames, fault) = self.framing.scan_all(&self.held, self.seen, self.max_frame);
         if let Some(fault) = fault {
@@ -95,7 +103,7 @@ impl Decoder {
     }
 
     fn take(&mut self, end: usize) -> Bytes {
-        self.seen = 0;
+        (self.seen, self.is_first) = (0, false);
         let taken = self.held.split_to(end).freeze();
         // The rest would keep the memory of all that was taken, and an idle connection keeps none.
         self.held = match self.held.len() {
@@ -106,10 +114,30 @@ impl Decoder {
         taken
     }
 
+    /// Whether the stream begins as TLS does, in a framing whose messages cannot begin so.
+    fn is_secret(&self) -> bool {
+        self.is_first
+            && matches!(&self.held[..], [0x16, 0x03, 0..=4, ..])
+            && match self.framing {
+                Framing::Lines { end } => end == End::LF || end == End::CRLF,
+                Framing::Delimited { start, .. } => start != 0x16,
+                // As a length that would be too long in any case.
+                Framing::Length { size, little_endian, .. } => {
+                    size == LengthSize::Four && !little_endian && self.max_frame < 0x1603_0000
+                }
+                Framing::Mbap => true,
+                Framing::Raw | Framing::Fixed(_) => false,
+            }
+    }
+
     fn fail(&mut self, fault: FrameError) -> FrameError {
         self.fault = Some(fault.clone());
         fault
     }
+}
+
+fn tls() -> FrameError {
+    FrameError::Malformed("it begins as TLS does, and here messages are plain".into())
 }
 
 #[cfg(test)]

@@ -9,6 +9,9 @@ pub mod config {}
 #[doc = include_str!("topologies.md")]
 pub mod topologies {}
 
+#[doc = include_str!("targets.md")]
+pub mod targets {}
+
 #[doc = include_str!("addresses.md")]
 pub mod addresses {}
 
@@ -32,6 +35,7 @@ pub mod control {}
 
 #[doc = include_str!("service.md")]
 pub mod service {}
+
 #[doc = include_str!("from-qt.md")]
 pub mod from_qt {}
 
@@ -62,6 +66,11 @@ pub const PAGES: &[Page] = &[
         topic: "topologies",
         about: "modes, framing, queues: who hears what, and who waits for whom",
         text: include_str!("topologies.md"),
+    },
+    Page {
+        topic: "targets",
+        about: "several targets: who gets which, failover, checks",
+        text: include_str!("targets.md"),
     },
     Page {
         topic: "addresses",

@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use super::listener::Accepted;
 use super::options::Keepalive;
@@ -136,6 +137,11 @@ impl Conn {
         self.stream().limit_unsent(bytes);
     }
 
+    /// Has the kernel give up a peer that acknowledges nothing, or makes no room, for so long while data waits for it.
+    pub(crate) fn limit_silence(&self, limit: Duration) {
+        self.stream().limit_silence(limit);
+    }
+
     /// Asks the kernel to report the socket as writable only when it has sent everything.
     pub(crate) fn report_drained(&self) {
         self.stream().report_drained();
@@ -205,11 +211,11 @@ impl Conn {
         self.record.disconnected(reason, error.map(io::Error::to_string).as_deref(), unsent + held);
     }
 
-    fn stream(&self) -> &Stream {
+    pub(super) fn stream(&self) -> &Stream {
         self.stream.as_ref().expect("an ended Conn is not used")
     }
 
-    fn stream_mut(&mut self) -> &mut Stream {
+    pub(super) fn stream_mut(&mut self) -> &mut Stream {
         self.stream.as_mut().expect("an ended Conn is not used")
     }
 }

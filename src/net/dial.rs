@@ -57,8 +57,8 @@ pub enum DialError {
     AllFailed {
         /// What happened at each address.
         texts: Vec<String>,
-        /// What kind of failure the first was.
-        kind: SocketErrorKind,
+        /// What the kernel said of the first.
+        source: io::Error,
     },
     /// The target is a listener of this node.
     #[error("{0} is this node's own listener")]
@@ -97,6 +97,15 @@ impl Dialling for Record {
     }
 }
 
+/// Nobody.
+struct Unseen;
+
+impl Dialling for Unseen {
+    fn set_state(&self, _: State) {}
+
+    fn host_found(&self, _: &[SocketAddr]) {}
+}
+
 impl DialError {
     /// What kind of failure it is.
     pub fn kind(&self) -> SocketErrorKind {
@@ -106,9 +115,19 @@ impl DialError {
             }
             Self::Resolve { .. } | Self::NoAddress(_) => SocketErrorKind::HostNotFound,
             Self::TimedOut(_) => SocketErrorKind::TimedOut,
-            Self::AllFailed { kind, .. } => *kind,
+            Self::AllFailed { source, .. } => SocketErrorKind::of(source),
             Self::OwnListener(_) => SocketErrorKind::InvalidAddress,
             Self::Proxy(_) | Self::Tls(_) => SocketErrorKind::HandshakeFailed,
+        }
+    }
+
+    /// What the kernel or the resolver said.
+    pub(super) fn into_io(self) -> Option<io::Error> {
+        match self {
+            Self::Resolve { source, .. } | Self::AllFailed { source, .. } => Some(source),
+            Self::NoAddress(_) | Self::TimedOut(_) | Self::OwnListener(_) | Self::Proxy(_) | Self::Tls(_) => {
+                None
+            }
         }
     }
 }
@@ -209,6 +228,15 @@ async fn reach(
     }
 }
 
+/// Connects to `target` only to see that it can be reached; nobody is told. Cancel safe.
+pub(crate) async fn probe(
+    target: &Target,
+    options: &DialOptions,
+    own: &[SocketAddr],
+) -> Result<(), DialError> {
+    connect(target, options, own, &Unseen, None).await.map(drop)
+}
+
 async fn connect_unix(
     path: &PathBuf,
     dialling: &impl Dialling,
@@ -228,7 +256,7 @@ async fn connect_unix(
             _ => error.to_string(),
         };
         let text = format!("unix:{}: {text}", path.display());
-        all_failed(vec![(SocketErrorKind::of(&error), text)])
+        all_failed(vec![Failure { text, error }])
     })?;
     let peer = Endpoint::Unix(Some(path.as_path().into()));
     Ok((Stream::Unix(stream), peer, Endpoint::Unix(None)))
@@ -240,34 +268,34 @@ async fn connect_tcp(
     options: &DialOptions,
     dialling: &impl Dialling,
 ) -> Result<(TcpStream, SocketAddr, SocketAddr), Failure> {
-    let connecting = async {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        options.kernel.apply(&SockRef::from(&socket), address.is_ipv4())?;
-        dialling.prepare(&socket)?;
-        if let Some(source) = options.source {
-            let source_port = dialling.source_port();
-            socket
-                .bind((source, source_port).into())
-                .map_err(|error| explain_source(source, address, &error))?;
-        }
-        let stream = socket.connect(address).await?;
-        let local = stream.local_addr()?;
-        if local == address {
-            // The kernel chose the target's own port, nobody listened, and TCP let the socket meet itself.
-            return Err(io::ErrorKind::ConnectionRefused.into());
-        }
-        // The peer is not asked who it is: it may have reset the connection by now.
-        Ok((stream, address, local))
-    };
-    connecting.await.map_err(|error: io::Error| (SocketErrorKind::of(&error), explain(address, &error)))
+    let fail = |error: io::Error| Failure { text: explain(address, &error), error };
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(fail)?;
+    options.kernel.apply(&SockRef::from(&socket), address.is_ipv4()).map_err(fail)?;
+    dialling.prepare(&socket).map_err(fail)?;
+    if let Some(source) = options.source {
+        let bound = socket.bind((source, dialling.source_port()).into());
+        bound.map_err(|error| Failure { text: explain_source(source, address, &error), error })?;
+    }
+    let stream = socket.connect(address).await.map_err(fail)?;
+    let local = stream.local_addr().map_err(fail)?;
+    if local == address {
+        // The kernel chose the target's own port, nobody listened, and TCP let the socket meet itself.
+        return Err(fail(io::ErrorKind::ConnectionRefused.into()));
+    }
+    // The peer is not asked who it is: it may have reset the connection by now.
+    Ok((stream, address, local))
 }
 
 /// What happened at one address, and how it reads.
-type Failure = (SocketErrorKind, String);
+struct Failure {
+    text: String,
+    error: io::Error,
+}
 
 fn all_failed(failures: Vec<Failure>) -> DialError {
-    let kind = failures.first().map_or(SocketErrorKind::Other, |(kind, _)| *kind);
-    DialError::AllFailed { texts: failures.into_iter().map(|(_, text)| text).collect(), kind }
+    let (texts, mut errors): (_, Vec<_>) =
+        failures.into_iter().map(|Failure { text, error }| (text, error)).unzip();
+    DialError::AllFailed { texts, source: errors.swap_remove(0) }
 }
 
 /// Picks the addresses to race: possible ones, of the source's family, at
@@ -373,13 +401,13 @@ fn explain(address: SocketAddr, error: &io::Error) -> String {
     }
 }
 
-/// Why the source address cannot be used, kept as the text of the error.
-fn explain_source(source: IpAddr, target: SocketAddr, error: &io::Error) -> io::Error {
-    io::Error::other(match error.kind() {
+/// Why the source address cannot be used.
+fn explain_source(source: IpAddr, target: SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
         io::ErrorKind::AddrInUse => format!("no free local port from {source}"),
         io::ErrorKind::AddrNotAvailable => format!("{source} is not an address of this machine any more"),
         _ => format!("cannot connect to {target} from {source}: {error}"),
-    })
+    }
 }
 
 /// A dial on its way: announces its failure if nothing else was said.

@@ -1,17 +1,40 @@
 //! [`SocketError`]: what went wrong with a socket, in a form that can be
 //! handed to a slot and to a waiting caller alike.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
 use super::dial::DialError;
+use crate::event::{Endpoint, State};
 
 /// What went wrong with a socket: what was attempted, on what, and why.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text}")]
+///
+/// Its [`source`](Error::source) is what the kernel or the
+/// resolver said, an [`io::Error`], where one of them said something. Two are
+/// equal if they have the same kind and text.
+#[derive(Clone, Debug)]
 pub struct SocketError {
     kind: SocketErrorKind,
     text: Arc<str>,
+    source: Option<Arc<io::Error>>,
+}
+
+/// What a socket was doing when something went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Looking up a name.
+    Lookup,
+    /// Connecting to its addresses.
+    Connect,
+    /// Reading, or waiting for something to read.
+    Read,
+    /// Writing, or finishing our half.
+    Write,
+    /// Delivering what was left after it was told to close.
+    Drain,
 }
 
 /// What kind of failure a [`SocketError`] or a [`DialError`] is.
@@ -54,11 +77,35 @@ pub enum SocketErrorKind {
 
 impl SocketError {
     pub(super) fn new(kind: SocketErrorKind, text: impl Into<Arc<str>>) -> Self {
-        Self { kind, text: text.into() }
+        Self { kind, text: text.into(), source: None }
     }
 
-    pub(super) fn of(error: &io::Error) -> Self {
-        Self::new(SocketErrorKind::of(error), error.to_string())
+    /// With what the kernel said, of which `text` tells all that a reader needs.
+    pub(super) fn with_source(text: impl Into<Arc<str>>, source: io::Error) -> Self {
+        let kind = SocketErrorKind::of(&source);
+        Self { kind, text: text.into(), source: Some(Arc::new(source)) }
+    }
+
+    /// Of the connection with `peer`.
+    pub(super) fn of_peer(peer: &Endpoint, error: io::Error) -> Self {
+        let text = match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
+                format!("{peer} reset the connection")
+            }
+            io::ErrorKind::BrokenPipe => format!("{peer} is gone and takes nothing more"),
+            io::ErrorKind::TimedOut => format!("{peer} is silent, and the kernel has given it up"),
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                format!("there is no road to {peer} any more")
+            }
+            _ => format!("the connection with {peer} failed: {error}"),
+        };
+        Self::with_source(text, error)
+    }
+
+    /// Of a dial of `target`.
+    pub(super) fn of_dial(target: &str, error: DialError) -> Self {
+        let (kind, text) = (error.kind(), format!("cannot connect to {target}: {error}"));
+        Self { kind, text: text.into(), source: error.into_io().map(Arc::new) }
     }
 
     /// What kind of failure it is.
@@ -104,9 +151,31 @@ impl SocketErrorKind {
     }
 }
 
-impl From<DialError> for SocketError {
-    fn from(error: DialError) -> Self {
-        Self::new(error.kind(), error.to_string())
+impl fmt::Display for SocketError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Error for SocketError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        // Itself, and not the Arc around it, so that it can be told what it is.
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl PartialEq for SocketError {
+    fn eq(&self, other: &Self) -> bool {
+        (self.kind, &self.text) == (other.kind, &other.text)
+    }
+}
+
+impl Eq for SocketError {}
+
+impl Phase {
+    /// The phase of a dial that is in this state.
+    pub(super) fn of_dial(state: State) -> Self {
+        if state == State::HostLookup { Self::Lookup } else { Self::Connect }
     }
 }
 

@@ -76,14 +76,6 @@ impl Listener {
         }))
     }
 
-    /// Takes over a socket that listens already.
-    pub(super) fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(listener)?;
-        let bound = listener.local_addr()?;
-        Ok(Self::Tcp { listener, bound })
-    }
-
     /// What it is bound to, with its real port.
     pub(crate) fn local(&self) -> Endpoint {
         match self {
@@ -155,15 +147,12 @@ pub(crate) async fn bind(
     }
 }
 
-/// A socket that the service manager listens on, with our options.
-fn take_over(socket: Copy, options: &ListenOptions) -> io::Result<Listener> {
+/// A socket that somebody else listens on already, with our options.
+pub(super) fn take_over(socket: Copy, options: &ListenOptions) -> io::Result<Listener> {
     let listener = match socket {
         Copy::Tcp(socket) => {
-            socket.set_nonblocking(true)?;
             SockRef::from(&socket).set_tcp_nodelay(true)?;
-            let listener = TcpListener::from_std(socket)?;
-            let bound = listener.local_addr()?;
-            Listener::Tcp { listener, bound }
+            tcp(socket)?
         }
         Copy::Unix(_) if !options.access.is_empty() => {
             return Err(no_network());
@@ -178,6 +167,13 @@ fn take_over(socket: Copy, options: &ListenOptions) -> io::Result<Listener> {
     };
     listener.set(options)?;
     Ok(listener)
+}
+
+fn tcp(socket: std::net::TcpListener) -> io::Result<Listener> {
+    socket.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(socket)?;
+    let bound = listener.local_addr()?;
+    Ok(Listener::Tcp { listener, bound })
 }
 
 /// For an open listener that is to have a list of networks, and whose clients have none.
@@ -227,7 +223,6 @@ fn is_missing(error: &io::Error) -> bool {
 
 fn bind_tcp(address: SocketAddr, options: &ListenOptions) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
     // Allows binding beside connections of an earlier run that are still closing; two listeners it does not allow.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() && address.ip().is_unspecified() {
@@ -238,9 +233,7 @@ fn bind_tcp(address: SocketAddr, options: &ListenOptions) -> io::Result<Listener
     options.kernel.apply(&SockRef::from(&socket), address.is_ipv4())?;
     socket.bind(&address.into())?;
     listen(&SockRef::from(&socket), options)?;
-    let listener = TcpListener::from_std(socket.into())?;
-    let bound = listener.local_addr()?;
-    Ok(Listener::Tcp { listener, bound })
+    tcp(socket.into())
 }
 
 fn listen(socket: &SockRef<'_>, options: &ListenOptions) -> io::Result<()> {
@@ -404,6 +397,9 @@ fn is_socket(data: &fs::Metadata) -> bool {
     data.file_type().is_socket()
 }
 
+/// How long to wait when descriptors have run out: long enough to cost nothing, short enough that
+/// nobody notices when some are free again.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Binding takes less than a millisecond; a tenth of a second for those before us.
 const LOCK_TRIES: usize = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);

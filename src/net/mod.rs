@@ -3,7 +3,9 @@
 //! [`TcpSocket`]. Nothing here decides where bytes go.
 
 mod access;
+mod changes;
 mod conn;
+mod diagnosis;
 mod dial;
 mod echo;
 mod error;
@@ -29,13 +31,14 @@ mod tls;
 mod tls_options;
 mod transport;
 mod unacknowledged;
+mod unread;
 mod via;
 
 pub(crate) use self::access::network;
 pub use self::access::{AccessList, CidrError};
 pub(crate) use self::conn::{Conn, reason_of, reason_of_drop};
 pub use self::dial::DialError;
-pub(crate) use self::dial::{Target, dial};
+pub(crate) use self::dial::{Target, dial, probe};
 pub use self::error::{SocketError, SocketErrorKind};
 pub use self::inherited::inherit_sockets;
 pub(crate) use self::inherited::unused_sockets;
@@ -44,13 +47,15 @@ pub(crate) use self::layers::{Greeting, Layers};
 pub use self::listener::BindError;
 #[cfg(feature = "cli")]
 pub(crate) use self::listener::UnixPath;
-pub(crate) use self::listener::{Accepted, Listener, bind, check_source, is_of_the_client, no_networks};
+pub(crate) use self::listener::{
+    ACCEPT_PAUSE, Accepted, Listener, bind, check_source, is_of_the_client, no_networks,
+};
 pub use self::options::{DialOptions, Keepalive, ListenOptions, MessageOptions, QueueOptions};
 #[cfg(feature = "cli")]
 pub(crate) use self::private::bind_private;
 pub use self::proxy_header::ProxyVersion;
 pub use self::queue::Overflow;
-pub(crate) use self::queue::{Amount, Change, Level, Queue, QueueLimit};
+pub(crate) use self::queue::{Amount, Change, Level, PLACE as QUEUE_PLACE, Queue, QueueLimit};
 pub(crate) use self::resolve::{addresses, is_own};
 pub use self::server::{ServerOptions, TcpServer};
 pub use self::socket::{Reconnect, SocketOptions, TcpSocket};

@@ -58,6 +58,8 @@ pub(crate) struct Queue {
     limit: QueueLimit,
     framing: Framing,
     pieces: VecDeque<Piece>,
+    /// What was written and is kept until it is confirmed, for the next destination.
+    unconfirmed: Option<VecDeque<Piece>>,
     /// How much of the first piece was written.
     written: usize,
     /// What counts towards the limit.
@@ -107,6 +109,7 @@ impl Queue {
             limit,
             framing,
             pieces: VecDeque::new(),
+            unconfirmed: None,
             written: 0,
             held: 0,
             waiting: Amount::default(),
@@ -114,6 +117,11 @@ impl Queue {
             is_high: false,
             is_full: false,
         }
+    }
+
+    /// Keeps what was written until it is [confirmed](Self::confirm); it counts towards the limit.
+    pub(crate) fn until_confirmed(self) -> Self {
+        Self { unconfirmed: Some(VecDeque::new()), ..self }
     }
 
     /// Adds whole frames.
@@ -167,9 +175,12 @@ impl Queue {
             }
             bytes -= left;
             self.written = 0;
-            self.held -= piece.bytes.len() + PLACE;
             self.waiting.frames -= piece.frames;
-            self.pieces.pop_front();
+            let piece = self.pieces.pop_front().expect("looked at above");
+            match &mut self.unconfirmed {
+                Some(unconfirmed) => unconfirmed.push_back(piece),
+                None => self.held -= piece.bytes.len() + PLACE,
+            }
         }
         if self.pieces.is_empty() && self.pieces.capacity() > KEPT_PLACES {
             // An idle destination keeps no more than a few places.
@@ -193,6 +204,43 @@ impl Queue {
         self.held
     }
 
+    /// So many frames of what was written need not be kept any more.
+    pub(crate) fn confirm(&mut self, mut frames: u64) -> Change {
+        while frames > 0
+            && let Some(piece) = self.unconfirmed.as_mut().and_then(VecDeque::front_mut)
+        {
+            let confirmed = frames.min(piece.frames);
+            let end = match confirmed == piece.frames {
+                true => piece.bytes.len(),
+                false => (0..confirmed).fold(0, |end, _| end + self.framing.first_end(&piece.bytes[end..])),
+            };
+            piece.bytes.advance(end);
+            piece.frames -= confirmed;
+            self.held -= end;
+            frames -= confirmed;
+            if piece.frames == 0 {
+                self.unconfirmed.as_mut().map(VecDeque::pop_front);
+                self.held -= PLACE;
+            }
+        }
+        self.marks()
+    }
+
+    /// The destination has been replaced: what was not confirmed waits again,
+    /// before all else. Yields how many frames that are; nothing if none are kept.
+    pub(crate) fn resend(&mut self) -> Option<u64> {
+        let unconfirmed = self.unconfirmed.as_mut()?;
+        let mut frames = 0;
+        self.waiting.bytes += std::mem::take(&mut self.written) as u64;
+        while let Some(piece) = unconfirmed.pop_back() {
+            frames += piece.frames;
+            self.waiting.bytes += piece.bytes.len() as u64;
+            self.pieces.push_front(piece);
+        }
+        self.waiting.frames += frames;
+        Some(frames)
+    }
+
     /// The destination has been replaced: a frame that was cut begins again,
     /// and those before it in its piece are out. Yields how many that are.
     pub(crate) fn restart(&mut self) -> (Change, u64) {
@@ -214,9 +262,17 @@ impl Queue {
         (self.marks(), frames)
     }
 
+    /// Takes out everything that waits, in pieces, for another queue. Nothing of it may have been written.
+    pub(crate) fn take(&mut self) -> (Change, Vec<(Bytes, u64)>) {
+        debug_assert_eq!(self.written, 0, "the one before has been restarted");
+        let pieces = std::mem::take(&mut self.pieces);
+        (self.clear(), pieces.into_iter().map(|piece| (piece.bytes, piece.frames)).collect())
+    }
+
     /// Forgets everything that waits, for the end of its destination.
     pub(crate) fn clear(&mut self) -> Change {
         self.pieces = VecDeque::new();
+        self.unconfirmed.as_mut().map(VecDeque::clear);
         (self.written, self.held, self.waiting) = (0, 0, Amount::default());
         self.marks()
     }
@@ -375,6 +431,24 @@ mod tests {
         assert_eq!(queue.restart().1, 0);
         assert_eq!(write(&mut queue, 100), "three\nfour\n");
         assert_eq!((queue.restart().1, queue.held(), queue.waiting()), (0, 0, Amount::default()));
+    }
+
+    #[test]
+    fn what_was_not_confirmed_waits_again_in_order_and_counts_until_then() {
+        let mut queue = queue(1_000, Overflow::Block).until_confirmed();
+        push(&mut queue, "one\ntwo\n");
+        push(&mut queue, "three\n");
+        push(&mut queue, "four\nfive\n");
+        assert_eq!(write(&mut queue, 16), "one\ntwo\nthree\nfo");
+        assert_eq!(queue.held(), 24 + 3 * PLACE);
+        queue.confirm(1);
+        assert_eq!((queue.held(), queue.waiting().frames), (20 + 3 * PLACE, 2));
+        assert_eq!(queue.resend(), Some(2));
+        assert_eq!(queue.waiting(), Amount { frames: 4, bytes: 20 });
+        assert_eq!(write(&mut queue, 100), "two\nthree\nfour\nfive\n");
+        assert!(queue.is_empty());
+        queue.confirm(4);
+        assert_eq!((queue.held(), queue.waiting(), queue.resend()), (0, Amount::default(), Some(0)));
     }
 
     #[test]

@@ -57,6 +57,10 @@ impl TlsStream {
         match *self {}
     }
 
+    pub(in crate::net) fn poll_peek(&mut self, _: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        match *self {}
+    }
+
     pub(in crate::net) fn poll_write(&mut self, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
         match *self {}
     }

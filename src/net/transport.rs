@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::SockRef;
@@ -139,6 +140,16 @@ impl Stream {
         }
     }
 
+    /// Tells, without reading, whether the peer has finished, and whether bytes come before that.
+    pub(super) fn peer_end(&self) -> Option<PeerEnd> {
+        match self {
+            Self::Tcp(stream) => peer_end(stream),
+            Self::Unix(stream) => peer_end(stream),
+            // In TLS the socket does not tell.
+            Self::Stdio(_) | Self::Echo(_) | Self::Tls(_) => None,
+        }
+    }
+
     /// Makes the coming drop an abort. Only TCP can say that to its peer: a
     /// Unix peer sees an end of file, or a reset if it had sent unread bytes.
     pub(crate) fn reset_on_drop(&self) {
@@ -172,6 +183,14 @@ impl Stream {
         }
     }
 
+    /// Has the kernel give up a peer that acknowledges nothing, or makes no room, for so long while data waits for it.
+    pub(super) fn limit_silence(&self, limit: Duration) {
+        if let Some(stream) = self.tcp() {
+            // Fails only on a socket that is gone already.
+            let _ = SockRef::from(stream).set_tcp_user_timeout(Some(limit));
+        }
+    }
+
     /// Asks the kernel to report the socket as writable only when it has sent everything.
     pub(super) fn report_drained(&self) {
         if let Some(stream) = self.tcp() {
@@ -183,6 +202,24 @@ impl Stream {
     pub(super) fn is_drained(&self) -> bool {
         self.tcp().is_none_or(|stream| is(stream, PollFlags::OUT | PollFlags::ERR | PollFlags::HUP))
     }
+}
+
+/// The peer of a socket has finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PeerEnd {
+    /// The kernel holds bytes that come before.
+    Behind,
+    /// It is all there is to read.
+    Next,
+}
+
+fn peer_end(socket: &impl AsFd) -> Option<PeerEnd> {
+    if !is(socket, PollFlags::RDHUP) {
+        return None;
+    }
+    // Unknown counts as more: that costs time and no byte.
+    let left = rustix::io::ioctl_fionread(socket).unwrap_or(1);
+    Some(if left == 0 { PeerEnd::Next } else { PeerEnd::Behind })
 }
 
 /// Asks the kernel now: readiness that tokio has cached may be old, and

@@ -1,6 +1,8 @@
 //! [`Node`]: the one place where the parts are wired, and the order in which
 //! they stop.
 
+mod bridges;
+mod joined;
 mod material;
 mod reload;
 mod wiring;

@@ -11,16 +11,18 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::NodeError;
+use super::bridges::Bridged;
+use super::joined::{Joined, side};
 use super::material::Speakers;
 use crate::address::{Address, Host};
 use crate::bus::EventBus;
 use crate::config::{ClientConfig, Config, Leads, ListenConfig, RelayConfig};
 use crate::event::Endpoint;
 use crate::net::{Listener, Target, addresses, bind, check_source, is_own, no_networks};
-use crate::registry::{Door, Ledger, ListenerState, Object, Places};
+use crate::registry::{Condition, Door, ListenerState, Object, Places};
 use crate::relay::{
-    Ended, Entrance, Group, Limits, Outlet, Relay, RelayMode, RelayOptions, Shared, Side, Stop, Uplink, keep,
-    most_connections, serve, serve_stdio,
+    Ended, Entrance, Limits, Outlet, Relay, RelayMode, Shared, Stop, Targets, most_connections, serve,
+    serve_stdio,
 };
 
 /// What runs.
@@ -31,20 +33,15 @@ pub(super) struct Wiring {
     limits: BTreeMap<String, Arc<Limits>>,
     /// Those of relays that join many, by their names.
     groups: BTreeMap<String, Joined>,
+    /// Those in which two meet.
+    bridges: BTreeMap<String, Bridged>,
     open: Vec<Open>,
+    /// What is known of each client's target.
+    conditions: BTreeMap<String, (Address, Arc<Condition>)>,
+    /// The checks of targets; the next config has others.
+    checks: JoinSet<()>,
     /// Who speaks TLS, and with which certificates.
     pub(super) speakers: Speakers,
-}
-
-/// A relay that joins many, and what it was made from.
-struct Joined {
-    group: Arc<Group>,
-    relay: RelayConfig,
-    clients: Vec<ClientConfig>,
-    /// The accounts of its clients, by their names.
-    ledgers: BTreeMap<String, Arc<Ledger>>,
-    /// Dropped, its clients are dialled no more.
-    _alive: watch::Sender<()>,
 }
 
 /// A listener whose tasks run.
@@ -144,7 +141,10 @@ impl Wiring {
             shared: Arc::new(shared),
             limits: BTreeMap::new(),
             groups: BTreeMap::new(),
+            bridges: BTreeMap::new(),
             open: Vec::new(),
+            conditions: BTreeMap::new(),
+            checks: JoinSet::new(),
             speakers: Speakers::default(),
         }
     }
@@ -273,8 +273,11 @@ impl Wiring {
             own.insert(id.clone(), listeners.iter().filter_map(Listener::socket_address).collect());
         }
         let all: Arc<[SocketAddr]> = own.values().flatten().copied().collect();
+        self.remember_targets(config);
+        self.checks = JoinSet::new();
         let mut limits = BTreeMap::new();
         let mut groups = BTreeMap::new();
+        let mut bridges = BTreeMap::new();
         let mut bound: BTreeMap<_, _> = bound.into_iter().map(|bound| (bound.id, bound.listeners)).collect();
         // Before any listener takes clients, who could have all the places.
         let mut relays: Vec<_> = config.relay.iter().collect();
@@ -289,15 +292,34 @@ impl Wiring {
                 None => Arc::new(Limits::new(&relay.options)),
             };
             limits.insert(name.clone(), Arc::clone(&limit));
-            let mut outlets = outlets(config, name, relay, leads, &own, &all, &self.speakers);
+            let mut outlets = self.outlets(config, name, relay, leads, &own, &all);
             let once = config.is_conversation(relay);
             let joined = relay.mode.is_group().then(|| {
                 let outlets = std::mem::take(&mut outlets);
-                self.join(config, name, relay, outlets, stop, serving)
+                let mut joined = Joined::new(self.groups.remove(name), &self.shared, relay);
+                joined.follow(config, relay, outlets, stop, serving);
+                joined
             });
-            let group = joined.as_ref().map(|joined| Arc::clone(&joined.group));
+            let group = joined.as_ref().map(|joined| Arc::clone(joined.group()));
             groups.extend(joined.map(|joined| (name.clone(), joined)));
-            let running = Arc::new(Relay::new(Arc::clone(&self.shared), outlets, limit, group, once));
+            let bridged = Bridged::of(self.bridges.remove(name), config, relay);
+            // Of two targets a bridge keeps the first, and leads it to the second.
+            let first = (bridged.is_some() && !outlets.is_empty()).then(|| outlets.remove(0));
+            let bridge = bridged.as_ref().map(|(bridged, _)| bridged.bridge());
+            let targets = Targets::new(name.as_str().into(), outlets, relay.options.targets);
+            let options = relay.options.clone();
+            let running = Relay::new(Arc::clone(&self.shared), targets, limit, options, group, once);
+            let running = Arc::new(running.with_bridge(bridge));
+            if let Some((bridged, is_new)) = bridged {
+                if let Some(first) = first.filter(|_| is_new) {
+                    bridged.dial(first, &running, stop, serving);
+                }
+                bridges.insert(name.clone(), bridged);
+            }
+            if relay.options.targets.check.is_some() {
+                let relay = Arc::clone(&running);
+                self.checks.spawn(async move { relay.check_targets().await });
+            }
             let one = Arc::new(Places::new(1));
             for (id, listener) in config.from(relay) {
                 let endpoint = Arc::from(id);
@@ -334,6 +356,7 @@ impl Wiring {
         self.limits = limits;
         // Dropping the old ones ends their clients.
         self.groups = groups;
+        self.bridges = bridges;
         self.objects(config)
     }
 
@@ -370,40 +393,56 @@ impl Wiring {
         Open { id, bind, bound, door, entrance }
     }
 
-    /// The group of a relay: the one there is, if the relay has not changed, or
-    /// a new one, whose clients are dialled from now on.
-    fn join(
-        &mut self,
+    /// What was learnt of a target holds for as long as its client leads there.
+    fn remember_targets(&mut self, config: &Config) {
+        let mut known = std::mem::take(&mut self.conditions);
+        for (id, client) in &config.client {
+            let condition = known.remove(id).filter(|(to, _)| *to == client.to);
+            let condition = condition.unwrap_or_else(|| (client.to.clone(), Arc::default()));
+            self.conditions.insert(id.clone(), condition);
+        }
+    }
+
+    /// The targets of a relay. None may lead to a listener of ours, unless the
+    /// config says so: then it is a chain, which was checked not to be a circle.
+    fn outlets(
+        &self,
         config: &Config,
         name: &str,
         relay: &RelayConfig,
-        outlets: Vec<Outlet>,
-        stop: &watch::Sender<Stop>,
-        serving: &mut JoinSet<Ended>,
-    ) -> Joined {
-        let clients: Vec<_> = config.to(relay).map(|(_, client)| client.clone()).collect();
-        // Its limits follow a change by themselves.
-        let relay = RelayConfig { options: RelayOptions::default(), ..relay.clone() };
-        if let Some(joined) = self.groups.remove(name)
-            && joined.relay == relay
-            && joined.clients == clients
-        {
-            return joined;
+        leads: &Leads,
+        own: &BTreeMap<String, Vec<SocketAddr>>,
+        all: &Arc<[SocketAddr]>,
+    ) -> Vec<Outlet> {
+        if relay.mode == RelayMode::Echo {
+            let target = Target::new(name.into(), Address::Echo);
+            return vec![Outlet {
+                target,
+                options: Default::default(),
+                own: [].into(),
+                condition: Arc::default(),
+            }];
         }
-        let group = Arc::new(Group::new(Arc::clone(&self.shared), relay.mode));
-        let alive = watch::Sender::new(());
-        let mut ledgers = BTreeMap::new();
-        let framing = config.from(&relay).find_map(|(_, listener)| listener.options.messages.framing);
-        for (outlet, client) in outlets.into_iter().zip(&clients) {
-            let mut messages = client.options.messages;
-            messages.framing = messages.framing.or(framing);
-            let side = side(&relay, &outlet.target.name);
-            let name = outlet.target.name.to_string();
-            let uplink = Uplink::new(&group, outlet, side, messages);
-            ledgers.extend(uplink.ledger().map(|ledger| (name, ledger)));
-            serving.spawn(keep(uplink, stop.subscribe(), alive.subscribe()));
-        }
-        Joined { group, relay, clients, ledgers, _alive: alive }
+        let outlet = |(id, client): (&str, &ClientConfig)| {
+            let led = |listener: &String| leads.contains(&(id.to_owned(), listener.clone()));
+            let own = match leads.iter().any(|(client, _)| client == id) {
+                false => Arc::clone(all),
+                true => own
+                    .iter()
+                    .filter(|(listener, _)| !led(listener))
+                    .flat_map(|(_, bound)| bound)
+                    .copied()
+                    .collect(),
+            };
+            let (_, condition) = &self.conditions[id];
+            Outlet {
+                target: Target::new(id.into(), client.to.clone()).through(self.speakers.layers(client)),
+                options: client.options.clone(),
+                own,
+                condition: Arc::clone(condition),
+            }
+        };
+        config.to(relay).map(outlet).collect()
     }
 
     /// Everything that has a name.
@@ -411,51 +450,15 @@ impl Wiring {
         let listeners =
             self.open.iter().map(|open| (open.id.as_str().into(), Object::Listener(Arc::clone(&open.door))));
         let clients = config.client.iter().map(|(id, client)| {
-            let ledger = self.groups.values().find_map(|joined| joined.ledgers.get(id)).cloned();
-            (id.as_str().into(), Object::Client { to: client.to.as_target(), ledger })
+            let ledger = self.groups.values().find_map(|joined| joined.ledger(id)).cloned();
+            let condition = Arc::clone(&self.conditions[id].1);
+            (id.as_str().into(), Object::Client { to: client.to.as_target(), condition, ledger })
         });
         let relays = config.relay.iter().map(|(id, relay)| {
             (id.as_str().into(), Object::Relay { from: relay.from.clone(), to: relay.to.clone() })
         });
         listeners.chain(clients).chain(relays).collect()
     }
-}
-
-/// The end of a relay an object is at.
-fn side(relay: &RelayConfig, id: &str) -> Side {
-    if relay.from.iter().any(|from| from == id) { Side::From } else { Side::To }
-}
-
-/// The targets of a relay. None may lead to a listener of ours, unless the
-/// config says so: then it is a chain, which was checked not to be a circle.
-fn outlets(
-    config: &Config,
-    name: &str,
-    relay: &RelayConfig,
-    leads: &Leads,
-    own: &BTreeMap<String, Vec<SocketAddr>>,
-    all: &Arc<[SocketAddr]>,
-    speakers: &Speakers,
-) -> Vec<Outlet> {
-    if relay.mode == RelayMode::Echo {
-        let target = Target::new(name.into(), Address::Echo);
-        return vec![Outlet { target, options: Default::default(), own: [].into() }];
-    }
-    let outlet = |(id, client): (&str, &ClientConfig)| {
-        let led = |listener: &String| leads.contains(&(id.to_owned(), listener.clone()));
-        let own = match leads.iter().any(|(client, _)| client == id) {
-            false => Arc::clone(all),
-            true => own
-                .iter()
-                .filter(|(listener, _)| !led(listener))
-                .flat_map(|(_, bound)| bound)
-                .copied()
-                .collect(),
-        };
-        let target = Target::new(id.into(), client.to.clone()).through(speakers.layers(client));
-        Outlet { target, options: client.options.clone(), own }
-    };
-    config.to(relay).map(outlet).collect()
 }
 
 impl fmt::Debug for Wiring {

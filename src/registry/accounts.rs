@@ -19,7 +19,7 @@ pub struct Accounts {
     /// Dropped because its queue was full, or because the node stopped first.
     pub dropped: u64,
     /// Handed to our kernel and not acknowledged: on their way, or lost when a
-    /// connection ended; they are not sent again.
+    /// connection ended; with `resend` they are queued again then.
     pub unconfirmed: u64,
 }
 
@@ -32,14 +32,47 @@ pub(crate) struct Ledger {
 #[derive(Debug, Default)]
 struct State {
     accounts: Accounts,
+    /// What waits in the node, but not yet in its queue.
+    held: u64,
     /// Of this connection: where the last byte of some messages was, and how many.
     written: VecDeque<(u64, u64)>,
+    /// How many of this connection have been acknowledged.
+    confirmed: u64,
 }
 
 impl Ledger {
     /// What is true now.
     pub(crate) fn accounts(&self) -> Accounts {
-        self.lock().accounts
+        let State { accounts, held, .. } = &*self.lock();
+        Accounts { queued: accounts.queued + held, ..*accounts }
+    }
+
+    /// Messages were taken for it that wait for their turn outside its queue.
+    pub(crate) fn held(&self, messages: u64) {
+        let mut state = self.lock();
+        state.accounts.received += messages;
+        state.held += messages;
+    }
+
+    /// Some of these have gone into its queue, where `queued` are now.
+    pub(crate) fn moved(&self, messages: u64, queued: u64) {
+        let mut state = self.lock();
+        state.held -= messages;
+        state.accounts.queued = queued;
+    }
+
+    /// All that was left in its queue has come back.
+    pub(crate) fn put_back(&self, messages: u64) {
+        let mut state = self.lock();
+        state.held += messages;
+        state.accounts.queued = 0;
+    }
+
+    /// Some of those that waited for their turn are dropped.
+    pub(crate) fn gave_up(&self, messages: u64) {
+        let mut state = self.lock();
+        state.held -= messages;
+        state.accounts.dropped += messages;
     }
 
     /// Messages were taken for it, of which some were dropped, or others in their place.
@@ -66,16 +99,40 @@ impl Ledger {
         }
     }
 
-    /// All bytes up to `end` of the connection have been acknowledged.
-    pub(crate) fn acknowledged(&self, end: u64) {
+    /// All bytes up to `end` of the connection have been acknowledged. Yields how many messages that confirms.
+    pub(crate) fn acknowledged(&self, end: u64) -> u64 {
         let mut state = self.lock();
+        let before = state.accounts.sent;
         while let Some(&(last, messages)) = state.written.front()
             && last <= end
         {
             state.written.pop_front();
-            state.accounts.sent += messages;
-            state.accounts.unconfirmed -= messages;
+            state.confirm(messages);
         }
+        state.accounts.sent - before
+    }
+
+    /// The first so many messages of the connection have been received, since one of them was answered.
+    pub(crate) fn answered(&self, first: u64) {
+        let mut state = self.lock();
+        while first > state.confirmed
+            && let Some((end, messages)) = state.written.pop_front()
+        {
+            let part = messages.min(first - state.confirmed);
+            if part < messages {
+                state.written.push_front((end, messages - part));
+            }
+            state.confirm(part);
+        }
+    }
+
+    /// The connection is over, and these of its messages wait again.
+    pub(crate) fn resend(&self, messages: u64, queued: u64) {
+        let mut state = self.lock();
+        state.accounts.unconfirmed -= messages;
+        state.accounts.queued = queued;
+        state.written.clear();
+        state.confirmed = 0;
     }
 
     /// Tells whether anything is on its way.
@@ -85,11 +142,21 @@ impl Ledger {
 
     /// The connection is over: what is unconfirmed stays so.
     pub(crate) fn ended(&self) {
-        self.lock().written.clear();
+        let mut state = self.lock();
+        state.written.clear();
+        state.confirmed = 0;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn confirm(&mut self, messages: u64) {
+        self.confirmed += messages;
+        self.accounts.sent += messages;
+        self.accounts.unconfirmed -= messages;
     }
 }
 
@@ -105,6 +172,28 @@ mod tests {
         let Accounts { received, sent, queued, dropped, unconfirmed } = accounts;
         assert_eq!(received, sent + queued + dropped + unconfirmed, "{accounts:?}");
         accounts
+    }
+
+    #[test]
+    fn what_waits_for_its_turn_is_somewhere_and_an_answer_confirms_what_came_before() {
+        let ledger = Ledger::default();
+        ledger.held(10);
+        ledger.moved(4, 4);
+        assert_eq!(sum(&ledger).queued, 10);
+        ledger.wrote(3, 30, 1);
+        ledger.answered(2);
+        assert_eq!((sum(&ledger).sent, sum(&ledger).unconfirmed), (2, 1));
+        ledger.acknowledged(30);
+        ledger.answered(3);
+        assert_eq!((sum(&ledger).sent, ledger.is_waiting()), (3, false));
+        ledger.ended();
+        ledger.put_back(1);
+        ledger.gave_up(2);
+        assert_eq!((sum(&ledger).queued, sum(&ledger).dropped), (5, 2));
+        ledger.moved(1, 1);
+        ledger.wrote(1, 10, 0);
+        ledger.answered(1);
+        assert_eq!((sum(&ledger).sent, sum(&ledger).unconfirmed), (4, 0));
     }
 
     #[test]

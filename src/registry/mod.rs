@@ -4,6 +4,7 @@
 
 mod accounts;
 mod arrivals;
+mod condition;
 mod places;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 pub use self::accounts::Accounts;
 pub(crate) use self::accounts::Ledger;
 pub(crate) use self::arrivals::{Arrival, Arrivals};
+pub(crate) use self::condition::Condition;
 pub(crate) use self::places::{Place, Places};
 use crate::event::Endpoint;
 use crate::nearest::{did_you_mean, quoted};
@@ -29,7 +31,7 @@ pub struct Registry {
 #[derive(Clone, Debug)]
 pub(crate) enum Object {
     Listener(Arc<Door>),
-    Client { to: String, ledger: Option<Arc<Ledger>> },
+    Client { to: String, condition: Arc<Condition>, ledger: Option<Arc<Ledger>> },
     Relay { from: Vec<String>, to: Vec<String> },
 }
 
@@ -81,6 +83,8 @@ pub enum ObjectKind {
     Client {
         /// The target as it is dialled.
         to: String,
+        /// False once it could not be reached, until it is again.
+        up: bool,
         /// Where every message is that was taken for it, in mode collect.
         #[serde(skip_serializing_if = "Option::is_none")]
         accounts: Option<Accounts>,
@@ -193,8 +197,9 @@ impl Object {
                 addresses: door.addresses.clone(),
                 connections: door.places.taken(),
             },
-            Self::Client { to, ledger } => ObjectKind::Client {
+            Self::Client { to, condition, ledger } => ObjectKind::Client {
                 to: to.clone(),
+                up: condition.is_up(),
                 accounts: ledger.as_ref().map(|ledger| ledger.accounts()),
             },
             Self::Relay { from, to } => ObjectKind::Relay { from: from.clone(), to: to.clone() },
@@ -273,7 +278,10 @@ mod tests {
         let door = Arc::new(Door::new(Vec::new(), Arc::new(Places::new(1))));
         let objects = [
             (Arc::from("front"), Object::Listener(Arc::clone(&door))),
-            (Arc::from("back"), Object::Client { to: "host:1".into(), ledger: None }),
+            (
+                Arc::from("back"),
+                Object::Client { to: "host:1".into(), condition: Arc::default(), ledger: None },
+            ),
         ];
         registry.replace(objects.into());
         registry.call("front", Slot::Pause).unwrap();

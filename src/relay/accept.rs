@@ -1,16 +1,16 @@
 //! The task of one listener: admits clients, owns their sessions, and drains
 //! them at the end.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::bridge::attend;
 use super::group::Side;
 use super::handshake::Handshakes;
 use super::member::Member;
@@ -18,7 +18,7 @@ use super::session::Session;
 use super::{Ended, Relay, Stop};
 use crate::bus::EventBus;
 use crate::event::{Endpoint, Event, EventKind, Reason, Restriction};
-use crate::net::{Accepted, Conn, Greeting, ListenOptions, Listener, is_of_the_client};
+use crate::net::{ACCEPT_PAUSE, Accepted, Conn, Greeting, ListenOptions, Listener, is_of_the_client};
 use crate::registry::{Arrival, Door, ListenerState, Place, Places};
 
 /// What a listener's task does with its clients. A reload replaces it, and
@@ -132,14 +132,19 @@ fn enter(
 ) {
     let record = Arc::clone(client.record());
     let relay = &entrance.relay;
-    let task = match &relay.group {
-        None => sessions.spawn(Session::new(relay, client, places)),
-        Some(group) => {
+    let task = match (&relay.group, &relay.bridge) {
+        (None, None) => sessions.spawn(Session::new(relay, client, places)),
+        (_, Some(bridge)) => {
+            let (relay, bridge, side) = (Arc::clone(relay), Arc::clone(bridge), entrance.side);
+            sessions.spawn(attend(relay, bridge, side, client, places, stop.clone()))
+        }
+        (Some(group), None) => {
             let (options, stop) = (&entrance.options.messages, stop.clone());
-            let member = Member::new(group, &relay.limits, client, entrance.side, options);
+            let member = Member::new(group, &relay.limits, client, entrance.side, options)
+                .with_options(&relay.options);
             sessions.spawn(async move {
                 let _places = places;
-                member.serve(stop).await
+                member.serve(stop, pending()).await
             })
         }
     };
@@ -170,7 +175,7 @@ async fn drain(
 
 pub(super) async fn passed(stop: Stop) {
     match stop {
-        Stop::No => std::future::pending().await,
+        Stop::No => pending().await,
         Stop::At(time) => sleep_until(time).await,
     }
 }
@@ -320,6 +325,3 @@ impl Entrance {
         }
     }
 }
-
-/// Long enough to cost nothing, short enough that nobody notices when descriptors are free again.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

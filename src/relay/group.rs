@@ -2,16 +2,18 @@
 //! whole frames into the queues of those who hear; each of them writes its own.
 //! Nothing here waits: a source that must not go on is told so before it reads.
 
+use std::collections::HashMap;
 use std::mem::take;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Duration, Instant};
 
-use super::{RelayMode, Shared};
-use crate::event::{ConnectionId, DropCause, Event, EventKind};
+use super::exchange::Exchange;
+use super::{RelayMode, RelayOptions, Reply, Shared};
+use crate::event::{ConnectionId, DropCause, Event, EventKind, Reason};
 use crate::framing::{Framing, Run};
 use crate::net::{Amount, Change, Level, Overflow, Queue, QueueLimit};
 use crate::registry::Ledger;
@@ -28,12 +30,16 @@ pub(crate) struct Group {
     pub(super) shared: Arc<Shared>,
     mode: RelayMode,
     members: RwLock<Vec<Arc<Mailbox>>>,
+    /// Those that have a name, by it.
+    pub(super) names: RwLock<HashMap<Vec<u8>, Arc<Mailbox>>>,
     /// Members that are full, and whose sources wait for that.
     full: AtomicUsize,
     /// What waits in all queues, in bytes.
     held: AtomicUsize,
     /// Members that have something to read and must not yet.
     waiting: Mutex<Vec<Arc<Mailbox>>>,
+    /// Who asks and who answers, where answers go to those who asked.
+    pub(super) exchange: Option<Exchange>,
 }
 
 /// A member as the others see it: what waits for it, and how to wake it.
@@ -41,7 +47,7 @@ pub(super) struct Mailbox {
     /// None while a target that is kept connected is not.
     connection: Mutex<Option<ConnectionId>>,
     endpoint: Arc<str>,
-    side: Side,
+    pub(super) side: Side,
     pub(super) framing: Framing,
     pub(super) max_frame: usize,
     overflow: Overflow,
@@ -52,6 +58,10 @@ pub(super) struct Mailbox {
     /// A task's waker stays good for its life, so it is stored once.
     waker: OnceLock<Waker>,
     waits: AtomicBool,
+    /// Why it has to end, as [`SEVERED`] has it, from 1.
+    severed: AtomicU8,
+    /// What it is called, and what therefore stands before all that it sends to a target.
+    name: OnceLock<(Vec<u8>, Vec<u8>)>,
     losses: Mutex<[Loss; DropCause::ALL.len()]>,
 }
 
@@ -71,11 +81,13 @@ struct Charged {
 }
 
 impl Group {
-    pub(crate) fn new(shared: Arc<Shared>, mode: RelayMode) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, mode: RelayMode, options: &RelayOptions) -> Self {
         Self {
+            exchange: (options.reply == Reply::Request).then(|| Exchange::new(options.request)),
             shared,
             mode,
             members: RwLock::default(),
+            names: RwLock::default(),
             full: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             waiting: Mutex::default(),
@@ -84,8 +96,47 @@ impl Group {
 
     pub(super) fn join(&self, mailbox: Mailbox) -> Arc<Mailbox> {
         let mailbox = Arc::new(mailbox);
+        if let Some(exchange) = &self.exchange {
+            exchange.join(&mailbox);
+        }
         self.members.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&mailbox));
         mailbox
+    }
+
+    /// Puts another in its place, which gets what waits for it, in its own framing.
+    pub(super) fn replace(&self, old: &Arc<Mailbox>, new: Mailbox) -> Arc<Mailbox> {
+        let new = Arc::new(new);
+        // Nobody puts anything into either meanwhile.
+        let mut members = self.members.write().unwrap_or_else(PoisonError::into_inner);
+        for member in members.iter_mut().filter(|member| Arc::ptr_eq(member, old)) {
+            *member = Arc::clone(&new);
+        }
+        let waiting = self.with_queue(old, |queue| queue.take());
+        for (wire, frames) in waiting {
+            let (wire, kept) = match old.framing == new.framing {
+                true => (wire, frames),
+                false => {
+                    let (wire, kept) = self.form(old, &Run { wire, frames }, &new);
+                    (self.charged(wire), kept)
+                }
+            };
+            self.put(&new, wire, kept, 0, frames - kept);
+        }
+        drop(members);
+        old.say_losses(&self.shared, true);
+        self.go_on();
+        new
+    }
+
+    /// Puts frames into a queue. So many of them are new, and so many were lost on the way.
+    pub(super) fn put(&self, member: &Mailbox, wire: Bytes, frames: u64, new: u64, lost: u64) {
+        self.with_queue(member, |queue| {
+            let change = queue.push(wire, frames);
+            if let Some(ledger) = &member.ledger {
+                ledger.took(new, change.dropped.frames + lost, queue.waiting().frames);
+            }
+            (change, ())
+        });
     }
 
     /// Nothing more is put into its queue.
@@ -94,11 +145,16 @@ impl Group {
         if let Some(place) = members.iter().position(|member| Arc::ptr_eq(member, mailbox)) {
             members.swap_remove(place);
         }
+        drop(members);
+        self.forget(mailbox);
     }
 
     /// Empties the queue of one that has ended, and yields what it did not get.
     pub(super) fn retire(&self, mailbox: &Arc<Mailbox>) -> Amount {
         self.leave(mailbox);
+        if let Some(exchange) = &self.exchange {
+            exchange.left(self, mailbox);
+        }
         let left = self.with_queue(mailbox, |queue| {
             let left = queue.waiting();
             (queue.clear(), left)
@@ -114,7 +170,7 @@ impl Group {
             RelayMode::Hub => !std::ptr::eq(member, from),
             RelayMode::Collect => member.side != from.side,
             RelayMode::Publish => (from.side, member.side) == (Side::From, Side::To),
-            RelayMode::Pair | RelayMode::Echo => unreachable!("these have no group"),
+            RelayMode::Pair | RelayMode::Echo | RelayMode::Bridge => unreachable!("these have no group"),
         }
     }
 
@@ -133,8 +189,28 @@ impl Group {
         self.mode != RelayMode::Publish || from.side == Side::From
     }
 
+    /// Tells whether a relay with these options can go on with it.
+    pub(crate) fn fits(&self, options: &RelayOptions) -> bool {
+        self.exchange.is_some() == (options.reply == Reply::Request)
+    }
+
+    /// What follows a change of the relay.
+    pub(crate) fn set(&self, options: &RelayOptions) {
+        if let Some(exchange) = &self.exchange {
+            exchange.set(options.request);
+        }
+    }
+
+    /// Whether a member has to stay for an answer.
+    pub(super) fn owes(&self, member: &Mailbox) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| exchange.owes(member))
+    }
+
     /// Puts frames of one member into the queues of those who hear it.
     pub(super) fn distribute(&self, from: &Mailbox, run: Run) {
+        if let Some(exchange) = &self.exchange {
+            return exchange.carry(self, from, &run);
+        }
         if !self.is_heard(from) {
             let amount = Amount { frames: run.frames, bytes: run.wire.len() as u64 };
             from.lose(&self.shared, DropCause::Unheard, amount);
@@ -152,24 +228,31 @@ impl Group {
             });
             let (_, wire, frames) = &forms[form];
             if *frames > 0 {
-                self.with_queue(member, |queue| {
-                    let change = queue.push(wire.clone(), *frames);
-                    if let Some(ledger) = &member.ledger {
-                        ledger.took(*frames, change.dropped.frames, queue.waiting().frames);
-                    }
-                    (change, ())
-                });
+                self.put(member, wire.clone(), *frames, *frames, 0);
             }
+        }
+        if forms.is_empty() && self.keeps() && from.side == Side::From {
+            // A reload has removed the target.
+            let amount = Amount { frames: run.frames, bytes: run.wire.len() as u64 };
+            from.lose(&self.shared, DropCause::Unheard, amount);
         }
     }
 
     /// Frames as one member wrote them, as another reads them.
-    fn form(&self, from: &Mailbox, run: &Run, to: &Mailbox) -> (Bytes, u64) {
-        if from.framing == to.framing && from.framing.is_exact() {
+    pub(super) fn form(&self, from: &Mailbox, run: &Run, to: &Mailbox) -> (Bytes, u64) {
+        let tag = from.name.get().filter(|_| to.side == Side::To).map(|(_, tag)| tag.as_slice());
+        if tag.is_none() && from.framing == to.framing && from.framing.is_exact() {
             return (run.wire.clone(), run.frames);
         }
         let (mut wire, mut frames) = (BytesMut::with_capacity(run.wire.len() + 64), 0);
-        for body in from.framing.bodies(&run.wire) {
+        let mut tagged = Vec::new();
+        for mut body in from.framing.bodies(&run.wire) {
+            if let Some(tag) = tag {
+                tagged.clear();
+                tagged.extend_from_slice(tag);
+                tagged.extend_from_slice(body);
+                body = &tagged;
+            }
             match to.framing.encode(body, to.max_frame, &mut wire) {
                 Ok(()) => frames += 1,
                 Err(_unsendable) => {
@@ -181,7 +264,7 @@ impl Group {
         (wire.freeze(), frames)
     }
 
-    fn charged(&self, bytes: Bytes) -> Bytes {
+    pub(super) fn charged(&self, bytes: Bytes) -> Bytes {
         let charge = self.shared.budget.take(bytes.len());
         Bytes::from_owner(Charged { bytes, charge, shared: Arc::clone(&self.shared) })
     }
@@ -189,6 +272,9 @@ impl Group {
     /// Ready when a member may read: nobody who hears it is full, and there is
     /// memory, or nothing that waits could give some back.
     pub(super) fn poll_room(&self, cx: &mut Context<'_>, own: &Arc<Mailbox>) -> Poll<()> {
+        if let Some(exchange) = &self.exchange {
+            return exchange.poll_room(self, cx, own);
+        }
         own.wake_with(cx.waker());
         for is_second in [false, true] {
             let own_full = usize::from(own.is_full.load(Relaxed));
@@ -246,6 +332,9 @@ impl Group {
 
     /// Lets those read who had to wait.
     fn go_on(&self) {
+        if let Some(exchange) = &self.exchange {
+            exchange.nudge();
+        }
         let waiting = take(&mut *self.waiters());
         for mailbox in waiting {
             mailbox.waits.store(false, Relaxed);
@@ -279,6 +368,8 @@ impl Mailbox {
             is_full: AtomicBool::new(false),
             waker: OnceLock::new(),
             waits: AtomicBool::new(false),
+            severed: AtomicU8::new(0),
+            name: OnceLock::new(),
             losses: Mutex::default(),
         }
     }
@@ -290,17 +381,62 @@ impl Mailbox {
         max_frame: usize,
         limit: QueueLimit,
         ledger: &Arc<Ledger>,
+        resends: bool,
     ) -> Self {
         let ledger = Some(Arc::clone(ledger));
-        Self { ledger, ..Self::new(None, endpoint, Side::To, framing, max_frame, limit) }
+        let mut queue = Queue::new(limit, framing);
+        if resends {
+            queue = queue.until_confirmed();
+        }
+        let queue = Mutex::new(queue);
+        Self { ledger, queue, ..Self::new(None, endpoint, Side::To, framing, max_frame, limit) }
     }
 
     /// Which connection it is for now.
     pub(super) fn set_connection(&self, connection: Option<ConnectionId>) {
         *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = connection;
+        self.severed.store(0, Relaxed);
     }
 
-    fn connection(&self) -> Option<ConnectionId> {
+    /// Has it end, for one of the reasons in [`SEVERED`].
+    pub(super) fn sever(&self, reason: Reason) {
+        let nth = SEVERED.iter().position(|known| *known == reason).expect("these are all there are");
+        self.severed.store(nth as u8 + 1, Relaxed);
+        self.wake();
+    }
+
+    /// Why it has to end, if it has to.
+    pub(super) fn severed(&self) -> Option<Reason> {
+        let nth = self.severed.load(Relaxed).checked_sub(1)?;
+        Some(SEVERED[usize::from(nth)])
+    }
+
+    /// Its listener's or target's name.
+    pub(super) fn endpoint(&self) -> Arc<str> {
+        Arc::clone(&self.endpoint)
+    }
+
+    /// Which end it is at.
+    pub(super) fn side(&self) -> Side {
+        self.side
+    }
+
+    /// Tells whether as much waits for it as may.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full.load(Relaxed)
+    }
+
+    /// What it is called.
+    pub(super) fn name(&self) -> Option<&Vec<u8>> {
+        self.name.get().map(|(name, _)| name)
+    }
+
+    /// Is called so from now on, with this before what it sends. Only the first call counts.
+    pub(super) fn set_name(&self, name: Vec<u8>, tag: Vec<u8>) {
+        let _ = self.name.set((name, tag));
+    }
+
+    pub(super) fn connection(&self) -> Option<ConnectionId> {
         *self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -321,7 +457,7 @@ impl Mailbox {
         }
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
@@ -392,3 +528,5 @@ impl Drop for Charged {
 
 /// How often a member's losses are said.
 const OFTEN: Duration = Duration::from_secs(1);
+/// Why others have a member end.
+const SEVERED: [Reason; 2] = [Reason::Unanswered, Reason::NoTarget];

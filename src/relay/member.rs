@@ -14,17 +14,19 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::group::{Group, Mailbox, Side};
 use super::sweep::Watch;
-use super::{Limits, Stop};
+use super::{Limits, RelayOptions, Stop};
 use crate::budget::PROMISE;
-use crate::event::{DropCause, Reason, State};
+use crate::event::{ConnectionId, DropCause, Endpoint, Reason, State};
 use crate::flow::{TapDirection, with_scratch};
-use crate::framing::{Decoder, FrameError, Ticket};
-use crate::net::{Amount, Conn, MessageOptions, Unacknowledged, reason_of, reason_of_drop};
+use crate::framing::{Decoder, FrameError, Framing, Ticket};
+use crate::net::{Amount, Change, Conn, MessageOptions, Unacknowledged, reason_of, reason_of_drop};
+use crate::registry::Ledger;
 
 /// A connection, what arrives on it, and what waits for it.
 pub(super) struct Member {
-    group: Arc<Group>,
-    mailbox: Arc<Mailbox>,
+    pub(super) group: Arc<Group>,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) options: Arc<RelayOptions>,
     watch: Arc<Watch>,
     limits: Arc<Limits>,
     conn: Conn,
@@ -39,6 +41,8 @@ pub(super) struct Member {
     /// Runs while something is unconfirmed.
     look: Option<Pin<Box<Sleep>>>,
     has_finished: bool,
+    /// The node stops, and it stays only for answers.
+    is_leaving: bool,
     is_over: bool,
 }
 
@@ -49,12 +53,25 @@ pub(super) enum Leave {
     /// Its peer has finished inside a frame, of which so many bytes had come.
     Truncated(usize),
     Limit(Reason),
+    /// A request had no answer, and another could be taken for it; or there is nobody left to ask.
+    Severed(Reason),
     Broken(io::Error),
     Frame(FrameError),
+    /// It did not say its name, or that of another.
+    Unnamed(String),
     /// Too much waited for it, and it did not catch up.
     Slow,
     /// Memory for unfinished frames was needed, and its was the oldest.
     Stalled,
+}
+
+/// What ends the serving of a member.
+enum Told {
+    Leave(Leave),
+    /// Its target has been replaced.
+    Part,
+    /// The node stops.
+    Stop,
 }
 
 impl Member {
@@ -82,6 +99,9 @@ impl Member {
         mailbox.set_connection(Some(conn.id()));
         let mut member = Self::with(group, limits, conn, Arc::clone(mailbox)).of_target();
         member.keeps = true;
+        if let Some(exchange) = &group.exchange {
+            exchange.connected(group);
+        }
         member
     }
 
@@ -91,11 +111,15 @@ impl Member {
         group.shared.sweep.add(Arc::clone(&watch), limits);
         // So that the kernel does not hide megabytes behind the queue's limit.
         conn.limit_unsent(UNSENT);
+        if mailbox.framing != Framing::Raw {
+            conn.limit_silence(SILENCE);
+        }
         Self {
             decoder: Decoder::new(mailbox.framing, mailbox.max_frame),
             mailbox,
             ticket: Ticket::new(&group.shared.unfinished),
             group: Arc::clone(group),
+            options: Arc::default(),
             watch,
             limits: Arc::clone(limits),
             conn,
@@ -104,8 +128,23 @@ impl Member {
             look: None,
             patience: None,
             has_finished: false,
+            is_leaving: false,
             is_over: false,
         }
+    }
+
+    /// With the options of its relay: how it is called, and who gets its answers.
+    pub(super) fn with_options(mut self, options: &Arc<RelayOptions>) -> Self {
+        self.options = Arc::clone(options);
+        self
+    }
+
+    pub(super) fn id(&self) -> ConnectionId {
+        self.conn.id()
+    }
+
+    pub(super) fn peer(&self) -> Endpoint {
+        self.conn.record().ends().0
     }
 
     /// A member that we have dialled.
@@ -115,24 +154,38 @@ impl Member {
     }
 
     /// Serves it to its end, or until the node stops; then what waits for it is
-    /// written, and it is closed. Whoever drops it cuts it.
-    pub(super) async fn serve(mut self, mut stop: watch::Receiver<Stop>) -> Reason {
-        let leaves = {
-            let stopped = pin!(stop.wait_for(|stop| *stop != Stop::No));
-            let mut stopped = Some(stopped);
+    /// written, and it is closed. When `replaced` is ready, what waits is left
+    /// to whoever comes after it. Whoever drops it cuts it.
+    pub(super) async fn serve(
+        mut self,
+        mut stop: watch::Receiver<Stop>,
+        replaced: impl Future<Output = ()>,
+    ) -> Reason {
+        let is_told = {
+            let mut stopped = pin!(stop.wait_for(|stop| *stop != Stop::No));
+            let mut replaced = pin!(replaced);
             poll_fn(|cx| {
-                if stopped.as_mut().is_some_and(|stopped| stopped.as_mut().poll(cx).is_ready()) {
-                    stopped = None;
-                    return Poll::Ready(None);
+                if replaced.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Told::Part);
                 }
-                self.poll(cx).map(Some)
+                self.is_leaving = self.is_leaving || stopped.as_mut().poll(cx).is_ready();
+                if self.is_leaving && !self.group.owes(&self.mailbox) {
+                    return Poll::Ready(Told::Stop);
+                }
+                match self.poll(cx) {
+                    Poll::Pending if self.is_leaving && !self.group.owes(&self.mailbox) => {
+                        Poll::Ready(Told::Stop)
+                    }
+                    polled => polled.map(Told::Leave),
+                }
             })
             .await
         };
-        match leaves {
-            Some(Leave::Closed) if self.keeps => self.part().await,
-            Some(leave) => self.end(leave),
-            None => self.drain().await,
+        match is_told {
+            Told::Leave(Leave::Closed) if self.keeps => self.part().await,
+            Told::Leave(leave) => self.end(leave),
+            Told::Part => self.part().await,
+            Told::Stop => self.drain().await,
         }
     }
 
@@ -145,12 +198,19 @@ impl Member {
         if self.ticket.is_overdue() {
             return Poll::Ready(Leave::Stalled);
         }
+        if let Some(leave) = self.call_by_address() {
+            return Poll::Ready(leave);
+        }
         let is_flushed = match self.poll_flush(cx) {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(error)) => return Poll::Ready(self.broke(error)),
             Poll::Pending => false,
         };
+        if let Some(reason) = self.mailbox.severed() {
+            return Poll::Ready(Leave::Severed(reason));
+        }
         if !self.has_finished
+            && (!self.is_leaving || self.keeps)
             && let Poll::Ready(leave) = self.poll_read(cx)
         {
             match leave {
@@ -159,7 +219,7 @@ impl Member {
             }
         }
         // A target that finishes is not waited for: what it cannot get now the next connection gets.
-        if self.has_finished && (is_flushed || self.keeps) && !self.stays() {
+        if self.has_finished && (is_flushed || self.keeps) && !self.stays() && !self.is_owed() {
             return Poll::Ready(self.farewell());
         }
         self.poll_confirm(cx);
@@ -252,7 +312,9 @@ impl Member {
                 match self.decoder.run() {
                     Ok(Some(run)) => {
                         is_another = true;
-                        self.group.distribute(&self.mailbox, run);
+                        if let Some(leave) = self.pass_on(run) {
+                            return Poll::Ready(Some(leave));
+                        }
                     }
                     Ok(None) => break,
                     Err(fault) => return Poll::Ready(Some(Leave::Frame(fault))),
@@ -277,6 +339,11 @@ impl Member {
                 self.group.leave(&self.mailbox);
             }
         }
+    }
+
+    /// Whoever has asked and finished waits for the answers.
+    fn is_owed(&self) -> bool {
+        !self.keeps && self.group.owes(&self.mailbox)
     }
 
     /// Who subscribes to what others publish may finish its own half at once, and stays.
@@ -321,11 +388,13 @@ impl Member {
                 self.conn.reset(reason, None, left.bytes);
                 return reason;
             }
+            Leave::Severed(reason) => (reason, io::Error::other(severed(reason))),
             Leave::Broken(error) => (reason_of(&error), error),
             Leave::Frame(fault @ (FrameError::Endless { .. } | FrameError::TooLong { .. })) => {
                 (Reason::FrameTooLong, io::Error::other(fault))
             }
             Leave::Frame(fault) => (Reason::MalformedFrame, io::Error::other(fault)),
+            Leave::Unnamed(text) => (Reason::Unnamed, io::Error::other(text)),
             Leave::Slow => {
                 let text = format!("{} bytes in {} frames waited for it", left.bytes, left.frames);
                 (Reason::SlowConsumer, io::Error::other(text))
@@ -377,9 +446,12 @@ impl Member {
         Reason::Shutdown
     }
 
-    /// Its target has finished: so do we, and wait a little to hear that it has
-    /// got what was written.
+    /// Its target has finished, or is another now: so do we, and wait a little to
+    /// hear that it has got what was written.
     async fn part(mut self) -> Reason {
+        if let Some(exchange) = self.group.exchange.as_ref().filter(|_| self.keeps) {
+            exchange.closing();
+        }
         // Fails only on a connection that has broken, which the end tells.
         let _ = poll_fn(|cx| self.conn.poll_shutdown(cx)).await;
         self.confirmed().await;
@@ -394,7 +466,7 @@ impl Member {
         }
     }
 
-    /// Looks once a second at what is unconfirmed, while anything is.
+    /// Looks now and then at what is unconfirmed, while anything is.
     fn poll_confirm(&mut self, cx: &mut Context<'_>) {
         let is_waiting = self.mailbox.ledger.as_ref().is_some_and(|ledger| ledger.is_waiting());
         if !is_waiting {
@@ -416,14 +488,20 @@ impl Member {
             return false;
         }
         match self.conn.unacknowledged() {
-            Unacknowledged::Bytes(bytes) => ledger.acknowledged(self.conn.sent().saturating_sub(bytes)),
+            Unacknowledged::Bytes(bytes) => self.acknowledged(ledger, self.conn.sent().saturating_sub(bytes)),
             // Both ends have finished and been acknowledged, unless it broke.
             Unacknowledged::Gone if is_shut && self.conn.take_error().is_none() => {
-                ledger.acknowledged(self.conn.sent());
+                self.acknowledged(ledger, self.conn.sent());
             }
             Unacknowledged::Gone | Unacknowledged::Unknown => {}
         }
         ledger.is_waiting()
+    }
+
+    /// Its peer's kernel has so many bytes.
+    fn acknowledged(&self, ledger: &Ledger, bytes: u64) {
+        let messages = ledger.acknowledged(bytes);
+        self.group.with_queue(&self.mailbox, |queue| (queue.confirm(messages), ()));
     }
 
     /// Takes it out of the group, and yields what it will never get.
@@ -435,12 +513,19 @@ impl Member {
         };
         let sent = self.conn.sent();
         self.group.with_queue(&self.mailbox, |queue| {
+            if let Some(again) = queue.resend() {
+                ledger.resend(again, queue.waiting().frames);
+                return (Change::default(), ());
+            }
             let (change, out) = queue.restart();
             ledger.wrote(out, sent, queue.waiting().frames);
             (change, ())
         });
         ledger.ended();
         self.mailbox.set_connection(None);
+        if let Some(exchange) = &self.group.exchange {
+            exchange.disconnected(&self.group);
+        }
         Amount::default()
     }
 }
@@ -452,6 +537,14 @@ impl Drop for Member {
             let left = self.retire();
             self.conn.reset(reason_of_drop(self.conn.record()), None, left.bytes);
         }
+    }
+}
+
+/// What a peer that others have had end is told of in the log.
+fn severed(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NoTarget => "its target was taken away; it may connect anew",
+        _ => "a request had no answer, and the next answer could be taken for it",
     }
 }
 
@@ -472,13 +565,15 @@ const TURN: usize = 256 << 10;
 const SLICES: usize = 32;
 /// Bytes the kernel may hold for a member without having sent them.
 const UNSENT: u32 = 128 << 10;
+/// How long a peer may leave what was sent to it unacknowledged, or unread so that there is no room for more.
+const SILENCE: Duration = Duration::from_secs(20);
 /// How long a member that is behind has to catch up; the others wait for it meanwhile.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How long a target that has finished has to acknowledge what was written.
 const CONFIRMATION: Duration = Duration::from_secs(5);
 /// How often that is looked at then.
 const LOOK: Duration = Duration::from_millis(20);
-/// And how often otherwise.
-const OFTEN: Duration = Duration::from_secs(1);
+/// And how often otherwise: what it does not know yet of an end is what may be told or sent wrongly.
+const OFTEN: Duration = Duration::from_millis(50);
 /// How long a peer has to finish its half after ours at the stop of the node.
 const FAREWELL: Duration = Duration::from_secs(1);

@@ -1,15 +1,24 @@
 //! Relays: ready-made topologies. In a pair each client of a listener gets an
 //! outbound connection of its own, and bytes and ends are carried through; in
-//! a group messages go from each to many.
+//! a group messages go from each to many, and in a bridge two meet that both
+//! came to us, or that were both dialled.
 
 mod abort;
 mod accept;
+mod bridge;
+mod dialled;
+mod exchange;
 mod group;
 mod handshake;
 mod member;
+mod named;
 mod pair;
+mod reply;
+mod requests;
 mod session;
 mod sweep;
+mod tag;
+mod targets;
 mod uplink;
 
 use std::net::SocketAddr;
@@ -19,17 +28,25 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub(crate) use self::accept::{Entrance, serve, serve_stdio};
+pub(crate) use self::bridge::Bridge;
+pub use self::bridge::{BridgeOptions, JoinOn};
+pub(crate) use self::dialled::join_dialled;
 pub(crate) use self::group::{Group, Side};
+pub use self::reply::Reply;
+pub use self::requests::RequestOptions;
 pub(crate) use self::sweep::Limits;
 use self::sweep::Sweep;
-pub(crate) use self::uplink::{Uplink, keep};
+pub use self::tag::{NameFrame, Naming, Pattern, Tag, TagError, TagOptions, Unknown};
+pub(crate) use self::targets::Targets;
+pub use self::targets::{Strategy, TargetOptions};
+pub(crate) use self::uplink::{Plan, Uplink, keep};
 use crate::budget::Budget;
 use crate::bus::EventBus;
 use crate::event::Reason;
 use crate::flow::{Tap, Turns};
 use crate::framing::Unfinished;
 use crate::net::{DialOptions, Target};
-use crate::registry::{Place, Places};
+use crate::registry::{Condition, Place, Places};
 
 /// How a relay joins connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,27 +62,61 @@ pub enum RelayMode {
     Publish,
     /// What all clients send goes to one target that is kept connected, and its answers to all of them.
     Collect,
+    /// Clients of two listeners are joined in the order in which they came; or two targets, which are both dialled.
+    Bridge,
 }
 
 /// What a relay does beside moving bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayOptions {
     /// Ends a pair in which nothing has moved for so long. `None`: never.
     pub idle_timeout: Option<Duration>,
     /// Ends a pair in which one side has finished and nothing has moved for so long.
     pub half_closed_timeout: Duration,
+    /// How clients of a pair are led to one of several targets.
+    pub targets: TargetOptions,
+    /// Where the answers of the target go, in mode collect.
+    pub reply: Reply,
+    /// How connections wait for each other, in mode bridge.
+    pub bridge: BridgeOptions,
+    /// How requests take turns, where answers go to those who asked.
+    pub request: RequestOptions,
+    /// The names of clients, in mode collect.
+    pub tags: TagOptions,
+    /// Sends again, in mode collect, what was unconfirmed when a connection
+    /// ended. It is kept until then, within the queue's limit; the target may
+    /// get some of it twice.
+    pub resend: bool,
 }
 
 impl Default for RelayOptions {
-    /// No idle timeout, one hour half-closed.
+    /// No idle timeout, one hour half-closed, failover, answers to every client.
     fn default() -> Self {
-        Self { idle_timeout: None, half_closed_timeout: Duration::from_secs(3_600) }
+        Self {
+            idle_timeout: None,
+            half_closed_timeout: Duration::from_secs(3_600),
+            targets: TargetOptions::default(),
+            reply: Reply::default(),
+            bridge: BridgeOptions::default(),
+            request: RequestOptions::default(),
+            tags: TagOptions::default(),
+            resend: false,
+        }
+    }
+}
+
+impl RelayOptions {
+    /// Without what follows a change while it runs.
+    pub(crate) fn without_limits(&self) -> Self {
+        let Self { idle_timeout, half_closed_timeout, request, .. } = Self::default();
+        Self { idle_timeout, half_closed_timeout, request, ..self.clone() }
     }
 }
 
 impl RelayMode {
     /// Every mode there is.
-    pub const ALL: [Self; 5] = [Self::Pair, Self::Echo, Self::Hub, Self::Publish, Self::Collect];
+    pub const ALL: [Self; 6] =
+        [Self::Pair, Self::Echo, Self::Hub, Self::Publish, Self::Collect, Self::Bridge];
 
     /// How it is written.
     pub const fn name(self) -> &'static str {
@@ -75,6 +126,7 @@ impl RelayMode {
             Self::Hub => "hub",
             Self::Publish => "publish",
             Self::Collect => "collect",
+            Self::Bridge => "bridge",
         }
     }
 
@@ -101,10 +153,13 @@ pub(crate) struct Shared {
 /// another one, to which later clients go.
 pub(crate) struct Relay {
     shared: Arc<Shared>,
-    outlets: Vec<Outlet>,
+    targets: Targets,
     limits: Arc<Limits>,
+    options: Arc<RelayOptions>,
     /// What its clients are members of, in a mode that joins many.
     group: Option<Arc<Group>>,
+    /// Where they meet, in mode bridge.
+    bridge: Option<Arc<Bridge>>,
     /// Ends with its first conversation, because it speaks to standard input and output.
     once: bool,
 }
@@ -115,6 +170,8 @@ pub(crate) struct Outlet {
     pub(crate) options: DialOptions,
     /// Listeners of our own, to which it must not lead.
     pub(crate) own: Arc<[SocketAddr]>,
+    /// What is known of it, whichever relay leads there.
+    pub(crate) condition: Arc<Condition>,
 }
 
 /// What the node tells its relays.
@@ -154,6 +211,11 @@ impl Shared {
         }
     }
 
+    /// Tells whether all memory for bytes that wait is in use.
+    fn has_no_budget(&self) -> bool {
+        self.budget.left() == 0
+    }
+
     /// A place of a client, if there is one.
     pub(crate) fn take_place(&self) -> Option<Place> {
         self.places.take()
@@ -178,12 +240,23 @@ impl Shared {
 impl Relay {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        outlets: Vec<Outlet>,
+        targets: Targets,
         limits: Arc<Limits>,
+        options: RelayOptions,
         group: Option<Arc<Group>>,
         once: bool,
     ) -> Self {
-        Self { shared, outlets, limits, group, once }
+        Self { shared, targets, limits, options: Arc::new(options), group, bridge: None, once }
+    }
+
+    /// One whose clients meet there.
+    pub(crate) fn with_bridge(self, bridge: Option<Arc<Bridge>>) -> Self {
+        Self { bridge, ..self }
+    }
+
+    /// Tries its targets again and again, if that is asked for. Never ends then.
+    pub(crate) async fn check_targets(&self) {
+        self.targets.check().await;
     }
 }
 

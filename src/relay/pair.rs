@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use super::Relay;
 use super::sweep::Watch;
+use super::targets::{Lead, Reached};
 use crate::event::Reason;
 use crate::flow::{Broken, Flow, Side, Surroundings, TapDirection};
 use crate::net::{Conn, reason_of, reason_of_drop};
@@ -15,8 +16,10 @@ use crate::net::{Conn, reason_of, reason_of_drop};
 pub(super) struct Pair {
     relay: Arc<Relay>,
     watch: Arc<Watch>,
-    /// Which of the relay's outlets it is joined to.
+    /// Which of the relay's targets it is joined to; a relay has none whose ends both came to us.
     outlet: u16,
+    /// It counts there, if there are others.
+    _lead: Option<Lead>,
     client: Conn,
     upstream: Conn,
     to_target: Half,
@@ -58,15 +61,17 @@ pub(super) struct Fault {
 }
 
 impl Pair {
-    pub(super) fn new(relay: Arc<Relay>, client: Conn, upstream: Conn, outlet: usize) -> Self {
+    pub(super) fn new(relay: Arc<Relay>, client: Conn, reached: Reached) -> Self {
+        let Reached { upstream, nth, lead } = reached;
         let watch = Arc::new(Watch::new(client.record(), upstream.record()));
         relay.shared.sweep.add(Arc::clone(&watch), &relay.limits);
-        let outlet = u16::try_from(outlet).expect("a relay has at most 65,536 targets");
+        let outlet = u16::try_from(nth).expect("a relay has at most 65,536 targets");
         let half = || Half { flow: Flow::new(), stage: Stage::Flowing };
         Self {
             relay,
             watch,
             outlet,
+            _lead: lead,
             client,
             upstream,
             to_target: half(),
@@ -84,7 +89,9 @@ impl Pair {
         }
         if self.watch.take_settled() {
             // Not at once: most connections are over before it could matter, and it takes four system calls.
-            self.upstream.keep_alive(&self.relay.outlets[usize::from(self.outlet)].options.keepalive);
+            if let Some(outlet) = self.relay.targets.outlet(self.outlet.into()) {
+                self.upstream.keep_alive(&outlet.options.keepalive);
+            }
         }
         // In turns, so that neither direction is always served second.
         self.client_first = !self.client_first;

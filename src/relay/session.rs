@@ -15,12 +15,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use super::Relay;
 use super::abort::abort;
 use super::accept::Admission;
 use super::pair::{End, Pair};
-use super::{Outlet, Relay};
 use crate::event::Reason;
-use crate::net::{Conn, dial};
+use crate::net::Conn;
 
 /// Serves one client and yields why it ended.
 pub(super) struct Session {
@@ -87,13 +87,12 @@ impl Future for Session {
 
 /// Dials the targets in order. Nothing is read from the client meanwhile; if
 /// none answers it is reset, so that it cannot take silence for an empty answer.
-async fn connect(relay: Arc<Relay>, mut client: Conn) -> Option<Pair> {
-    for (nth, outlet) in relay.outlets.iter().enumerate() {
-        let Outlet { target, options, own } = outlet;
-        if let Ok(upstream) = dial(target, options, own, &relay.shared.bus, Some(client.record())).await {
-            return Some(Pair::new(Arc::clone(&relay), client, upstream, nth));
+pub(super) async fn connect(relay: Arc<Relay>, mut client: Conn) -> Option<Pair> {
+    match relay.targets.dial(&relay.shared, &client).await {
+        Some(upstream) => Some(Pair::new(Arc::clone(&relay), client, upstream)),
+        None => {
+            client.reset(Reason::NoTarget, None, 0);
+            None
         }
     }
-    client.reset(Reason::NoTarget, None, 0);
-    None
 }

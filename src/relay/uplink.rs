@@ -1,7 +1,9 @@
 //! A client that is a member of a group: dialled when the node starts, and
 //! again, for ever, whenever the connection is gone.
 
+use std::future::pending;
 use std::hash::{BuildHasher, RandomState};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,40 +11,41 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::accept::passed;
+use super::exchange::Exchange;
 use super::group::{Group, Mailbox, Side};
 use super::member::Member;
 use super::{Ended, Limits, Outlet, RelayOptions, Stop};
-use crate::event::{DropCause, Event, EventKind};
-use crate::net::{Amount, Conn, MessageOptions, dial};
+use crate::event::{DropCause, Event, EventKind, Reason};
+use crate::net::{Amount, Conn, MessageOptions, Reconnect};
 use crate::registry::Ledger;
 
-/// A client of a group.
+/// A client of a group, for as long as its relay has it.
 pub(crate) struct Uplink {
     group: Arc<Group>,
     limits: Arc<Limits>,
-    outlet: Outlet,
-    side: Side,
-    messages: MessageOptions,
     /// What waits for the target across its connections, and is accounted for.
     kept: Option<Arc<Mailbox>>,
 }
 
-/// How long to wait before the next dial.
-#[derive(Debug, Default)]
-struct Backoff {
-    failures: u32,
+/// How a client of a group is dialled, and what it is to the others. A reload replaces it.
+pub(crate) struct Plan {
+    pub(crate) outlet: Outlet,
+    pub(crate) side: Side,
+    /// After what it takes over from the relay's listener.
+    pub(crate) messages: MessageOptions,
+    /// Those of the relay that do not follow a change while it runs.
+    pub(crate) options: Arc<RelayOptions>,
 }
 
 impl Uplink {
-    pub(crate) fn new(group: &Arc<Group>, outlet: Outlet, side: Side, messages: MessageOptions) -> Self {
-        let kept = group.keeps().then(|| {
-            let (framing, limit) = (messages.framing(), messages.queue.of_uplink());
-            let name = &outlet.target.name;
-            group.join(Mailbox::of_uplink(name, framing, messages.max_frame(), limit, &Arc::default()))
-        });
+    pub(crate) fn new(group: &Arc<Group>, plan: &Plan) -> Self {
+        let kept = group.keeps().then(|| group.join(plan.mailbox(&Arc::default())));
+        if let Some((exchange, kept)) = group.exchange.as_ref().zip(kept.as_ref()) {
+            exchange.leads_to(group, kept, plan.messages.queue.of_uplink().max);
+        }
         // Nobody is served worse by a client that is silent, so it has no idle timeout.
         let limits = Arc::new(Limits::new(&RelayOptions::default()));
-        Self { group: Arc::clone(group), limits, outlet, side, messages, kept }
+        Self { group: Arc::clone(group), limits, kept }
     }
 
     /// Its accounts, if there are any.
@@ -50,27 +53,55 @@ impl Uplink {
         self.kept.as_ref()?.ledger.clone()
     }
 
-    fn member(&self, conn: Conn) -> Member {
+    /// Puts what waits into the framing and the limit of another plan.
+    fn follow(&mut self, before: &Plan, plan: &Plan) {
+        if let Some(mailbox) = self.kept.take_if(|_| plan.waits_otherwise(before)) {
+            let ledger = mailbox.ledger.as_ref().expect("whatever is kept is accounted for");
+            let kept = self.group.replace(&mailbox, plan.mailbox(ledger));
+            if let Some(exchange) = &self.group.exchange {
+                exchange.leads_to(&self.group, &kept, plan.messages.queue.of_uplink().max);
+            }
+            self.kept = Some(kept);
+        }
+    }
+
+    fn member(&self, plan: &Plan, conn: Conn) -> Member {
         match &self.kept {
             Some(mailbox) => Member::of_uplink(&self.group, &self.limits, conn, mailbox),
-            None => Member::new(&self.group, &self.limits, conn, self.side, &self.messages).of_target(),
+            None => Member::new(&self.group, &self.limits, conn, plan.side, &plan.messages).of_target(),
         }
+        .with_options(&plan.options)
     }
 
     fn waiting(&self) -> Amount {
         self.kept.as_ref().map_or_else(Amount::default, |mailbox| mailbox.waiting())
     }
 
+    /// Whether anyone still waits for it to be connected.
+    fn is_wanted(&self) -> bool {
+        let open = self.group.exchange.as_ref().map_or(0, Exchange::open);
+        open > 0 || self.waiting().frames > 0
+    }
+
     /// Waits until there is nothing left to do: the node stops, and what waits has been written or is cut.
     async fn over(&self, mut stop: watch::Receiver<Stop>) {
         let _ = stop.wait_for(|stop| *stop != Stop::No).await;
-        if self.waiting().frames > 0 {
-            cut(stop).await;
+        while self.is_wanted() {
+            tokio::select! {
+                biased;
+                () = cut(stop.clone()) => return,
+                () = sleep(LOOK) => {}
+            }
         }
     }
 
-    /// What still waits is lost with the node, or with the relay that a reload has replaced.
+    /// What still waits is lost with the node, or with the client that a reload has removed.
     fn ended(&self, cut: usize) -> Ended {
+        if let Some(mailbox) = &self.kept {
+            // Nothing more may come to what is counted now.
+            self.group.leave(mailbox);
+        }
+        let asked = self.group.exchange.as_ref().map_or(0, |exchange| exchange.gone(&self.group));
         let lost = self.waiting();
         if let Some(mailbox) = &self.kept {
             if lost.frames > 0 {
@@ -81,60 +112,107 @@ impl Uplink {
                 ledger.took(0, lost.frames, 0);
             }
         }
-        Ended { cut: cut.max(usize::from(lost.frames > 0)), conversation: None }
+        Ended { cut: cut.max(usize::from(lost.frames + asked > 0)), conversation: None }
+    }
+}
+
+impl Plan {
+    /// Whether what waits has to be kept in another way than before.
+    fn waits_otherwise(&self, before: &Self) -> bool {
+        self.messages != before.messages || self.options.resend != before.options.resend
+    }
+
+    /// For what waits across connections.
+    fn mailbox(&self, ledger: &Arc<Ledger>) -> Mailbox {
+        let (framing, limit) = (self.messages.framing(), self.messages.queue.of_uplink());
+        Mailbox::of_uplink(
+            &self.outlet.target.name,
+            framing,
+            self.messages.max_frame(),
+            limit,
+            ledger,
+            self.options.resend,
+        )
     }
 }
 
 /// Keeps one connection to the client's target until the node stops, or the
-/// other end of `alive` is dropped because a reload has replaced it.
+/// other end of its plan is dropped because a reload has removed it.
 pub(crate) async fn keep(
-    uplink: Uplink,
+    mut uplink: Uplink,
+    mut plan: watch::Receiver<Arc<Plan>>,
     stop: watch::Receiver<Stop>,
-    mut alive: watch::Receiver<()>,
 ) -> Ended {
-    let Uplink { group, outlet: Outlet { target, options, own }, .. } = &uplink;
-    let mut backoff = Backoff::default();
-    loop {
+    let mut now = Arc::clone(&plan.borrow_and_update());
+    let mut attempt = 0u32;
+    let group = Arc::clone(&uplink.group);
+    let mut exchange = pin!(async {
+        match &group.exchange {
+            Some(exchange) => exchange.run(&group).await,
+            None => pending().await,
+        }
+    });
+    while plan.has_changed().is_ok() {
+        let next = Arc::clone(&plan.borrow_and_update());
+        uplink.follow(&now, &next);
+        now = next;
+        let Outlet { target, .. } = &now.outlet;
+        let bus = &uplink.group.shared.bus;
         let dialled = tokio::select! {
             biased;
             () = uplink.over(stop.clone()) => return uplink.ended(0),
-            Err(_replaced) = alive.changed() => return uplink.ended(0),
-            dialled = dial(target, options, own, &group.shared.bus, None) => dialled,
+            never = &mut exchange => match never {},
+            _replaced = plan.changed() => {
+                attempt = 0;
+                continue;
+            }
+            dialled = now.outlet.dial(bus, None) => dialled,
         };
         if let Ok(conn) = dialled {
-            conn.keep_alive(&options.keepalive);
+            conn.keep_alive(&now.outlet.options.keepalive);
             let begun = Instant::now();
+            let is_ours;
+            let mut told = plan.clone();
+            let replaced = async { drop(told.changed().await) };
             tokio::select! {
                 biased;
                 () = cut(stop.clone()) => return uplink.ended(1),
-                Err(_replaced) = alive.changed() => return uplink.ended(0),
-                _reason = uplink.member(conn).serve(stop.clone()) => {}
+                never = &mut exchange => match never {},
+                reason = uplink.member(&now, conn).serve(stop.clone(), replaced) => is_ours = reason == Reason::Unanswered,
             }
-            if begun.elapsed() >= HEALTHY {
-                backoff = Backoff::default();
+            // One that we have closed for want of an answer was none that failed.
+            if is_ours || begun.elapsed() >= HEALTHY {
+                attempt = 0;
             }
         }
-        if *stop.borrow() != Stop::No && uplink.waiting().frames == 0 {
+        if *stop.borrow() != Stop::No && !uplink.is_wanted() {
             return uplink.ended(0);
         }
-        let pause = backoff.next(RandomState::new().hash_one(0));
-        group.shared.bus.emit(EventKind::Reconnecting, || Event::Reconnecting {
+        if plan.has_changed().unwrap_or(true) {
+            attempt = 0;
+            continue;
+        }
+        attempt = attempt.saturating_add(1);
+        let pause = again(attempt, RandomState::new().hash_one(0));
+        bus.emit(EventKind::Reconnecting, || Event::Reconnecting {
             endpoint: Arc::clone(&target.name),
             target: target.address.as_target(),
-            attempt: backoff.failures,
+            attempt,
             pause,
         });
         tokio::select! {
             biased;
             () = uplink.over(stop.clone()) => return uplink.ended(0),
-            Err(_replaced) = alive.changed() => return uplink.ended(0),
+            never = &mut exchange => match never {},
+            _replaced = plan.changed() => attempt = 0,
             () = sleep(pause) => {}
         }
     }
+    uplink.ended(0)
 }
 
 /// Waits until the node cuts what has not ended.
-async fn cut(mut stop: watch::Receiver<Stop>) {
+pub(super) async fn cut(mut stop: watch::Receiver<Stop>) {
     loop {
         let at = *stop.borrow_and_update();
         tokio::select! {
@@ -145,40 +223,14 @@ async fn cut(mut stop: watch::Receiver<Stop>) {
     }
 }
 
-impl Backoff {
-    /// Twice as long at most each time, and any part of that (full jitter), so
-    /// that many nodes do not come back all at once.
-    fn next(&mut self, random: u64) -> Duration {
-        let most = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
-        self.failures = self.failures.saturating_add(1);
-        let share = (random >> 32) as f64 / f64::from(u32::MAX);
-        most.mul_f64(share).max(LEAST)
-    }
+/// How long to wait before the `attempt`th dial in a row, as a socket of the library does.
+pub(super) fn again(attempt: u32, random: u64) -> Duration {
+    Reconnect::default().wait(attempt, random).expect("the number of attempts has no limit").max(LEAST)
 }
 
-/// The most that is waited before the first dial after a failure.
-const FIRST: Duration = Duration::from_millis(250);
-/// The most that is ever waited.
-const LONGEST: Duration = Duration::from_secs(30);
 /// However the dice fall.
 const LEAST: Duration = Duration::from_millis(10);
+/// How often a node that stops looks whether anyone still waits.
+const LOOK: Duration = Duration::from_millis(20);
 /// A connection that has lasted so long was a good one.
 const HEALTHY: Duration = Duration::from_secs(10);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_half_a_minute_and_any_part_of_them_is_possible() {
-        let mut backoff = Backoff::default();
-        let longest: Vec<_> = (0..10).map(|_| backoff.next(u64::MAX).as_millis()).collect();
-        assert_eq!(longest, [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]);
-        assert_eq!(backoff.next(0), LEAST);
-        assert_eq!(backoff.next(1 << 63).as_secs(), 15);
-        for _ in 0..100_000 {
-            backoff.next(0);
-        }
-        assert_eq!(backoff.next(u64::MAX), LONGEST);
-    }
-}

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use super::client::attend;
 use super::status::Begun;
 use crate::bus::EventBus;
-use crate::net::{BindError, UnixPath, bind_private};
+use crate::net::{ACCEPT_PAUSE, BindError, UnixPath, bind_private};
 use crate::registry::Registry;
 
 /// A bound control socket that does not answer yet.
@@ -175,7 +175,5 @@ async fn serve(
 pub(crate) const CONTROL: &str = "node.control";
 /// Consoles, scripts, and people; each may hold some megabytes.
 pub(super) const MOST_CLIENTS: usize = 16;
-/// Descriptors have run out; the node itself waits as long.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long clients may take to read what is left for them.
 const LAST_WORDS: Duration = Duration::from_millis(500);

@@ -68,6 +68,15 @@ pub struct SlotPanicked {
     pub message: Arc<str>,
 }
 
+/// A slot with this key is connected already; see [`SignalRef::connect_keyed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a slot with this key was connected at {slot} already; disconnect that one first")]
+#[non_exhaustive]
+pub struct AlreadyConnected {
+    /// Where that one was connected.
+    pub slot: &'static Location<'static>,
+}
+
 /// Something a slot may use without keeping it alive; see [`SignalRef::connect_weak`].
 pub trait Context: Sized {
     /// What is kept instead.
@@ -174,6 +183,36 @@ impl<T: 'static> SignalRef<'_, T> {
     #[track_caller]
     pub fn connect_once(&self, slot: impl FnOnce(&T) + Send + 'static) -> Connection {
         self.add(Call::once(slot))
+    }
+
+    /// Connects a slot unless another with the same `key` is connected: what
+    /// `Qt::UniqueConnection` does, for closures too. A key is this signal's own.
+    ///
+    /// # Errors
+    /// [`AlreadyConnected`]; the other slot stays, and this one is dropped.
+    ///
+    /// ```
+    /// use signal_node::Signal;
+    ///
+    /// let measured = Signal::new();
+    /// let first = measured.view().connect_keyed("log", |_: &u32| {});
+    /// let second = measured.view().connect_keyed("log", |_: &u32| {});
+    /// assert!(first.is_ok() && second.is_err());
+    /// drop(first);
+    /// assert!(measured.view().connect_keyed("log", |_: &u32| {}).is_ok());
+    /// ```
+    #[track_caller]
+    pub fn connect_keyed(
+        &self,
+        key: impl Into<Arc<str>>,
+        slot: impl Fn(&T) + Send + Sync + 'static,
+    ) -> Result<Connection, AlreadyConnected> {
+        let call = Call::always(move |value| {
+            slot(value);
+            true
+        });
+        let place = Location::caller();
+        self.signal.table().add_keyed(Some(key.into()), call, place).map(Connection::new)
     }
 
     /// Connects a slot that uses `context` and does not keep it alive: with

@@ -1,7 +1,8 @@
 //! The slot table: what an emission walks and what connecting changes.
 //!
-//! The list of slots is never changed, only replaced: an emission holds the
-//! one it began with, so slots may connect, disconnect and emit as they like.
+//! A list that an emission holds is never changed, only replaced, so slots may
+//! connect, disconnect and emit as they like; one that nobody holds is changed
+//! where it is, so that the thousandth slot costs no more than the first.
 //! A disconnected slot is marked dead at once and left out of the next list;
 //! what it owns goes with the last list that has it.
 //!
@@ -20,16 +21,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use spin::mutex::SpinMutex;
 
 use super::connection::{BlockGuard, Link};
-use super::{Owner, Signal, SlotPanicked};
+use super::{AlreadyConnected, Owner, Signal, SlotPanicked};
 
 pub(super) struct Table<T> {
     /// How many slots are live: all that an emission without slots looks at.
     connected: AtomicUsize,
     blocked: AtomicUsize,
     slots: Mutex<List<T>>,
-    /// The list as it was when somebody last looked; only ever tried.
-    cached: SpinMutex<List<T>>,
+    /// The list as the last emission found it, unless it was changed since; only ever tried.
+    cached: SpinMutex<Option<List<T>>>,
+    /// It was changed, and `cached` could not be emptied.
     is_stale: AtomicBool,
+    /// Slots connected so far.
+    added: AtomicU64,
     panics: AtomicU64,
     panicked: Signal<SlotPanicked>,
     owner: Option<Weak<dyn Owner>>,
@@ -39,6 +43,10 @@ type List<T> = Arc<Vec<Arc<Slot<T>>>>;
 
 /// A connected slot.
 pub(super) struct Slot<T> {
+    /// By which it is found again: the list is in this order.
+    number: u64,
+    /// No other live slot has the same.
+    key: Option<Arc<str>>,
     live: AtomicBool,
     call: Call<T>,
     place: &'static Location<'static>,
@@ -48,6 +56,12 @@ pub(super) struct Slot<T> {
 pub(super) struct Call<T> {
     call: Box<dyn Fn(&T) -> bool + Send + Sync>,
     once: bool,
+}
+
+impl<T> Slot<T> {
+    fn is_called(&self, key: &Arc<str>) -> bool {
+        self.key.as_ref() == Some(key) && self.live.load(Ordering::Acquire)
+    }
 }
 
 impl<T> Call<T> {
@@ -74,6 +88,7 @@ impl<T: 'static> Table<T> {
             slots: Mutex::default(),
             cached: SpinMutex::default(),
             is_stale: AtomicBool::new(false),
+            added: AtomicU64::new(0),
             panics: AtomicU64::new(0),
             panicked: Signal::new(),
             owner,
@@ -90,16 +105,38 @@ impl<T: 'static> Table<T> {
     }
 
     pub(super) fn add(self: &Arc<Self>, call: Call<T>, place: &'static Location<'static>) -> Box<dyn Link> {
-        let slot = Arc::new(Slot { live: AtomicBool::new(true), call, place });
-        let link = TableLink { table: Arc::downgrade(self), slot: Arc::downgrade(&slot) };
-        self.replace(|slots| {
-            slots.push(slot);
+        self.add_keyed(None, call, place).expect("without a key it is like no other")
+    }
+
+    /// Connects a slot, unless another with this key is connected.
+    pub(super) fn add_keyed(
+        self: &Arc<Self>,
+        key: Option<Arc<str>>,
+        call: Call<T>,
+        place: &'static Location<'static>,
+    ) -> Result<Box<dyn Link>, AlreadyConnected> {
+        let number = self.added.fetch_add(1, Ordering::Relaxed);
+        let slot = Arc::new(Slot { number, key, live: AtomicBool::new(true), call, place });
+        let link = TableLink { table: Arc::downgrade(self), slot: Arc::downgrade(&slot), number };
+        let kept = self.change(|slots| {
+            let same = slot.key.as_ref().and_then(|key| slots.iter().find(|other| other.is_called(key)));
+            if let Some(other) = same {
+                return Err((AlreadyConnected { slot: other.place }, slot));
+            }
+            // Numbers are given out before the lock is taken.
+            let at = slots.partition_point(|other| other.number < number);
+            slots.insert(at, slot);
             self.connected.fetch_add(1, Ordering::Release);
+            Ok(())
         });
+        if let Err((refusal, slot)) = kept {
+            drop_whatever_it_does(slot);
+            return Err(refusal);
+        }
         if let Some(owner) = self.owner.as_ref().and_then(Weak::upgrade) {
             owner.slot_connected();
         }
-        Box::new(link)
+        Ok(Box::new(link))
     }
 
     pub(super) fn emit(&self, value: &T) {
@@ -114,11 +151,11 @@ impl<T: 'static> Table<T> {
         if self.blocked.load(Ordering::Acquire) > 0 {
             return panicked;
         }
-        if let Some(mut slots) = self.cached.try_lock() {
-            let before = self.refresh(&mut slots);
-            self.run(&slots, value, &mut panicked);
-            let after = self.refresh(&mut slots);
-            drop(slots);
+        if let Some(mut cached) = self.cached.try_lock() {
+            let before = self.refresh(&mut cached);
+            self.run(cached.as_deref().map_or(&[], Vec::as_slice), value, &mut panicked);
+            let after = self.refresh(&mut cached);
+            drop(cached);
             if before.is_some() || after.is_some() {
                 drop_whatever_it_does((before, after));
             }
@@ -160,14 +197,14 @@ impl<T: 'static> Table<T> {
 
     /// Brings the copy up to date and returns the old one, to be dropped without the lock.
     #[inline]
-    fn refresh(&self, cached: &mut List<T>) -> Option<List<T>> {
-        if !self.is_stale.load(Ordering::SeqCst) {
+    fn refresh(&self, cached: &mut Option<List<T>>) -> Option<List<T>> {
+        if cached.is_some() && !self.is_stale.load(Ordering::SeqCst) {
             return None;
         }
         // First, so that what changes meanwhile is not missed.
         self.is_stale.store(false, Ordering::SeqCst);
         let slots = Arc::clone(&lock(&self.slots));
-        Some(std::mem::replace(cached, slots))
+        cached.replace(slots)
     }
 
     /// Counts a panic elsewhere than in an emission, and announces it.
@@ -196,21 +233,39 @@ impl<T: 'static> Table<T> {
 
     /// Leaves out the dead slots.
     fn sweep(&self) {
-        self.replace(|slots| slots.retain(|slot| slot.live.load(Ordering::Acquire)));
+        let is_dead = |slot: &mut Arc<Slot<T>>| !slot.live.load(Ordering::Acquire);
+        let dead: Vec<_> = self.change(|slots| slots.extract_if(.., is_dead).collect());
+        drop_whatever_it_does(dead);
     }
 
-    fn replace(&self, change: impl FnOnce(&mut Vec<Arc<Slot<T>>>)) {
-        let old = {
-            let mut slots = lock(&self.slots);
-            let mut changed = Vec::clone(&slots);
-            change(&mut changed);
-            std::mem::replace(&mut *slots, Arc::new(changed))
-        };
-        self.is_stale.store(true, Ordering::SeqCst);
-        // An emission under way does this when it ends. Should the two just miss each other the
-        // next one does, so that only what a dead slot owned stays a little longer.
-        let cached = self.cached.try_lock().and_then(|mut cached| self.refresh(&mut cached));
-        drop_whatever_it_does((old, cached));
+    /// Leaves out one slot.
+    fn remove(&self, number: u64) {
+        let slot = self.change(|slots| {
+            let at = slots.binary_search_by_key(&number, |slot| slot.number).ok()?;
+            Some(slots.remove(at))
+        });
+        drop_whatever_it_does(slot);
+    }
+
+    /// Changes the list: where it is, if no emission holds it.
+    fn change<R>(&self, change: impl FnOnce(&mut Vec<Arc<Slot<T>>>) -> R) -> R {
+        let mut slots = lock(&self.slots);
+        // An emission that comes now takes the list anew, when it is changed.
+        let cached = self.cached.try_lock().map(|mut cached| cached.take());
+        let is_held = cached.is_none();
+        // An older one may have the last of what a dead slot owned.
+        let older = cached.flatten().filter(|cached| !Arc::ptr_eq(cached, &slots));
+        let changed = change(Arc::make_mut(&mut slots));
+        drop(slots);
+        drop_whatever_it_does(older);
+        if is_held {
+            self.is_stale.store(true, Ordering::SeqCst);
+            // The emission under way does this when it ends. Should the two just miss each other the
+            // next one does, so that only what a dead slot owned stays a little longer.
+            let cached = self.cached.try_lock().and_then(|mut cached| self.refresh(&mut cached));
+            drop_whatever_it_does(cached);
+        }
+        changed
     }
 
     /// Disconnects every slot.
@@ -219,8 +274,8 @@ impl<T: 'static> Table<T> {
         for slot in slots.iter() {
             self.retire(slot);
         }
-        self.sweep();
         drop_whatever_it_does(slots);
+        self.sweep();
         // Nobody may emit any more, so what the slots owned shall not wait for the next emission.
         for _ in 0..CLEAR_TRIES {
             if !self.is_stale.load(Ordering::SeqCst) {
@@ -259,13 +314,14 @@ impl<T> Table<T> {
 struct TableLink<T> {
     table: Weak<Table<T>>,
     slot: Weak<Slot<T>>,
+    number: u64,
 }
 
 impl<T: 'static> Link for TableLink<T> {
     fn cut(&self) -> bool {
         let (Some(table), Some(slot)) = (self.table.upgrade(), self.slot.upgrade()) else { return false };
         let was_live = table.retire(&slot);
-        table.sweep();
+        table.remove(self.number);
         drop_whatever_it_does(slot);
         was_live
     }

@@ -10,16 +10,83 @@ use rustix::event::epoll;
 use rustix::net::{RecvFlags, recv};
 
 use crate::load::Load;
-use crate::meter::{Cpu, Sample};
+use crate::meter::{Cpu, Percentiles, Sample};
 
 /// One sends lines of 64 bytes to all others. Counts deliveries.
 pub(crate) fn fan_out(load: &Load) -> Sample {
-    crowd(load, 1, load.connections, 64, false)
+    crowd(load, &Crowd { senders: 1, readers: load.connections, line: 64, looks: false, warm: WARM })
+}
+
+/// The same, counted from the first line on: beside one more that never reads, if so, whose end is part of it.
+pub(crate) fn fan_out_from_the_first(load: &Load, beside_a_stalled_one: bool) -> Sample {
+    let _stalled = beside_a_stalled_one.then(|| TcpStream::connect(load.relay).expect("the hub accepts"));
+    let warm = Duration::ZERO;
+    crowd(load, &Crowd { senders: 1, readers: load.connections, line: 64, looks: false, warm })
 }
 
 /// Many send lines of 100 bytes, and one more listens, whose lines are looked at. Counts those.
 pub(crate) fn fan_in(load: &Load) -> Sample {
-    crowd(load, load.connections, 1, 100, true)
+    crowd(load, &Crowd { senders: load.connections, readers: 1, line: 100, looks: true, warm: WARM })
+}
+
+/// One sends a line of 64 bytes every millisecond; each delivery is timed from when it was due.
+pub(crate) fn fan_out_paced(load: &Load) -> Sample {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll");
+    let mut readers: Vec<_> = (0..load.connections).map(|_| (member(load), 0)).collect();
+    let mut sender = member(load);
+    std::thread::sleep(SETTLE);
+    for (nth, (reader, _)) in readers.iter().enumerate() {
+        let data = epoll::EventData::new_u64(nth as u64);
+        epoll::add(&epoll, reader, data, epoll::EventFlags::IN).expect("an entry");
+    }
+    let (every, mut due, mut took) = (Duration::from_millis(1), Vec::new(), Vec::new());
+    let (cpu, begun) = (Cpu::of(load.relay_pid), Instant::now());
+    let mut line = [b'a'; 64];
+    line[63] = b'\n';
+    let mut buffer = [0; 1 << 16];
+    let mut next = begun;
+    while begun.elapsed().as_secs_f64() < load.seconds {
+        let now = Instant::now();
+        if now >= next {
+            sender.write_all(&line).expect("a hub takes a line");
+            due.push(next);
+            next += every;
+        }
+        let mut events = Vec::with_capacity(256);
+        // It never sleeps: a wait is rounded up to whole milliseconds, which would be the sender's and not the hub's.
+        let limit = rustix::event::Timespec::default();
+        if epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&limit)).is_err() {
+            continue;
+        }
+        for event in events {
+            let (reader, bytes) = &mut readers[event.data.u64() as usize];
+            let count = reader.read(&mut buffer).expect("the hub goes on");
+            assert!(count > 0, "the hub has closed");
+            let before = *bytes / 64;
+            *bytes += count;
+            took.extend(due[before..*bytes / 64].iter().map(|due| due.elapsed()));
+        }
+    }
+    Sample::new(took.len() as f64, begun.elapsed(), cpu.spent()).with(Percentiles::of(took))
+}
+
+/// Who sends and who reads, and what.
+struct Crowd {
+    senders: usize,
+    readers: usize,
+    /// Bytes of a line.
+    line: usize,
+    /// The first reader's lines are looked at.
+    looks: bool,
+    /// How long before it is counted.
+    warm: Duration,
+}
+
+fn member(load: &Load) -> TcpStream {
+    let stream = TcpStream::connect(load.relay).expect("the hub accepts");
+    stream.set_nodelay(true).expect("an option");
+    stream.set_nonblocking(true).expect("an option");
+    stream
 }
 
 struct Member {
@@ -30,13 +97,12 @@ struct Member {
     piece: Vec<u8>,
 }
 
-fn crowd(load: &Load, senders: usize, readers: usize, line: usize, looks: bool) -> Sample {
+fn crowd(load: &Load, crowd: &Crowd) -> Sample {
+    let Crowd { senders, readers, line, looks, warm } = *crowd;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll");
     let mut members = Vec::new();
     for nth in 0..readers + senders {
-        let stream = TcpStream::connect(load.relay).expect("the hub accepts");
-        stream.set_nodelay(true).expect("an option");
-        stream.set_nonblocking(true).expect("an option");
+        let stream = member(load);
         let sends = nth >= readers;
         let mut text = vec![b'a' + (nth % 26) as u8; line];
         text[line - 1] = b'\n';
@@ -44,7 +110,7 @@ fn crowd(load: &Load, senders: usize, readers: usize, line: usize, looks: bool) 
         members.push(Member { stream, sends, sent: 0, piece });
     }
     // Nobody may miss the beginning: a hub has no memory.
-    std::thread::sleep(Duration::from_millis(200));
+    std::thread::sleep(SETTLE);
     for (nth, member) in members.iter().enumerate() {
         let out = if member.sends { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
         let data = epoll::EventData::new_u64(nth as u64);
@@ -54,7 +120,6 @@ fn crowd(load: &Load, senders: usize, readers: usize, line: usize, looks: bool) 
     let mut buffer = vec![0; 1 << 20];
     let (mut arrived, mut before) = (0_u64, None);
     let mut begun = Instant::now();
-    let warm = Duration::from_millis(100);
     loop {
         let mut events = Vec::with_capacity(256);
         let limit = rustix::event::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
@@ -95,10 +160,8 @@ fn crowd(load: &Load, senders: usize, readers: usize, line: usize, looks: bool) 
                 before = Some((Cpu::of(load.relay_pid), done));
             }
             Some((cpu, first)) if begun.elapsed().as_secs_f64() >= load.seconds => {
-                if lines.torn > 0 {
-                    eprintln!("{} lines were torn", lines.torn);
-                }
-                return Sample::new((done - first) as f64, begun.elapsed(), cpu.spent());
+                let sample = Sample::new((done - first) as f64, begun.elapsed(), cpu.spent());
+                return Sample { torn: lines.torn as f64, ..sample };
             }
             _ => {}
         }
@@ -130,5 +193,9 @@ impl Lines {
     }
 }
 
+/// How long a hub has to accept all, which nobody may miss the beginning of.
+const SETTLE: Duration = Duration::from_millis(200);
+/// How long a crowd sends before it is counted.
+const WARM: Duration = Duration::from_millis(100);
 /// Bytes of lines that are sent at once.
 const PIECE: usize = 64_000;

@@ -37,6 +37,9 @@ pub(crate) fn run(load: &Load) -> Sample {
         "idle" => Loop::new(load).idle(load),
         "mixed" => mixed(load),
         "fan-out" => crate::crowd::fan_out(load),
+        "fan-out-from-the-first" => crate::crowd::fan_out_from_the_first(load, false),
+        "fan-out-stalled" => crate::crowd::fan_out_from_the_first(load, true),
+        "fan-out-paced" => crate::crowd::fan_out_paced(load),
         "fan-in" => crate::crowd::fan_in(load),
         other => panic!("no scenario is called {other}"),
     }

@@ -15,6 +15,8 @@ pub(crate) struct Sample {
     /// CPU seconds of the relay.
     pub(crate) cpu: f64,
     pub(crate) percentiles: Percentiles,
+    /// Lines that did not arrive whole.
+    pub(crate) torn: f64,
 }
 
 /// Microseconds.
@@ -26,7 +28,7 @@ pub(crate) struct Percentiles {
 
 impl Sample {
     pub(crate) fn new(count: f64, elapsed: Duration, cpu: f64) -> Self {
-        Self { count, seconds: elapsed.as_secs_f64(), cpu, percentiles: Percentiles::default() }
+        Self { count, seconds: elapsed.as_secs_f64(), cpu, percentiles: Percentiles::default(), torn: 0.0 }
     }
 
     pub(crate) fn with(self, percentiles: Percentiles) -> Self {
@@ -35,13 +37,19 @@ impl Sample {
 
     pub(crate) fn to_json(self) -> Value {
         let Percentiles { p50, p99 } = self.percentiles;
-        json!({ "count": self.count, "seconds": self.seconds, "cpu": self.cpu, "p50": p50, "p99": p99 })
+        json!({ "count": self.count, "seconds": self.seconds, "cpu": self.cpu, "p50": p50, "p99": p99, "torn": self.torn })
     }
 
     pub(crate) fn from_json(value: &Value) -> Self {
         let number = |key: &str| value[key].as_f64().unwrap_or_else(|| panic!("no {key} in {value}"));
         let percentiles = Percentiles { p50: number("p50"), p99: number("p99") };
-        Self { count: number("count"), seconds: number("seconds"), cpu: number("cpu"), percentiles }
+        Self {
+            count: number("count"),
+            seconds: number("seconds"),
+            cpu: number("cpu"),
+            percentiles,
+            torn: number("torn"),
+        }
     }
 }
 

@@ -17,6 +17,8 @@ pub(crate) struct Ground {
     /// The core of the relays, if they have one to themselves.
     pub(crate) core: Option<usize>,
     pub(crate) threads: usize,
+    /// Hubs wait for who is slow: a thousand readers of one process all are, by turns.
+    pub(crate) blocks: bool,
 }
 
 /// A running relay; dropped, it is ended.
@@ -95,7 +97,7 @@ pub(crate) const ALL: &[&str] = &[
 ];
 
 /// Those that join many, for the rows that need that.
-pub(crate) const HUBS: &[&str] = &["node-hub", "ncat"];
+pub(crate) const HUBS: &[&str] = &["node-hub", "ncat", "qt-hub"];
 
 /// Starts a peer, or says why it is not there.
 pub(crate) fn start(name: &str, ground: &Ground) -> Result<Peer, String> {
@@ -125,6 +127,8 @@ pub(crate) fn start(name: &str, ground: &Ground) -> Result<Peer, String> {
                 "hub",
                 "--frame",
                 "lines",
+                "--overflow",
+                if ground.blocks { "block" } else { "disconnect" },
             ]
             .map(str::to_owned)
             .to_vec();
@@ -146,8 +150,12 @@ pub(crate) fn start(name: &str, ground: &Ground) -> Result<Peer, String> {
         }
         "qt" | "qt-bounded" => {
             let limit = if name == "qt" { "0" } else { "65536" };
-            (qt(ground)?, vec![address.port().to_string(), ground.backend.port().to_string(), limit.into()])
+            (
+                qt(ground, "relay")?,
+                vec![address.port().to_string(), ground.backend.port().to_string(), limit.into()],
+            )
         }
+        "qt-hub" => (qt(ground, "hub")?, vec![address.port().to_string()]),
         other => return Err(format!("no peer is called {other}")),
     };
     Ok(Peer::start(name, address, ground, &program, &arguments))
@@ -231,13 +239,13 @@ fn nginx(address: SocketAddr, ground: &Ground) -> Result<(PathBuf, Vec<String>),
     Ok((program, vec!["-c".into(), file.display().to_string()]))
 }
 
-/// Builds the small Qt relay, if Qt 6 is there.
-fn qt(ground: &Ground) -> Result<PathBuf, String> {
-    let program = ground.folder.join("qt-relay");
+/// Builds a small Qt program, if Qt 6 is there.
+fn qt(ground: &Ground, what: &str) -> Result<PathBuf, String> {
+    let program = ground.folder.join(format!("qt-{what}"));
     if program.exists() {
         return Ok(program);
     }
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench/qt/relay.cpp");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/bench/qt/{what}.cpp"));
     let include =
         ["/usr/include/x86_64-linux-gnu/qt6", "/usr/include/aarch64-linux-gnu/qt6", "/usr/include/qt6"];
     let include =

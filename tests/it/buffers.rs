@@ -6,7 +6,7 @@ use std::time::Duration;
 use signal_node::signal::{Delivery, Queue};
 use signal_node::testing::SignalSpy;
 use signal_node::{ServerOptions, SocketErrorKind, SocketOptions, State, TcpServer, TcpSocket};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
 
@@ -275,4 +275,76 @@ async fn a_slot_that_answers_the_echo_for_ever_leaves_others_their_turn() {
     assert!(rounds.wait_for(100, PATIENCE).await);
     socket.abort();
     let _ = value(socket.wait_for_disconnected(PATIENCE)).await;
+}
+
+#[tokio::test]
+async fn a_peers_end_is_noticed_though_nothing_is_read() {
+    for pauses in [false, true] {
+        let options = SocketOptions { read_buffer_size: 4, ..SocketOptions::default() };
+        let (socket, mut peer) = joined_with(options).await;
+        let finished = SignalSpy::new(socket.read_finished());
+        peer.write_all(b"full").await.unwrap();
+        while socket.bytes_available() < 4 {
+            socket.wait_for_ready_read(PATIENCE).await.unwrap();
+        }
+        if pauses {
+            socket.pause_reading();
+            assert_eq!(socket.read_all(), b"full");
+        }
+        drop(peer);
+        assert!(finished.wait_for(1, PATIENCE).await, "{pauses}");
+        socket.wait_for_disconnected(PATIENCE).await.unwrap();
+        assert_eq!(socket.read_all().len(), if pauses { 0 } else { 4 });
+    }
+}
+
+#[tokio::test]
+async fn a_peers_end_behind_bytes_that_find_no_room_is_known_and_loses_none() {
+    let options = SocketOptions { read_buffer_size: 4, ..SocketOptions::default() };
+    let (socket, mut peer) = joined_with(options).await;
+    let finished = SignalSpy::new(socket.read_finished());
+    peer.write_all(b"more than fits").await.unwrap();
+    drop(peer);
+    let looks = async {
+        while !socket.is_peer_finished() {
+            tokio::time::sleep(MOMENT).await;
+        }
+    };
+    value(looks).await;
+    assert_eq!((socket.state(), finished.count()), (State::Connected, 0), "there is more to read");
+    assert_eq!(read_count(&socket, 14).await, b"more than fits");
+    assert_eq!(socket.read(&mut [0]).await, Ok(0));
+}
+
+#[tokio::test]
+async fn what_is_shown_to_a_buffered_reader_stays_until_it_is_consumed() {
+    let (socket, mut peer) = joined().await;
+    let mut reader = socket.clone();
+    peer.write_all(b"abcdef").await.unwrap();
+    assert_eq!(value(reader.fill_buf()).await.unwrap(), b"abcdef");
+    assert_eq!(socket.peek(100), b"abcdef");
+    reader.consume(1);
+    // What another handle takes is not taken twice, and not shown again.
+    assert_eq!(socket.read_available(2), b"bc");
+    assert_eq!(value(reader.fill_buf()).await.unwrap(), b"def");
+    assert_eq!(socket.read_available(1), b"d");
+    reader.consume(2);
+    assert_eq!((socket.bytes_available(), socket.read_all()), (1, b"f".to_vec()));
+}
+
+#[tokio::test]
+async fn lines_of_any_length_come_by_the_trait() {
+    let (socket, mut peer) =
+        joined_with(SocketOptions { read_buffer_size: 100, ..SocketOptions::default() }).await;
+    let expected: Vec<String> = (0..200).map(|i| "x".repeat(i * 7 % 500)).collect();
+    let text = expected.join("\n");
+    let mut writing = JoinSet::from_iter([async move {
+        peer.write_all(text.as_bytes()).await.unwrap();
+    }]);
+    let (mut lines, mut got) = (AsyncBufReadExt::lines(socket), Vec::new());
+    while let Some(line) = value(lines.next_line()).await.unwrap() {
+        got.push(line);
+    }
+    assert_eq!(got, expected);
+    writing.join_next().await.unwrap().unwrap();
 }

@@ -7,10 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use signal_node::bus::Delivery;
-use signal_node::{
-    Config, ConnectionId, Envelope, Event, EventBus, EventKind, EventMask, Node, Reason, Subscription,
-};
+use signal_node::bus::{Delivery, Received};
+use signal_node::{Config, ConnectionId, Event, EventBus, EventKind, EventMask, Node, Reason, Subscription};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_stream::StreamExt;
@@ -34,7 +32,7 @@ async fn visit(node: &Node, bytes: usize, abort: bool) {
 }
 
 /// Everything a subscription still has to say.
-async fn rest(events: &mut Subscription) -> (Vec<Arc<Envelope>>, u64) {
+async fn rest(events: &mut Subscription) -> (Vec<Received>, u64) {
     let (mut all, mut lagged) = (Vec::new(), 0);
     while let Some(delivery) = events.next().await {
         match delivery {
@@ -62,7 +60,7 @@ fn connection_of(event: &Event) -> Option<ConnectionId> {
 }
 
 /// The contract of `Event`, for every connection in the list.
-fn check_order(all: &[Arc<Envelope>]) -> HashMap<ConnectionId, Vec<EventKind>> {
+fn check_order(all: &[Received]) -> HashMap<ConnectionId, Vec<EventKind>> {
     let mut per_connection: HashMap<ConnectionId, Vec<&Event>> = HashMap::new();
     for pair in all.windows(2) {
         assert!(pair[0].seq < pair[1].seq);

@@ -5,13 +5,15 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::Value;
 use signal_node::Config;
 
 use crate::support::{
-    Ending, NodeProcess, accept_one, binary, connect, hold_free_port, listener, read_all, root, run,
+    Device, Ending, Got, Master, NodeProcess, accept_one, binary, connect, hold_free_port, listener,
+    read_all, register_value, root, run,
 };
 
 /// What the program prints on stdout when all is well.
@@ -176,7 +178,7 @@ fn what_the_command_line_means_can_be_written_to_a_file_and_run() {
 fn what_show_prints_is_the_same_config_and_shows_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("copy.toml");
-    for name in ["relay", "echo", "both-roles", "tls", "reference"] {
+    for name in SHIPPED {
         let file = root().join(format!("config/{name}.toml"));
         let shown = printed(&["check", "--show", file.to_str().unwrap()]);
         fs::write(&copy, &shown).unwrap();
@@ -217,6 +219,9 @@ fn shipped(name: &str, variables: &[(&str, SocketAddr)]) -> NodeProcess {
     NodeProcess::spawn(&mut command)
 }
 
+/// Every file of `config/`.
+const SHIPPED: [&str; 10] =
+    ["relay", "echo", "both-roles", "hub", "publish", "collect", "modbus", "bridge", "tls", "reference"];
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 fn echoes(address: SocketAddr) {
@@ -258,6 +263,27 @@ fn the_echo_server_echoes() {
 }
 
 #[test]
+fn the_modbus_gateway_shares_a_device_and_gives_it_its_rest() {
+    let device = Device::start(listener().0);
+    let node = shipped("modbus", &[("MASTERS", ANY), ("DEVICE", device.address)]);
+    let mut masters: Vec<_> = (1..=3).map(|unit| Master::new(node.address(), unit)).collect();
+    for register in 0..5 {
+        for master in &mut masters {
+            master.ask(register).unwrap();
+        }
+        for (master, unit) in masters.iter_mut().zip(1..) {
+            assert_eq!(master.answer().unwrap().1, Got::Value(register_value(unit, register)));
+        }
+    }
+    let seen = device.seen();
+    assert_eq!((seen.len(), device.refused()), (15, 0));
+    assert!(seen[0].2 - device.accepted()[0] >= Duration::from_millis(90), "delay_after_connect");
+    assert!(seen.windows(2).all(|two| two[1].2 - two[0].2 >= Duration::from_millis(4)), "pause");
+    drop(masters);
+    assert_eq!(node.stop().0, 0);
+}
+
+#[test]
 fn both_roles_serve_and_pass_on_and_one_may_lead_to_the_other() {
     let (_kept, server) = hold_free_port();
     let (free, own) = listener();
@@ -266,6 +292,59 @@ fn both_roles_serve_and_pass_on_and_one_may_lead_to_the_other() {
     echoes(address_of(&node, "own"));
     // The server is away, so this goes through the node twice.
     echoes(address_of(&node, "gate"));
+    assert_eq!(node.stop().0, 0);
+}
+
+#[test]
+fn the_room_the_readings_and_the_meeting_place_do_what_they_say() {
+    let hears = |mut client: &TcpStream, text: &str| {
+        let mut bytes = vec![0; text.len()];
+        client.read_exact(&mut bytes).unwrap();
+        assert_eq!(bytes, text.as_bytes());
+    };
+    let node = shipped("hub", &[("ROOM", ANY)]);
+    let (one, mut other) = (connect(node.address()), connect(node.address()));
+    node.nth_event("new_connection", 1);
+    other.write_all(b"good morning\n").unwrap();
+    hears(&one, "good morning\n");
+    drop((one, other));
+    assert_eq!(node.stop().0, 0);
+
+    let node = shipped("publish", &[("SENSORS", ANY), ("VIEWERS", ANY)]);
+    let viewer = connect(address_of(&node, "viewers"));
+    node.event("new_connection");
+    connect(address_of(&node, "sensors")).write_all(b"20.5\n").unwrap();
+    hears(&viewer, "20.5\r\n");
+    drop(viewer);
+    assert_eq!(node.stop().0, 0);
+
+    let node = shipped("bridge", &[("USERS", ANY), ("SERVERS", ANY)]);
+    let (one, mut other) = (connect(address_of(&node, "users")), connect(address_of(&node, "servers")));
+    other.write_all(b"220 ready\r\n").unwrap();
+    hears(&one, "220 ready\r\n");
+    drop((one, other));
+    assert_eq!(node.stop().0, 0);
+}
+
+#[test]
+fn devices_are_collected_by_their_names_and_answered_by_them() {
+    let (upstream, server) = listener();
+    let node = shipped("collect", &[("DEVICES", ANY), ("SERVER", server)]);
+    let mut server = accept_one(&upstream);
+    let mut pump = connect(node.address());
+    pump.write_all(b"id=pump7\n21.5\n").unwrap();
+    let mut text = [0; 11];
+    server.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"pump7 21.5\n");
+    server.write_all(b"pump7 stop\npump8 stop\n").unwrap();
+    let mut text = [0; 5];
+    pump.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"stop\n");
+    let mut text = [0; 18];
+    server.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"pump8 is not here\n");
+    drop((pump, server));
+    node.client_gone(0);
     assert_eq!(node.stop().0, 0);
 }
 
@@ -389,9 +468,7 @@ fn a_library_user_reads_a_file_and_is_told_what_is_wrong() {
 }
 
 fn valid() -> String {
-    ["relay", "echo", "both-roles", "tls", "reference"]
-        .map(|name| fs::read_to_string(root().join(format!("config/{name}.toml"))).unwrap())
-        .join("\n")
+    SHIPPED.map(|name| fs::read_to_string(root().join(format!("config/{name}.toml"))).unwrap()).join("\n")
 }
 
 proptest! {

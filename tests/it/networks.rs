@@ -1,10 +1,11 @@
 //! Two real networks, joined only by the node: namespaces with a cable that
 //! can be pulled.
 
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Agent, needs_two_networks, two_networks, wait_until};
+use crate::support::{Agent, PATIENCE, binary, needs_two_networks, two_networks, wait_until};
 
 #[test]
 fn a_file_crosses_intact_both_ways() {
@@ -134,4 +135,43 @@ fn with_data_in_flight_a_short_outage_is_ridden_out() {
     assert_eq!(server.answer(), "True");
     drop((client, server));
     assert_eq!(node.client_gone(0)["received"], 200_000_000);
+}
+
+/// A target that is kept connected and vanishes with messages on their way to it used to be
+/// noticed only when the kernel gave up sending, after some fifteen minutes.
+#[test]
+fn a_target_that_vanishes_with_messages_on_their_way_is_noticed_and_gets_them_again() {
+    if !needs_two_networks() {
+        return;
+    }
+    let (clients, middle, servers) = two_networks();
+    let to =
+        ["--listen", "9000", "--connect", "10.81.2.2:9001", "--mode", "collect", "--frame", "fixed:1000"];
+    let folder = tempfile::tempdir().unwrap();
+    let control = folder.path().join("control");
+    let node = middle.node(&[&to[..], &["--resend", "--control", control.to_str().unwrap()]].concat());
+    node.event("listening");
+    let (mut client, mut server) = (Agent::new(&clients), Agent::new(&servers));
+    server.ask("listen 9001");
+    server.ask("accept");
+    client.ask("connect 10.81.1.1 9000");
+    client.begin("send 3000000");
+    assert_eq!(server.ask("receive 3000000"), "True");
+    assert_eq!(client.answer(), "ok");
+    wait_until("all is confirmed", PATIENCE, || {
+        let asked =
+            Command::new(binary()).arg("status").arg("--json").env("SIGNAL_NODE_CONTROL", &control).output();
+        String::from_utf8_lossy(&asked.unwrap().stdout).contains("\"sent\":3000,\"unconfirmed\":0")
+    });
+    middle.ip(&["link", "set", "right", "down"]);
+    let pulled = Instant::now();
+    client.ask("send 1000");
+    let gone = node.event("disconnected");
+    let noticed = pulled.elapsed();
+    assert_eq!((&gone["endpoint"], &gone["reason"]), (&"connect1".into(), &"timed_out".into()), "{gone}");
+    assert!(noticed <= Duration::from_secs(25), "noticed after {noticed:?}");
+    eprintln!("noticed after {noticed:?}");
+    middle.ip(&["link", "set", "right", "up"]);
+    server.ask("accept");
+    assert_eq!(server.ask("receive 1000"), "True");
 }

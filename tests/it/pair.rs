@@ -133,7 +133,7 @@ fn a_silent_target_resets_the_client_after_the_connect_timeout() {
 }
 
 #[test]
-fn several_targets_are_tried_in_order_for_each_client() {
+fn several_targets_are_tried_in_order_and_one_that_failed_is_left_alone_for_a_while() {
     let ((down, first), (second_up, second)) = (hold_free_port(), listener());
     let node = NodeProcess::start([
         "--listen",
@@ -151,8 +151,10 @@ fn several_targets_are_tried_in_order_for_each_client() {
     down.listen(16).unwrap();
     let first_up: std::net::TcpListener = down.into();
     let _client = connect(node.address());
-    let _server = accept_one(&first_up);
-    assert_eq!(node.nth_event("connected", 1)["endpoint"], "connect1");
+    let _server = accept_one(&second_up);
+    assert_eq!(node.nth_event("connected", 1)["endpoint"], "connect2");
+    first_up.set_nonblocking(true).unwrap();
+    assert!(first_up.accept().is_err(), "it was tried again at once");
 }
 
 #[test]

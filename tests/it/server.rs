@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_node::testing::SignalSpy;
-use signal_node::{Endpoint, ServerOptions, SocketErrorKind, TcpServer, TcpSocket};
+use signal_node::{
+    AccessList, Endpoint, ListenOptions, ServerOptions, SocketErrorKind, State, TcpServer, TcpSocket,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_stream::StreamExt;
 
 use crate::support::{PATIENCE, in_own_process, value};
 
@@ -393,4 +396,60 @@ async fn what_the_listener_allows_holds_as_what_the_server_does() {
     let error = TcpServer::new(options).listen(&path).await.unwrap_err();
     assert!(error.source.to_string().contains("Unix"), "{error}: {}", error.source);
     assert!(!folder.path().join("door").exists());
+}
+
+#[tokio::test]
+async fn the_clients_are_a_stream_that_ends_with_the_server() {
+    let (server, address) = server().await;
+    let mut clients = server.incoming();
+    let mut dialled = Vec::new();
+    for _ in 0..3 {
+        dialled.push(TcpSocket::connect(address).await.unwrap());
+    }
+    for _ in 0..3 {
+        assert_eq!(value(clients.next()).await.unwrap().state(), State::Connected);
+    }
+    server.close().await;
+    assert!(value(clients.next()).await.is_none());
+    server.listen(address).await.unwrap();
+    let _late = TcpSocket::connect(address).await.unwrap();
+    assert!(value(clients.next()).await.is_some(), "it listens again");
+    drop(server);
+    let _later = TcpSocket::connect(address).await.unwrap();
+    assert!(value(clients.next()).await.is_some(), "the stream is a handle too");
+}
+
+#[tokio::test]
+async fn a_socket_that_is_taken_over_gets_the_options_of_the_listener() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut access = AccessList::default();
+    access.allow("127.0.0.2").unwrap();
+    let listen = ListenOptions { backlog: Some(1), access, ..ListenOptions::default() };
+    let server = TcpServer::from_std(listener, ServerOptions { listen, ..ServerOptions::default() }).unwrap();
+    let rejected = SignalSpy::new(server.accept_rejected());
+    server.pause_accepting();
+    let connects = || tokio::time::timeout(MOMENT, TcpStream::connect(address));
+    let mut waiting = Vec::new();
+    while let Ok(stream) = connects().await {
+        waiting.push(stream.unwrap());
+        assert!(waiting.len() < 10, "the standard library asks for more");
+    }
+    server.resume_accepting();
+    assert!(rejected.wait_for(waiting.len(), PATIENCE).await);
+}
+
+#[test]
+fn a_server_whose_runtime_is_gone_does_not_listen() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (server, address) = runtime.block_on(server());
+    drop(runtime);
+    assert_eq!((server.is_listening(), server.server_address()), (false, None));
+    let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    other.block_on(async {
+        assert!(value(server.next_pending_connection()).await.is_none());
+        server.listen(address).await.unwrap();
+        let _client = TcpSocket::connect(address).await.unwrap();
+        assert!(value(server.next_pending_connection()).await.is_some());
+    });
 }

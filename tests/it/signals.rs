@@ -561,3 +561,44 @@ async fn a_spy_waits_for_what_is_new_and_hears_other_threads() {
     assert_eq!(spy.take(), (1..=100).collect::<Vec<_>>());
     assert_eq!((spy.count(), spy.values().len()), (100, 0));
 }
+
+#[test]
+fn a_key_is_connected_once_at_a_time() {
+    let (signal, calls) = (Signal::new(), Calls::default());
+    let view = signal.view();
+    let a = view.connect_keyed("a", calls.slot("a")).unwrap();
+    let b = view.connect_keyed("b", calls.slot("b")).unwrap();
+    let (drops, dropped) = flag();
+    let refused = view
+        .connect_keyed("a", move |_: &u32| {
+            let _keeps = &drops;
+        })
+        .unwrap_err();
+    assert!(refused.to_string().contains("signals.rs"), "{refused}");
+    assert!(dropped.load(Ordering::Relaxed), "what was refused is not kept");
+    signal.emit(&1);
+    assert_eq!(calls.take(), ["a1", "b1"]);
+    a.disconnect();
+    let _again = view.connect_keyed("a", calls.slot("again")).unwrap();
+    signal.emit(&2);
+    assert_eq!((calls.take(), view.receiver_count()), (vec!["b2".into(), "again2".into()], 2));
+    drop(b);
+}
+
+/// To connect a slot used to copy the list of all before it.
+#[test]
+fn the_last_of_many_slots_costs_no_more_than_the_first() {
+    let signal = Signal::<u32>::new();
+    let mut connections = Vec::with_capacity(20_000);
+    let half = |connections: &mut Vec<_>| {
+        allocation_counter::measure(|| {
+            connections.extend((0..10_000).map(|_| signal.view().connect(|_| {})));
+        })
+    };
+    let (first, second) = (half(&mut connections), half(&mut connections));
+    assert!(second.bytes_total < 2 * first.bytes_total, "{} {}", first.bytes_total, second.bytes_total);
+    signal.emit(&1);
+    let ended = allocation_counter::measure(|| connections.clear());
+    assert!(ended.bytes_total < first.bytes_total, "{}", ended.bytes_total);
+    assert!(!signal.is_connected());
+}

@@ -1,14 +1,22 @@
 //! TcpSocket: its ends, and the life of its handles and slots.
 
+use std::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use signal_node::socket::Phase;
 use signal_node::testing::SignalSpy;
-use signal_node::{Reason, SocketErrorKind, SocketOptions, State, TcpServer, TcpSocket};
+use signal_node::{
+    Endpoint, Reason, ServerOptions, SocketErrorKind, SocketOptions, State, TcpServer, TcpSocket,
+};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{MOMENT, PATIENCE, Trace, bound, joined, joined_with, pattern, read_count, value};
+use crate::support::{
+    MOMENT, PATIENCE, Trace, bound, hold_free_port, joined, joined_with, pattern, read_count, value,
+};
 
 /// Never within the time of a test.
 fn patient() -> SocketOptions {
@@ -506,4 +514,80 @@ fn a_socket_whose_runtime_is_gone_is_over() {
     let error = other.block_on(socket.wait_for_disconnected(PATIENCE)).unwrap_err();
     assert!(error.to_string().contains("runtime"), "{error}");
     assert_eq!(socket.try_write(b"x").unwrap_err(), error);
+}
+
+#[test]
+fn a_dial_whose_runtime_goes_before_it_began_is_over() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let socket = TcpSocket::new();
+    // Nobody polls its task.
+    let entered = runtime.enter();
+    socket.connect_to_host("127.0.0.1:9").unwrap();
+    drop(entered);
+    drop(runtime);
+    assert_eq!(socket.state(), State::Unconnected);
+    let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    other.block_on(async {
+        let error = socket.wait_for_connected(PATIENCE).await.unwrap_err();
+        assert!(error.to_string().contains("runtime"), "{error}");
+        // Another runtime takes it on.
+        socket.connect_to_host("echo:").unwrap();
+        socket.wait_for_connected(PATIENCE).await.unwrap();
+    });
+}
+
+/// Copies the descriptor of a socket out of this very process.
+fn descriptor(socket: &TcpSocket) -> std::os::fd::OwnedFd {
+    let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap();
+    let is = |end: Option<Endpoint>, address: std::io::Result<socket2::SockAddr>| {
+        let address = address.ok().and_then(|address| address.as_socket()).map(Endpoint::from);
+        address.is_some() && end == address
+    };
+    let numbers = std::fs::read_dir("/proc/self/fd").unwrap();
+    let numbers = numbers.map(|entry| entry.unwrap().file_name().into_string().unwrap().parse().unwrap());
+    let copies = numbers.filter_map(|number| pidfd_getfd(&own, number, PidfdGetfdFlags::empty()).ok());
+    let found = copies.into_iter().find(|copy| {
+        let raw = SockRef::from(copy);
+        is(socket.local_address(), raw.local_addr()) && is(socket.peer_address(), raw.peer_addr())
+    });
+    found.expect("it is open")
+}
+
+#[tokio::test]
+async fn small_writes_go_at_once_unless_told_otherwise_on_dialled_and_accepted_sockets() {
+    for no_delay in [true, false] {
+        let socket = SocketOptions { no_delay, ..SocketOptions::default() };
+        let server = TcpServer::new(ServerOptions { socket: socket.clone(), ..ServerOptions::default() });
+        server.listen("127.0.0.1:0").await.unwrap();
+        let client = TcpSocket::with_options(socket);
+        client.connect_to_host(server.server_address().unwrap()).unwrap();
+        client.wait_for_connected(PATIENCE).await.unwrap();
+        let accepted = value(server.next_pending_connection()).await.unwrap();
+        for socket in [&client, &accepted] {
+            assert_eq!(SockRef::from(&descriptor(socket)).tcp_nodelay().unwrap(), no_delay);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_error_says_with_whom_in_which_phase_and_what_the_kernel_said() {
+    let (socket, peer) = joined().await;
+    let errors = SignalSpy::new(socket.error_occurred());
+    let shown = socket.peer_address().unwrap().to_string();
+    peer.set_zero_linger().unwrap();
+    drop(peer);
+    socket.wait_for_disconnected(PATIENCE).await.unwrap_err();
+    let event = errors.take().remove(0);
+    assert_eq!(
+        (event.phase, event.error.to_string()),
+        (Phase::Read, format!("{shown} reset the connection"))
+    );
+    let source = event.error.source().unwrap().downcast_ref::<std::io::Error>().unwrap();
+    assert_eq!(source.kind(), std::io::ErrorKind::ConnectionReset);
+    let (_held, address) = hold_free_port();
+    socket.connect_to_host(address).unwrap();
+    let error = socket.wait_for_connected(PATIENCE).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("cannot connect to {address}: {address} refused the connection"));
+    assert!(error.source().is_some());
+    assert_eq!(errors.take()[0].phase, Phase::Connect);
 }

@@ -14,24 +14,24 @@ use crate::support::{
     read_all, wait_until,
 };
 
-fn hub(more: &[&str]) -> NodeProcess {
+pub(crate) fn hub(more: &[&str]) -> NodeProcess {
     let mut arguments = vec!["--listen", "127.0.0.1:0", "--mode", "hub"];
     arguments.extend(more);
     NodeProcess::start(arguments)
 }
 
 /// Joins, and is a member when this returns: `nth` of all that join.
-fn join(node: &NodeProcess, nth: usize) -> TcpStream {
+pub(crate) fn join(node: &NodeProcess, nth: usize) -> TcpStream {
     let client = connect(node.address());
     node.nth_event("new_connection", nth);
     client
 }
 
-fn lines(stream: &TcpStream) -> impl Iterator<Item = String> {
+pub(crate) fn lines(stream: &TcpStream) -> impl Iterator<Item = String> {
     BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap)
 }
 
-fn disconnected(node: &NodeProcess, reason: &str) -> Value {
+pub(crate) fn disconnected(node: &NodeProcess, reason: &str) -> Value {
     let mut nth = 0;
     loop {
         let event = node.nth_event("disconnected", nth);
@@ -358,75 +358,4 @@ fn an_idle_member_is_ended_and_what_waits_is_written_when_the_node_stops() {
     assert_eq!((bytes.len(), ending), (total * 1_024, Ending::Fin));
     drop(slow);
     assert_eq!(node.wait().0, 0);
-}
-
-#[test]
-fn five_thousand_that_never_read_cost_little_and_one_that_does_gets_everything() {
-    if !needs(&["python3"]) {
-        return;
-    }
-    let node = hub(&["--frame", "lines", "-m", "5100"]);
-    let code = format!(
-        "import socket,resource,time\nresource.setrlimit(resource.RLIMIT_NOFILE,(6000,6000))\n\
-         a=[]\n\
-         for i in range(5000):\n s=socket.socket()\n s.setsockopt(socket.SOL_SOCKET,socket.SO_RCVBUF,4096)\n\
-         \x20s.connect(('127.0.0.1',{}))\n a.append(s)\n\
-         time.sleep(1000)",
-        node.address().port()
-    );
-    let _crowd = Running::start(Command::new("python3").args(["-c", &code]).stdin(Stdio::null()));
-    node.nth_event("new_connection", 4_999);
-    let (mut source, healthy) = (join(&node, 5_000), join(&node, 5_001));
-    let total: usize = 4_000;
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let line = format!("{}\n", "y".repeat(1_023));
-            for _ in 0..total {
-                source.write_all(line.as_bytes()).unwrap();
-            }
-        });
-        assert_eq!(lines(&healthy).take(total).filter(|line| line.len() == 1_023).count(), total);
-    });
-    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
-    let peak = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
-    eprintln!("5,000 that never read: {peak}");
-    let kib: usize = peak.split_ascii_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!(kib < 150_000, "{peak}");
-}
-
-#[test]
-fn ten_thousand_that_begin_a_frame_and_stall_share_one_memory() {
-    if !needs(&["python3"]) {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("hub.toml");
-    // A quarter of it is for unfinished frames: room for some seven thousand of these.
-    let text = "[node]\nbudget = \"4MiB\"\n[listen.l]\nbind = \"127.0.0.1:0\"\nframing = \"length:4\"\n\
-                [relay.r]\nfrom = \"l\"\nmode = \"hub\"\n";
-    std::fs::write(&file, text).unwrap();
-    let mut command = Command::new(crate::support::binary());
-    let node = NodeProcess::spawn(command.args(["run", "--log-format", "json"]).arg(&file));
-    let code = format!(
-        "import socket,resource,time\nresource.setrlimit(resource.RLIMIT_NOFILE,(11000,11000))\na=[]\n\
-         for i in range(10000):\n s=socket.create_connection(('127.0.0.1',{}))\n s.send(b'\\0\\1\\0\\0x')\n a.append(s)\n\
-         time.sleep(1000)",
-        node.address().port()
-    );
-    let _crowd = Running::start(Command::new("python3").args(["-c", &code]).stdin(Stdio::null()));
-    let first = disconnected(&node, "stalled_frame");
-    let oldest = &node.event("new_connection")["connection"];
-    assert_eq!(&first["connection"], oldest);
-    node.nth_event("new_connection", 9_999);
-    let (mut healthy, other) = (connect(node.address()), connect(node.address()));
-    node.nth_event("new_connection", 10_001);
-    healthy.write_all(b"\0\0\0\x05hello").unwrap();
-    let mut frame = [0; 9];
-    (&other).read_exact(&mut frame).unwrap();
-    assert_eq!(&frame, b"\0\0\0\x05hello");
-    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
-    let peak = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
-    eprintln!("10,000 unfinished frames: {peak}");
-    let kib: usize = peak.split_ascii_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!(kib < 150_000, "{peak}");
 }

@@ -1,10 +1,10 @@
 //! The accepting task of a server: waits for room, accepts, announces.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::SystemTime;
 
 use socket2::SockRef;
 use tokio::sync::OwnedSemaphorePermit;
@@ -13,23 +13,36 @@ use tokio::time::sleep;
 use super::{AcceptError, AcceptRejected, Inner, NewConnection, Shared};
 use crate::event::Endpoint;
 use crate::net::error::SocketError;
-use crate::net::listener::{Accepted, Listener, is_of_the_client};
+use crate::net::listener::{ACCEPT_PAUSE, Accepted, Listener, is_of_the_client};
 use crate::net::socket::TcpSocket;
 use crate::net::transport::Stream;
 
-/// Accepts until the task is ended.
-pub(super) async fn run(shared: Arc<Shared>, listeners: Vec<Listener>) {
+/// Accepts until the task is ended. Where its runtime ends it, the server listens no more.
+pub(super) fn run(shared: Arc<Shared>, listeners: Vec<Listener>) -> impl Future<Output = ()> + Send {
+    let generation = shared.lock().generation;
+    let guard = Guard { shared, generation };
+    async move { accept(&guard.shared, listeners).await }
+}
+
+struct Guard {
+    shared: Arc<Shared>,
+    generation: u64,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Unless it was closed, and perhaps listens again.
+        self.shared.stop(Some(self.generation));
+    }
+}
+
+async fn accept(shared: &Arc<Shared>, listeners: Vec<Listener>) {
     let (mut failures, mut turn) = (0, 0);
     loop {
         let place = shared.room().await;
-        // Made before the look, so that a pause in between wakes it.
-        let changed = shared.changed.notified();
-        if !shared.lock().has_room() {
-            continue;
-        }
         let accepted = tokio::select! {
             biased;
-            () = changed => continue,
+            () = shared.until(|inner| (!inner.has_room()).then_some(())) => continue,
             accepted = poll_fn(|cx| poll_accept(&listeners, &mut turn, cx)) => accepted,
         };
         match accepted {
@@ -41,11 +54,12 @@ pub(super) async fn run(shared: Arc<Shared>, listeners: Vec<Listener>) {
             Err(error) => {
                 failures += 1;
                 if let Some(signals) = shared.listening() {
-                    let error = || SocketError::of(&error);
+                    let error =
+                        || SocketError::with_source(format!("cannot accept a client: {error}"), error);
                     signals.accept_error.emit_with(|| AcceptError { error: error(), count: failures });
                 }
                 // The backlog keeps the clients; trying again at once would only burn a core.
-                sleep(PAUSE).await;
+                sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -98,7 +112,13 @@ impl Shared {
         }
         if let Some(signals) = self.listening() {
             let server = || self.own.clone();
-            signals.new_connection.emit_with(|| NewConnection { connection, peer, local, server: server() });
+            signals.new_connection.emit_with(|| NewConnection {
+                connection,
+                peer,
+                local,
+                at: SystemTime::now(),
+                server: server(),
+            });
         }
         let (taken, runtime) = {
             let mut inner = self.lock();
@@ -109,7 +129,7 @@ impl Shared {
             taken.iter().for_each(|socket| socket.start(&runtime));
         }
         drop(taken);
-        self.changed.notify_waiters();
+        self.changed.tell();
     }
 
     fn permits(&self, peer: &Endpoint) -> bool {
@@ -128,6 +148,3 @@ impl Inner {
         !self.is_paused && self.pending.len() < self.max_pending
     }
 }
-
-/// Long enough to cost nothing, short enough that nobody notices when descriptors are free again.
-const PAUSE: Duration = Duration::from_millis(100);

@@ -3,6 +3,7 @@
 //! addresses; each socket has its own.
 
 mod accept;
+mod incoming;
 mod signals;
 
 use std::collections::VecDeque;
@@ -13,15 +14,18 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle as Runtime;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+pub use self::incoming::Incoming;
 use self::signals::Signals;
 pub use self::signals::{AcceptError, AcceptRejected, NewConnection};
 use super::access::AccessList;
+use super::changes::Changes;
 use super::error::{SocketError, SocketErrorKind};
-use super::listener::{BindError, Listener, bind};
+use super::inherited::Copy;
+use super::listener::{BindError, Listener, bind, take_over};
 use super::options::ListenOptions;
 use super::socket::{SocketOptions, TcpSocket};
 use crate::address::Address;
@@ -97,7 +101,7 @@ struct Shared {
     socket_options: Arc<SocketOptions>,
     inner: Mutex<Inner>,
     /// Woken whenever something changed that the accepting task or callers wait for.
-    changed: Notify,
+    changed: Changes,
     places: Arc<Semaphore>,
     signals: OnceLock<Box<Signals>>,
     own: Weak<Self>,
@@ -109,6 +113,8 @@ struct Shared {
 struct Inner {
     addresses: Vec<Endpoint>,
     is_listening: bool,
+    /// How often it has begun or stopped to listen.
+    generation: u64,
     is_paused: bool,
     max_pending: usize,
     pending: VecDeque<TcpSocket>,
@@ -139,7 +145,7 @@ impl TcpServer {
         let shared = Arc::new_cyclic(|own| Shared {
             socket_options: Arc::new(options.socket.clone()),
             inner: Mutex::new(Inner { max_pending, ..Inner::default() }),
-            changed: Notify::new(),
+            changed: Changes::default(),
             places: Arc::new(Semaphore::new(most)),
             signals: OnceLock::new(),
             own: own.clone(),
@@ -203,14 +209,18 @@ impl TcpServer {
 
     /// Takes over a socket that listens already, of systemd for example.
     ///
+    /// [`ServerOptions::listen`] holds as for [`listen`](Self::listen): its backlog
+    /// and keepalive replace those that the socket had.
+    ///
     /// # Errors
     /// Those of the kernel.
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O.
     pub fn from_std(listener: std::net::TcpListener, options: ServerOptions) -> io::Result<Self> {
+        let listener = take_over(Copy::Tcp(listener), &options.listen)?;
         let server = Self::new(options);
-        server.serve(vec![Listener::from_std(listener)?])?;
+        server.serve(vec![listener])?;
         Ok(server)
     }
 
@@ -224,6 +234,7 @@ impl TcpServer {
             return Err(listens_already());
         }
         inner.is_listening = true;
+        inner.generation += 1;
         inner.addresses = listeners.iter().map(Listener::local).collect();
         inner.runtime = Some(runtime.clone());
         drop(inner);
@@ -240,7 +251,7 @@ impl TcpServer {
             // Held until it no longer listens, so that no listen comes in between.
             let mut held = self.shared().task.lock().unwrap_or_else(PoisonError::into_inner);
             held.abort_all();
-            (std::mem::take(&mut *held), self.shared().stop())
+            (std::mem::take(&mut *held), self.shared().stop(None))
         };
         while task.join_next().await.is_some() {}
         dropped
@@ -259,6 +270,31 @@ impl TcpServer {
             })
             .await
             .inspect(|socket| self.shared().start(socket))
+    }
+
+    /// The clients from now on, as a stream of their sockets that ends when the
+    /// server does: [`next_pending_connection`](Self::next_pending_connection) again and again.
+    ///
+    /// It holds a handle, so the server listens at least as long as it lives.
+    ///
+    /// ```
+    /// use signal_node::{TcpServer, TcpSocket};
+    /// use tokio_stream::StreamExt;
+    ///
+    /// # tokio::runtime::Runtime::new()?.block_on(async {
+    /// let server = TcpServer::bind("127.0.0.1:0").await?;
+    /// # let mut client = TcpSocket::connect(server.server_address().unwrap()).await?;
+    /// let mut clients = server.incoming();
+    /// while let Some(socket) = clients.next().await {
+    ///     socket.write(b"good morning\n").await?;
+    ///     server.close().await; // one is enough
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn incoming(&self) -> Incoming {
+        Incoming::new(self.clone())
     }
 
     /// Takes the oldest client that waits to be taken, if there is one.
@@ -292,7 +328,7 @@ impl TcpServer {
     /// Sets how many clients may wait to be taken. Those that do stay.
     pub fn set_max_pending_connections(&self, count: usize) {
         self.shared().lock().max_pending = count.max(1);
-        self.shared().changed.notify_waiters();
+        self.shared().changed.tell();
     }
 
     /// Stops to accept until [`resume_accepting`](Self::resume_accepting):
@@ -300,13 +336,13 @@ impl TcpServer {
     /// Clients wait in the backlog and believe that they are connected.
     pub fn pause_accepting(&self) {
         self.shared().lock().is_paused = true;
-        self.shared().changed.notify_waiters();
+        self.shared().changed.tell();
     }
 
     /// Accepts again.
     pub fn resume_accepting(&self) {
         self.shared().lock().is_paused = false;
-        self.shared().changed.notify_waiters();
+        self.shared().changed.tell();
     }
 
     /// Tells whether it listens.
@@ -374,15 +410,9 @@ impl Shared {
         self.signals.get().map(|signals| &**signals)
     }
 
+    /// Looks again after each change, until `look` finds something.
     async fn until<T>(&self, mut look: impl FnMut(&mut Inner) -> Option<T>) -> T {
-        loop {
-            // Made before the look, so that a change in between wakes it.
-            let changed = self.changed.notified();
-            if let Some(found) = look(&mut self.lock()) {
-                return found;
-            }
-            changed.await;
-        }
+        self.changed.until(|| look(&mut self.lock())).await
     }
 
     /// Takes the client with this id, if it has not been taken.
@@ -404,13 +434,17 @@ impl Shared {
             socket.start(&runtime);
         }
         // There is room for another pending client.
-        self.changed.notify_waiters();
+        self.changed.tell();
     }
 
-    /// Is no longer listening; resets whoever was not taken and says how many.
-    fn stop(&self) -> usize {
+    /// Is no longer listening, if that is the listening meant; resets whoever was not taken and says how many.
+    fn stop(&self, only: Option<u64>) -> usize {
         let mut inner = self.lock();
+        if only.is_some_and(|generation| generation != inner.generation) {
+            return 0;
+        }
         inner.is_listening = false;
+        inner.generation += 1;
         inner.addresses.clear();
         inner.is_announcing = false;
         let (pending, taken) = (std::mem::take(&mut inner.pending), std::mem::take(&mut inner.taken));
@@ -419,7 +453,7 @@ impl Shared {
         if let Some(runtime) = runtime {
             taken.iter().for_each(|socket| socket.start(&runtime));
         }
-        self.changed.notify_waiters();
+        self.changed.tell();
         pending.len()
     }
 }
@@ -437,7 +471,7 @@ impl Owner for Shared {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.task.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
-        self.shared.stop();
+        self.shared.stop(None);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Weak;
+use std::time::SystemTime;
 
 use super::Shared;
 use crate::event::{ConnectionId, Endpoint};
@@ -19,6 +20,8 @@ pub struct NewConnection {
     pub peer: Endpoint,
     /// The address it came to.
     pub local: Endpoint,
+    /// When.
+    pub at: SystemTime,
     pub(super) server: Weak<Shared>,
 }
 
@@ -72,6 +75,7 @@ impl fmt::Debug for NewConnection {
             .field("connection", &self.connection)
             .field("peer", &self.peer)
             .field("local", &self.local)
+            .field("at", &self.at)
             .finish()
     }
 }

@@ -53,11 +53,6 @@ impl Buffer {
         self.consume(taken.len());
         taken
     }
-
-    /// Where the first line ends, its `\n` included.
-    pub(super) fn line_end(&self) -> Option<usize> {
-        self.as_slice().iter().position(|byte| *byte == b'\n').map(|at| at + 1)
-    }
 }
 
 impl fmt::Debug for Buffer {

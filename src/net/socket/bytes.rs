@@ -1,16 +1,11 @@
-//! Bytes in and out of a [`TcpSocket`]: the calls that return at once, those
-//! that wait, and tokio's traits.
+//! Bytes in and out of a [`TcpSocket`]: the calls that return at once and
+//! those that wait.
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
 use super::TcpSocket;
-use super::core::{Closing, Inner, Reader};
-use crate::event::State;
+use super::core::{Inner, Reader};
+use crate::event::{ConnectionId, State};
 use crate::net::error::{SocketError, SocketErrorKind};
 
 /// # Reading
@@ -19,7 +14,8 @@ use crate::net::error::{SocketError, SocketErrorKind};
 /// from one bounded buffer, and what it holds can be read after the end, too.
 impl TcpSocket {
     /// Waits for bytes and takes as many as fit into `buffer`; 0 says that the
-    /// peer has finished and all was read, or that we closed.
+    /// peer has finished and all was read, or that we closed. Of a socket that
+    /// [`reconnect`](super::SocketOptions::reconnect)s that is said once, and more may follow.
     ///
     /// # Errors
     /// Why the connection broke, after all that had come before was read;
@@ -40,6 +36,7 @@ impl TcpSocket {
     /// Takes at most `max` bytes of what there is now.
     pub fn read_available(&self, max: usize) -> Vec<u8> {
         let mut inner = self.core().lock();
+        inner.read.pass_ends();
         let bytes = inner.read.take(max);
         inner.took(bytes.len());
         bytes
@@ -52,12 +49,13 @@ impl TcpSocket {
     /// finished comes at last.
     pub fn read_line(&self, max: usize) -> Option<Vec<u8>> {
         let mut inner = self.core().lock();
-        inner.looked = inner.received;
         let max = max.min(inner.read_limit).max(1);
-        let len = match inner.read.line_end() {
+        let piece = inner.look();
+        let (all, line) = (piece.len(), line_end(piece));
+        let len = match line {
             Some(end) => end.min(max),
-            None if inner.read.len() >= max => max,
-            None if !inner.may_receive() && !inner.read.is_empty() => inner.read.len(),
+            None if all >= max => max,
+            None if all > 0 && (inner.read.next_end().is_some() || !inner.may_receive()) => all,
             None => return None,
         };
         let line = inner.read.take(len);
@@ -68,15 +66,13 @@ impl TcpSocket {
     /// Tells whether [`read_line`](Self::read_line) would find a line end.
     pub fn can_read_line(&self) -> bool {
         let mut inner = self.core().lock();
-        inner.looked = inner.received;
-        inner.read.line_end().is_some()
+        line_end(inner.look()).is_some()
     }
 
     /// A copy of at most `max` bytes, which stay to be read.
     pub fn peek(&self, max: usize) -> Vec<u8> {
         let mut inner = self.core().lock();
-        inner.looked = inner.received;
-        let bytes = inner.read.as_slice();
+        let bytes = inner.look();
         bytes[..max.min(bytes.len())].to_vec()
     }
 
@@ -88,8 +84,7 @@ impl TcpSocket {
     /// How many bytes can be read now.
     pub fn bytes_available(&self) -> usize {
         let mut inner = self.core().lock();
-        inner.looked = inner.received;
-        inner.read.len()
+        inner.look().len()
     }
 
     /// Waits for bytes that nobody has looked at yet, and says how many can be read.
@@ -107,23 +102,37 @@ impl TcpSocket {
     /// Cancel safe.
     pub async fn wait_for_ready_read(&self, limit: Duration) -> Result<usize, SocketError> {
         let look = |inner: &mut Inner| {
-            inner.reader = Reader::Awaits;
-            if inner.received > inner.looked && !inner.read.is_empty() {
-                inner.looked = inner.received;
-                return Some(Ok(inner.read.len()));
+            let piece = inner.read.piece().len();
+            if piece > 0 && inner.read.look() {
+                inner.reader = Reader::Awaits;
+                return Some(Ok(piece));
             }
-            if inner.may_receive() {
-                let text =
-                    || format!("the read buffer of {} bytes is full; read some first", inner.read_limit);
-                let is_full = inner.read_room() == 0;
-                return is_full.then(|| Err(SocketError::new(SocketErrorKind::Full, text())));
-            }
-            inner.tell_end();
+            let end = match inner.read.next_end() {
+                _ if piece == 0 => inner.poll_end()?,
+                Some(end) => end.clone(),
+                None if inner.may_receive() => {
+                    let text =
+                        || format!("the read buffer of {} bytes is full; read some first", inner.read_limit);
+                    let is_full = inner.read_room() == 0;
+                    return is_full.then(|| Err(SocketError::new(SocketErrorKind::Full, text())));
+                }
+                None => {
+                    inner.tell_end();
+                    inner.read_outcome()
+                }
+            };
             let text = "the peer has finished; nothing more can be read";
             let finished = || SocketError::new(SocketErrorKind::NotConnected, text);
-            Some(Err(if inner.is_read_finished { finished() } else { inner.gone() }))
+            Some(Err(end.err().unwrap_or_else(finished)))
         };
         self.wait_within(Some(limit), "ready to be read", look).await?
+    }
+
+    /// Tells whether the peer has finished (FIN), even where bytes from before
+    /// that are still to be received, for which the read buffer has no room or
+    /// reading is paused: that is looked for each second then.
+    pub fn is_peer_finished(&self) -> bool {
+        self.core().lock().is_peer_finished
     }
 
     /// How many bytes may wait to be read. Takes effect at once; what has come already stays.
@@ -162,9 +171,10 @@ impl TcpSocket {
     ///
     /// Not cancel safe: dropped, a part may have been taken.
     pub async fn write(&self, bytes: &[u8]) -> Result<(), SocketError> {
-        let mut rest = bytes;
-        let look = |inner: &mut Inner| match inner.put(rest) {
+        let (mut rest, id) = (bytes, self.core().lock().id);
+        let look = |inner: &mut Inner| match inner.check_same(id).and_then(|()| inner.put(rest)) {
             Ok(count) => {
+                inner.is_writing = true;
                 rest = &rest[count..];
                 rest.is_empty().then_some(Ok(()))
             }
@@ -210,7 +220,12 @@ impl TcpSocket {
     /// [`write_timeout`](super::SocketOptions::write_timeout). Cancel safe.
     pub async fn flush(&self) -> Result<(), SocketError> {
         let limit = self.core().options.write_timeout;
-        self.wait_within(limit, "all written", |inner| inner.flushed()).await?
+        let id = self.core().lock().id;
+        let look = |inner: &mut Inner| match inner.check_same(id) {
+            Ok(()) => inner.flushed(),
+            Err(error) => Some(Err(error)),
+        };
+        self.wait_within(limit, "all written", look).await?
     }
 
     /// Waits until some of what was written has been handed to the kernel, and
@@ -219,10 +234,13 @@ impl TcpSocket {
     /// # Errors
     /// As [`flush`](Self::flush), with a limit of its own. Cancel safe.
     pub async fn wait_for_bytes_written(&self, limit: Duration) -> Result<usize, SocketError> {
-        let sent = self.core().lock().sent;
-        let look = |inner: &mut Inner| match inner.flushed() {
-            Some(Err(error)) => Some(Err(error)),
-            None if inner.sent == sent => None,
+        let (id, sent) = {
+            let inner = self.core().lock();
+            (inner.id, inner.sent)
+        };
+        let look = |inner: &mut Inner| match (inner.check_same(id), inner.flushed()) {
+            (Err(error), _) | (_, Some(Err(error))) => Some(Err(error)),
+            (_, None) if inner.sent == sent => None,
             _ => Some(Ok(inner.write.len())),
         };
         self.wait_within(Some(limit), "any of it written", look).await?
@@ -242,21 +260,65 @@ impl TcpSocket {
 
 impl Inner {
     /// Moves bytes to a waiting reader, or tells it how it ended; `None`: not yet.
-    fn take_into(&mut self, buffer: &mut [u8]) -> Option<Result<usize, SocketError>> {
-        self.reader = Reader::Awaits;
-        if !self.read.is_empty() || buffer.is_empty() {
-            let count = buffer.len().min(self.read.len());
-            buffer[..count].copy_from_slice(&self.read.as_slice()[..count]);
-            self.read.consume(count);
-            self.took(count);
-            return Some(Ok(count));
+    pub(super) fn take_into(&mut self, buffer: &mut [u8]) -> Option<Result<usize, SocketError>> {
+        if buffer.is_empty() {
+            return Some(Ok(0));
         }
-        if self.may_receive() {
+        Some(self.poll_bytes()?.map(|has_bytes| {
+            let count = if has_bytes { buffer.len().min(self.read.piece().len()) } else { 0 };
+            buffer[..count].copy_from_slice(&self.read.piece()[..count]);
+            if count > 0 {
+                self.read.consume(count);
+                self.took(count);
+            }
+            count
+        }))
+    }
+
+    /// Whether whoever reads by awaiting can go on: there are bytes, or it is told how it ended.
+    pub(super) fn poll_bytes(&mut self) -> Option<Result<bool, SocketError>> {
+        self.reader = Reader::Awaits;
+        match self.read.piece().is_empty() {
+            false => Some(Ok(true)),
+            true => Some(self.poll_end()?.map(|()| false)),
+        }
+    }
+
+    /// How it ended, for whoever has read all there was; `None`: more may come. The end of a
+    /// connection that another follows is told once.
+    fn poll_end(&mut self) -> Option<Result<(), SocketError>> {
+        self.reader = Reader::Awaits;
+        if let Some(end) = self.read.pass_end() {
+            return Some(end);
+        }
+        let is_known = self.is_end_told || self.ends.is_none();
+        if self.may_receive() || self.comes_back() && is_known {
             return None;
         }
         self.tell_end();
-        let closed_by_us = self.closing == Closing::Gracefully && self.ends.is_some() && self.error.is_none();
-        Some(if self.is_read_finished || closed_by_us { Ok(0) } else { Err(self.gone()) })
+        Some(self.read_outcome())
+    }
+
+    /// What is before the next end, for whoever looks at it without waiting.
+    fn look(&mut self) -> &[u8] {
+        self.read.pass_ends();
+        self.read.look();
+        self.read.piece()
+    }
+
+    /// Whether this is still the connection `id`, and whoever writes by awaiting knows that there is another.
+    fn check_same(&mut self, id: ConnectionId) -> Result<(), SocketError> {
+        match self.write_broke.take() {
+            Some(broke) => Err(broke),
+            None if self.id != id => Err(match &self.last_end {
+                Some((ended, Err(error))) if *ended == id => error.clone(),
+                _ => SocketError::new(
+                    SocketErrorKind::NotConnected,
+                    "the connection is over, and another was begun",
+                ),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Whoever reads has been told that nothing more comes.
@@ -266,8 +328,12 @@ impl Inner {
     }
 
     /// Takes as much of `bytes` as there is room for.
-    fn put(&mut self, bytes: &[u8]) -> Result<usize, SocketError> {
-        self.check_writable()?;
+    pub(super) fn put(&mut self, bytes: &[u8]) -> Result<usize, SocketError> {
+        if let Err(error) = self.check_writable() {
+            // So they know.
+            self.is_writing = false;
+            return Err(error);
+        }
         let count = bytes.len().min(self.write_room());
         self.is_write_awaited = count < bytes.len();
         if self.is_write_awaited {
@@ -289,7 +355,7 @@ impl Inner {
     }
 
     /// Whether all was handed to the kernel; `None`: not yet.
-    fn flushed(&self) -> Option<Result<(), SocketError>> {
+    pub(super) fn flushed(&self) -> Option<Result<(), SocketError>> {
         match self.write.is_empty() {
             true if self.unsent > 0 => Some(Err(self.gone())),
             true => Some(Ok(())),
@@ -299,7 +365,7 @@ impl Inner {
     }
 
     /// Whether our half has ended; `None`: not yet.
-    fn write_finished(&self) -> Option<Result<(), SocketError>> {
+    pub(super) fn write_finished(&self) -> Option<Result<(), SocketError>> {
         match self.state {
             _ if self.is_write_finished => Some(Ok(())),
             State::Unconnected if !self.is_dialling => Some(Err(self.gone())),
@@ -308,60 +374,7 @@ impl Inner {
     }
 }
 
-impl AsyncRead for TcpSocket {
-    /// Of several tasks that wait in this way only the last is woken.
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut inner = self.core().lock();
-        match inner.take_into(buffer.initialize_unfilled()) {
-            Some(Ok(count)) => {
-                buffer.advance(count);
-                Poll::Ready(Ok(()))
-            }
-            Some(Err(error)) => Poll::Ready(Err(error.into())),
-            None => {
-                inner.read_waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
-    }
-}
-
-impl TcpSocket {
-    /// Waits for the writing side; of several tasks that wait in this way only the last is woken.
-    fn poll_write_side<T>(
-        &self,
-        cx: &mut Context<'_>,
-        look: impl FnOnce(&mut Inner) -> Option<Result<T, SocketError>>,
-    ) -> Poll<io::Result<T>> {
-        let mut inner = self.core().lock();
-        match look(&mut inner) {
-            Some(outcome) => Poll::Ready(outcome.map_err(Into::into)),
-            None => {
-                inner.write_waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
-    }
-}
-
-impl AsyncWrite for TcpSocket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write_side(cx, |inner| match inner.put(bytes) {
-            Ok(0) if !bytes.is_empty() => None,
-            outcome => Some(outcome),
-        })
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_write_side(cx, |inner| inner.flushed())
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shutdown_write();
-        self.poll_write_side(cx, |inner| inner.write_finished())
-    }
+/// Where the first line ends, its `\n` included.
+fn line_end(bytes: &[u8]) -> Option<usize> {
+    memchr::memchr(b'\n', bytes).map(|at| at + 1)
 }

@@ -5,15 +5,17 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::buffer::Buffer;
 use super::options::SocketOptions;
+use super::received::Received;
 use super::signals::{Signals, StateChanged};
-use crate::address::Address;
 use crate::event::{ConnectionId, Endpoint, State};
+use crate::net::changes::Changes;
+use crate::net::dial::Target;
 use crate::net::error::{SocketError, SocketErrorKind};
 use crate::net::transport::Stream;
 use crate::signal::{Owner, SlotPanicked};
@@ -22,7 +24,7 @@ pub(super) struct Core {
     pub(super) options: Arc<SocketOptions>,
     inner: Mutex<Inner>,
     /// Woken whenever something changed that callers wait for.
-    pub(super) changed: Notify,
+    pub(super) changed: Changes,
     signals: OnceLock<Box<Signals>>,
     own: Weak<Self>,
     /// The socket's task. It ends by itself: with its connection, which ends
@@ -37,20 +39,20 @@ pub(super) struct Inner {
     pub(super) begun: Instant,
     pub(super) error: Option<SocketError>,
 
-    pub(super) read: Buffer,
+    pub(super) read: Received,
     pub(super) read_limit: usize,
     pub(super) received: u64,
     /// Bytes taken out of the read buffer.
     pub(super) taken: u64,
-    /// How much had been received when somebody last looked.
-    pub(super) looked: u64,
     /// Bytes received after we closed that found no room.
     pub(super) discarded: u64,
     pub(super) is_paused: bool,
     /// The task has stopped to read for want of room.
     pub(super) is_full: bool,
-    /// The peer has finished.
+    /// The peer has finished, and all was received.
     pub(super) is_read_finished: bool,
+    /// The peer has finished; the kernel may hold bytes from before.
+    pub(super) is_peer_finished: bool,
     /// Who is told of the peer's end.
     pub(super) reader: Reader,
     /// Whoever reads knows that the peer has finished.
@@ -66,13 +68,21 @@ pub(super) struct Inner {
     pub(super) refused: usize,
     /// A writer waits for room.
     pub(super) is_write_awaited: bool,
+    /// Somebody writes by awaiting.
+    pub(super) is_writing: bool,
+    /// They are still to be told that what they wrote last was for a connection that is over.
+    pub(super) write_broke: Option<SocketError>,
     /// Our half shall end after what was written.
     pub(super) finishing: bool,
     /// It has.
     pub(super) is_write_finished: bool,
 
-    /// What to connect to next.
-    pub(super) next: Option<Address>,
+    /// What to connect to, kept from dial to dial: of a name with many addresses others are tried each time.
+    pub(super) target: Option<Arc<Target>>,
+    /// The task has not begun a dial that was asked for.
+    pub(super) is_asked: bool,
+    /// A dial follows by itself, until told otherwise.
+    pub(super) reconnects: bool,
     /// An accepted stream, until the task starts.
     pub(super) accepted: Option<Stream>,
     /// From the request until the dial has ended.
@@ -128,15 +138,15 @@ impl Core {
             ends: connected,
             begun: Instant::now(),
             error: None,
-            read: Buffer::default(),
+            read: Received::default(),
             read_limit: options.read_buffer_size.max(1),
             received: 0,
             taken: 0,
-            looked: 0,
             discarded: 0,
             is_paused: false,
             is_full: false,
             is_read_finished: false,
+            is_peer_finished: false,
             reader: Reader::Unknown,
             is_end_told: false,
             write: Buffer::default(),
@@ -146,9 +156,13 @@ impl Core {
             is_write_high: false,
             refused: 0,
             is_write_awaited: false,
+            is_writing: false,
+            write_broke: None,
             finishing: false,
             is_write_finished: false,
-            next: None,
+            target: None,
+            is_asked: false,
+            reconnects: options.reconnect.is_some(),
             accepted: None,
             is_dialling: false,
             last_end: None,
@@ -165,7 +179,7 @@ impl Core {
         Arc::new_cyclic(|own| Self {
             options,
             inner: Mutex::new(inner),
-            changed: Notify::new(),
+            changed: Changes::default(),
             signals: OnceLock::new(),
             own: own.clone(),
             task: Mutex::default(),
@@ -196,7 +210,7 @@ impl Core {
             return;
         }
         if how >= Closing::Abort {
-            inner.read = Buffer::default();
+            inner.read.clear();
         }
         inner.closing = inner.closing.max(how);
         inner.wake_task();
@@ -210,7 +224,7 @@ impl Core {
         let wakers = [inner.read_waker.take(), inner.write_waker.take()];
         drop(inner);
         wakers.into_iter().flatten().for_each(Waker::wake);
-        self.changed.notify_waiters();
+        self.changed.tell();
     }
 
     /// The slots have heard of the end.
@@ -247,7 +261,7 @@ impl Inner {
     }
 
     pub(super) fn read_room(&self) -> usize {
-        self.read_limit.saturating_sub(self.read.len())
+        self.read_limit.saturating_sub(self.read.total())
     }
 
     pub(super) fn write_room(&self) -> usize {
@@ -262,7 +276,6 @@ impl Inner {
     /// Bytes left the read buffer: there may be room again, or the end to be told.
     pub(super) fn took(&mut self, count: usize) {
         self.taken += count as u64;
-        self.looked = self.received;
         if self.is_full || self.is_read_finished {
             self.wake_task();
         }
@@ -296,6 +309,12 @@ impl Inner {
         }
     }
 
+    /// How reading ends, or has ended.
+    pub(super) fn read_outcome(&self) -> Result<(), SocketError> {
+        let closed_by_us = self.closing == Closing::Gracefully && self.ends.is_some() && self.error.is_none();
+        if self.is_read_finished || closed_by_us { Ok(()) } else { Err(self.gone()) }
+    }
+
     /// How a connection went that is over.
     pub(super) fn outcome(&self) -> Result<(), SocketError> {
         match &self.error {
@@ -310,19 +329,45 @@ impl Inner {
         !self.is_read_finished && (self.is_dialling || self.state != State::Unconnected)
     }
 
-    /// Begins anew, for another dial. What was written meanwhile stays.
-    pub(super) fn reset(&mut self) {
+    /// Whether there will be another dial when this one, or its connection, is over.
+    pub(super) fn comes_back(&self) -> bool {
+        self.reconnects && self.target.is_some() && self.is_running && self.closing < Closing::Gracefully
+    }
+
+    /// Begins anew for a dial that was asked for: nothing is left of what was before.
+    pub(super) fn begin(&mut self) {
+        self.read.clear();
+        self.write_broke = None;
+        self.reset();
+    }
+
+    /// Begins anew for a dial of its own accord: what was received stays to be read, and those who
+    /// read or write by awaiting are told once that it was for another connection.
+    pub(super) fn begin_again(&mut self) {
+        let is_awaited = self.reader == Reader::Awaits && !self.is_end_told;
+        if self.ends.is_some() && (is_awaited || self.read.current() > 0) {
+            let outcome = self.read_outcome();
+            self.read.end(outcome);
+        }
+        if self.is_writing {
+            self.write_broke = Some(self.gone());
+        }
+        self.reset();
+    }
+
+    fn reset(&mut self) {
         self.id = ConnectionId::next();
         self.ends = None;
         self.error = None;
-        self.read = Buffer::default();
-        (self.received, self.taken, self.looked, self.discarded) = (0, 0, 0, 0);
+        (self.received, self.taken, self.discarded) = (0, 0, 0);
         (self.sent, self.unsent) = (0, 0);
-        self.is_read_finished = false;
+        (self.is_read_finished, self.is_peer_finished) = (false, false);
         self.reader = Reader::Unknown;
         self.is_end_told = false;
         self.finishing = false;
         self.is_write_finished = false;
+        self.is_writing = false;
+        self.is_write_awaited = false;
         self.is_dialling = true;
         self.closing = Closing::No;
     }

@@ -14,8 +14,8 @@ use super::core::{Closing, Core, Inner, Reader};
 use super::signals::{BytesWritten, Disconnected, ErrorOccurred, ReadFinished, ReadyRead, WriteBuffer};
 use crate::event::{Reason, State};
 use crate::net::conn::reason_of;
-use crate::net::error::{SocketError, SocketErrorKind};
-use crate::net::transport::Stream;
+use crate::net::error::{Phase, SocketError, SocketErrorKind};
+use crate::net::transport::{PeerEnd, Stream};
 
 /// Carries a connection from its first byte to its `disconnected`.
 pub(super) async fn converse(core: &Core, stream: Stream) {
@@ -33,7 +33,7 @@ struct Driver<'a> {
     idle: Option<(u64, Pin<Box<Sleep>>)>,
     /// Writing failed; what the kernel still holds for us is read, and then this is the end.
     broken: Option<End>,
-    /// While nothing is read: when to look whether the peer has aborted.
+    /// While nothing is read: when to look whether the peer has aborted or finished.
     check: Option<Pin<Box<Sleep>>>,
 }
 
@@ -53,7 +53,7 @@ struct Turn {
 /// How a connection ends.
 struct End {
     reason: Reason,
-    error: Option<SocketError>,
+    error: Option<(Phase, SocketError)>,
     reset: bool,
 }
 
@@ -148,7 +148,7 @@ impl Driver<'_> {
             Poll::Pending => {}
             Poll::Ready(Ok(0)) if self.broken.is_some() => return self.broken.take().map_or(Ok(()), Err),
             Poll::Ready(Ok(0)) => {
-                inner.is_read_finished = true;
+                (inner.is_read_finished, inner.is_peer_finished) = (true, true);
                 turn.finished = true;
             }
             Poll::Ready(Ok(count)) => {
@@ -157,7 +157,9 @@ impl Driver<'_> {
                 turn.ready |= !discards;
                 turn.other = true;
             }
-            Poll::Ready(Err(error)) => return Err(self.broken.take().unwrap_or_else(|| broken(&error))),
+            Poll::Ready(Err(error)) => {
+                return Err(self.broken.take().unwrap_or_else(|| broken(inner, Phase::Read, error)));
+            }
         }
         Ok(())
     }
@@ -175,10 +177,12 @@ impl Driver<'_> {
                     inner.sent += count as u64;
                     turn.written = count;
                 }
-                Poll::Ready(Err(error)) if inner.is_read_finished => return Err(broken(&error)),
+                Poll::Ready(Err(error)) if inner.is_read_finished => {
+                    return Err(broken(inner, Phase::Write, error));
+                }
                 Poll::Ready(Err(error)) => {
-                    let end = broken(&error);
-                    inner.error.clone_from(&end.error);
+                    let end = broken(inner, Phase::Write, error);
+                    inner.error = end.error.as_ref().map(|(_, error)| error.clone());
                     self.broken = Some(end);
                     turn.other = true;
                     return Ok(());
@@ -198,7 +202,10 @@ impl Driver<'_> {
                     inner.is_write_finished = true;
                     turn.other = true;
                 }
-                Poll::Ready(Err(error)) => return Err(broken(&self.stream.take_error().unwrap_or(error))),
+                Poll::Ready(Err(error)) => {
+                    let error = self.stream.take_error().unwrap_or(error);
+                    return Err(broken(inner, Phase::Write, error));
+                }
             }
         }
         Ok(())
@@ -228,7 +235,18 @@ impl Driver<'_> {
         let check = self.check.get_or_insert_with(|| Box::pin(sleep(CHECK)));
         while check.as_mut().poll(cx).is_ready() {
             if let Some(error) = self.stream.take_error() {
-                return Err(broken(&error));
+                return Err(broken(inner, Phase::Read, error));
+            }
+            if !inner.is_peer_finished
+                && let Some(end) = self.stream.peer_end()
+            {
+                inner.is_peer_finished = true;
+                turn.other = true;
+                if end == PeerEnd::Next {
+                    inner.is_read_finished = true;
+                    turn.finished = true;
+                    return Ok(());
+                }
             }
             check.as_mut().reset(Instant::now() + CHECK);
         }
@@ -285,7 +303,7 @@ impl Driver<'_> {
         loop {
             let (taken, ready) = {
                 let inner = self.core.lock();
-                (inner.taken, ReadyRead { connection: inner.id, available: inner.read.len() })
+                (inner.taken, ReadyRead { connection: inner.id, available: inner.read.available() })
             };
             if ready.available == 0 {
                 return;
@@ -306,7 +324,7 @@ impl Driver<'_> {
         let mut inner = self.core.lock();
         let from = std::mem::replace(&mut inner.state, State::Unconnected);
         inner.is_ending = true;
-        inner.error.clone_from(&error);
+        inner.error = error.as_ref().map(|(_, error)| error.clone());
         inner.unsent = inner.write.len() as u64;
         inner.write.clear();
         let (connection, outcome) = (inner.id, inner.outcome());
@@ -319,15 +337,15 @@ impl Driver<'_> {
             received: inner.received,
             sent: inner.sent,
             unsent: inner.unsent,
-            unread: inner.read.len() as u64 + inner.discarded,
+            unread: inner.read.current() as u64 + inner.discarded,
             duration: inner.begun.elapsed(),
         };
         drop(inner);
         self.core.tell();
         self.core.state_changed(connection, from, State::Unconnected);
         if let Some(signals) = self.core.listening() {
-            if let Some(error) = error {
-                signals.error_occurred.emit(&ErrorOccurred { connection, error });
+            if let Some((phase, error)) = error {
+                signals.error_occurred.emit(&ErrorOccurred { connection, phase, error });
             }
             signals.disconnected.emit(&disconnected);
         }
@@ -356,12 +374,13 @@ impl Inner {
     }
 }
 
-fn broken(error: &io::Error) -> End {
+fn broken(inner: &Inner, phase: Phase, error: io::Error) -> End {
     let reason = match error.kind() {
         io::ErrorKind::NotConnected => Reason::Reset,
-        _ => reason_of(error),
+        _ => reason_of(&error),
     };
-    End { reason, error: Some(SocketError::of(error)), reset: false }
+    let (peer, _) = inner.ends.as_ref().expect("a connection has its addresses");
+    End { reason, error: Some((phase, SocketError::of_peer(peer, error))), reset: false }
 }
 
 /// The time to drain is over.
@@ -370,13 +389,14 @@ fn undrained(inner: &Inner, limit: Duration) -> End {
         // The peer has everything, and does not finish. The kernel goes on delivering.
         return End { reason: Reason::HalfClosed, error: None, reset: false };
     }
+    let (peer, _) = inner.ends.as_ref().expect("a connection has its addresses");
     let text = format!(
-        "{} bytes were still not taken by the peer {} after the socket was closed",
+        "{peer} had still not taken {} bytes {} after the socket was closed",
         inner.write.len(),
         humantime::format_duration(limit)
     );
     let error = SocketError::new(SocketErrorKind::TimedOut, text);
-    End { reason: Reason::TimedOut, error: Some(error), reset: true }
+    End { reason: Reason::TimedOut, error: Some((Phase::Drain, error)), reset: true }
 }
 
 thread_local! {
@@ -388,5 +408,5 @@ thread_local! {
 const SCRATCH_SIZE: usize = 64 << 10;
 /// So many turns in a row, then other tasks have theirs.
 const TURNS: usize = 32;
-/// How often a socket that does not read looks for an abort.
+/// How often a socket that does not read looks whether its peer has aborted or finished.
 const CHECK: Duration = Duration::from_secs(1);

@@ -8,8 +8,10 @@ mod bytes;
 mod core;
 mod drive;
 mod options;
+mod received;
 mod signals;
 mod task;
+mod traits;
 
 use std::fmt;
 use std::io;
@@ -29,6 +31,9 @@ pub use self::signals::{
     BytesWritten, ConnectFailed, Connected, Disconnected, ErrorOccurred, HostFound, ReadFinished, ReadyRead,
     Reconnecting, StateChanged, WriteBuffer,
 };
+use self::traits::Shown;
+use super::dial::Target;
+pub use super::error::Phase;
 use super::error::{SocketError, SocketErrorKind};
 use super::transport::Stream;
 use crate::address::Address;
@@ -58,6 +63,9 @@ use crate::signal::Context;
 /// [`drain_timeout`](SocketOptions::drain_timeout) in which nothing is read or
 /// sent. With [`allow_half_open`](SocketOptions::allow_half_open) it stays open.
 ///
+/// tokio's `AsyncRead`, `AsyncBufRead` and `AsyncWrite` are implemented, so
+/// `lines`, `copy`, `read_to_end` and the rest work on it and on its clones.
+///
 /// The same type carries Unix sockets (`unix:/path`) and the built-in `echo:`.
 ///
 /// ```
@@ -79,9 +87,10 @@ use crate::signal::Context;
 /// # })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone)]
 pub struct TcpSocket {
     handle: Arc<Handle>,
+    /// What [`AsyncBufRead`](tokio::io::AsyncBufRead) has shown of it.
+    shown: Option<Box<Shown>>,
 }
 
 /// Dropped with the last [`TcpSocket`] of a connection.
@@ -159,7 +168,7 @@ impl TcpSocket {
     }
 
     fn of(core: Arc<Core>) -> Self {
-        Self { handle: Arc::new(Handle { core }) }
+        Self { handle: Arc::new(Handle { core }), shown: None }
     }
 
     fn core(&self) -> &Arc<Core> {
@@ -176,8 +185,9 @@ impl TcpSocket {
     /// `target` is anything that reads as an [`Address`]: `host:9000`, a
     /// [`SocketAddr`](std::net::SocketAddr), `unix:/path`. A name is looked up
     /// for each dial and all its addresses are raced. What is written from now
-    /// on is sent when the socket is connected. Legal from any slot, `disconnected`
-    /// and `connect_failed` included.
+    /// on is sent when the socket is connected; what is left unread of an earlier
+    /// connection is thrown away. Legal from any slot, `disconnected` and
+    /// `connect_failed` included.
     ///
     /// # Errors
     /// [`InvalidAddress`](SocketErrorKind::InvalidAddress);
@@ -202,8 +212,11 @@ impl TcpSocket {
                 format!("cannot connect to `{text}`: the socket is connected or connecting; close it first");
             return Err(SocketError::new(SocketErrorKind::Busy, text));
         }
-        inner.reset();
-        inner.next = Some(address);
+        inner.begin();
+        if inner.target.as_ref().is_none_or(|target| target.address != address) {
+            inner.target = Some(Arc::new(Target::new("socket".into(), address)));
+        }
+        inner.is_asked = true;
         inner.wake_task();
         drop(inner);
         self.start(&runtime);
@@ -259,11 +272,11 @@ impl TcpSocket {
     /// # Errors
     /// Why it is not, or [`TimedOut`](SocketErrorKind::TimedOut) after `limit`; the dial then goes on.
     pub async fn wait_for_connected(&self, limit: Duration) -> Result<(), SocketError> {
-        let reconnects = self.core().options.reconnect.is_some();
         let mut connected = self.look_for_connected();
         let look = move |inner: &mut Inner| {
-            let waits = reconnects && inner.is_running && inner.closing < Closing::Gracefully;
-            connected(inner).filter(|outcome| outcome.is_ok() || !waits)
+            let outcome = connected(inner).filter(|outcome| outcome.is_ok() || !inner.comes_back());
+            // Whoever waits for the connection there is knows that it is not the last one.
+            outcome.inspect(|_| inner.write_broke = None)
         };
         self.wait_within(Some(limit), "connected", look).await?
     }
@@ -344,16 +357,7 @@ impl TcpSocket {
         mut look: impl FnMut(&mut Inner) -> Option<T>,
     ) -> Result<T, SocketError> {
         let core = self.core();
-        let looking = async {
-            loop {
-                // Made before the look, so that a change in between wakes it.
-                let changed = core.changed.notified();
-                if let Some(found) = look(&mut core.lock()) {
-                    return found;
-                }
-                changed.await;
-            }
-        };
+        let looking = core.changed.until(|| look(&mut core.lock()));
         match limit {
             None => Ok(looking.await),
             Some(limit) => timeout(limit, looking).await.map_err(|_elapsed| {
@@ -376,7 +380,7 @@ impl Context for TcpSocket {
     }
 
     fn upgrade(weak: &WeakTcpSocket) -> Option<Self> {
-        weak.0.upgrade().map(|handle| Self { handle })
+        weak.0.upgrade().map(|handle| Self { handle, shown: None })
     }
 }
 
@@ -391,6 +395,12 @@ impl Drop for Handle {
             stream.reset_on_drop();
         }
         self.core.close(if delivers { Closing::Gracefully } else { Closing::Abort });
+    }
+}
+
+impl Clone for TcpSocket {
+    fn clone(&self) -> Self {
+        Self { handle: Arc::clone(&self.handle), shown: None }
     }
 }
 

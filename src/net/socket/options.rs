@@ -58,6 +58,18 @@ pub struct SocketOptions {
     /// The local address, and port if it is not 0, to connect from.
     pub source: Option<SocketAddr>,
     /// Dial again when a dial failed or a connection ended, until told to stop.
+    ///
+    /// Two connections are never taken for one stream. What was received and
+    /// not read stays, within `read_buffer_size`, and who reads by awaiting gets
+    /// it, then the end of that connection (0 or the error) once, and then what
+    /// the next one brings; failed dials between them are waited through. What
+    /// was written and not sent is lost and counted in
+    /// [`Disconnected::unsent`](super::Disconnected::unsent); who writes by awaiting gets that as
+    /// the error of the write under way, or once of the next, unless
+    /// [`wait_for_connected`](super::TcpSocket::wait_for_connected) has said that
+    /// there is another connection. What is written while it dials is for that
+    /// one. (`try_write` and the reading calls that do not wait belong to slots,
+    /// which hear of a break by `disconnected`.)
     pub reconnect: Option<Reconnect>,
 }
 
@@ -106,7 +118,7 @@ impl Default for Reconnect {
 impl Reconnect {
     /// The wait before the `attempt`th dial in a row, from 1; `None` if there
     /// shall be no more. `random` is any number.
-    pub(super) fn wait(&self, attempt: u32, random: u64) -> Option<Duration> {
+    pub(crate) fn wait(&self, attempt: u32, random: u64) -> Option<Duration> {
         if self.attempts.is_some_and(|attempts| attempt > attempts) {
             return None;
         }

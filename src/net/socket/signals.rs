@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::TcpSocket;
 use super::core::ReadyOwner;
 use crate::event::{ConnectionId, Endpoint, Reason, State};
-use crate::net::error::SocketError;
+use crate::net::error::{Phase, SocketError};
 use crate::signal::{Owner, Signal, SignalRef, SlotPanicked};
 
 /// The dial succeeded.
@@ -30,6 +30,8 @@ pub struct ConnectFailed {
     pub connection: ConnectionId,
     /// The target as it was given.
     pub target: Arc<str>,
+    /// 0 for the dial that was asked for, then as in [`Reconnecting`].
+    pub attempt: u32,
     /// What went wrong.
     pub error: SocketError,
     /// Bytes written for it in advance, which are lost.
@@ -78,6 +80,8 @@ pub struct StateChanged {
 pub struct ErrorOccurred {
     /// The connection.
     pub connection: ConnectionId,
+    /// What the socket was doing.
+    pub phase: Phase,
     /// What happened.
     pub error: SocketError,
 }

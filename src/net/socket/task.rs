@@ -1,6 +1,6 @@
 //! The life of a socket on its task: dial, converse, and perhaps dial again.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
@@ -14,39 +14,40 @@ use super::core::{Closing, Core, Inner};
 use super::drive::converse;
 use super::options::SocketOptions;
 use super::signals::{ConnectFailed, Connected, ErrorOccurred, HostFound, Reconnecting};
-use crate::address::Address;
 use crate::event::{Endpoint, State};
-use crate::net::dial::{DialError, Dialling, Target, connect};
-use crate::net::error::{SocketError, SocketErrorKind};
+use crate::net::dial::{Dialling, Target, connect};
+use crate::net::error::{Phase, SocketError, SocketErrorKind};
 use crate::net::transport::Stream;
 
 /// Runs a socket until it rests: over, and not to be connected again.
-pub(super) async fn run(core: Arc<Core>) {
-    let _guard = Guard(&core);
+pub(super) fn run(core: Arc<Core>) -> impl Future<Output = ()> + Send {
+    // From now on, and not from the first poll, to which a runtime that goes may not come.
+    let guard = Guard(core);
+    async move { live(&guard.0).await }
+}
+
+async fn live(core: &Core) {
     let mut stream = core.lock().accepted.take();
     let was_accepted = stream.is_some();
-    let (mut target, mut attempt) = (None, 0);
+    let mut attempt = 0;
     loop {
-        if stream.is_none()
-            && let Some(next) = core.lock().next.take()
-        {
-            target = Some(next);
-        }
-        let connected = match (stream.take(), &target) {
-            (Some(accepted), _) => Some(accepted),
-            // Its own allocation: an established socket does not carry the state of its dial along.
-            (None, Some(target)) => Box::pin(dial(&core, target)).await,
-            (None, None) => None,
+        let connected = match stream.take() {
+            Some(accepted) => Some(accepted),
+            None => match next(core) {
+                // Its own allocation: an established socket does not carry the state of its dial along.
+                Some(target) => Box::pin(dial(core, &target, attempt)).await,
+                None => None,
+            },
         };
         if let Some(stream) = connected {
             let begun = Instant::now();
-            converse(&core, stream).await;
+            converse(core, stream).await;
             if core.options.reconnect.is_some_and(|reconnect| begun.elapsed() >= reconnect.max) {
                 attempt = 0;
             }
         }
         attempt += 1;
-        if !goes_on(&core, target.as_ref(), &mut attempt).await {
+        if !goes_on(core, &mut attempt).await {
             break;
         }
     }
@@ -55,38 +56,47 @@ pub(super) async fn run(core: Arc<Core>) {
     }
 }
 
-/// Has the socket end where its runtime drops the task on its way: no slot runs any more, but nobody waits for ever.
-struct Guard<'a>(&'a Core);
+/// What to dial now.
+fn next(core: &Core) -> Option<Arc<Target>> {
+    let mut inner = core.lock();
+    inner.is_asked = false;
+    inner.target.clone()
+}
 
-impl Drop for Guard<'_> {
+/// Has the socket end where its runtime drops the task on its way: no slot runs any more, but nobody waits for ever.
+struct Guard(Arc<Core>);
+
+impl Drop for Guard {
     fn drop(&mut self) {
         let mut inner = self.0.lock();
         if !inner.is_running {
             return;
         }
         inner.state = State::Unconnected;
-        (inner.is_dialling, inner.next) = (false, None);
+        (inner.is_dialling, inner.is_asked) = (false, false);
         inner.unsent += inner.write.len() as u64;
         inner.write.clear();
         let text = "the runtime of the socket was shut down";
         inner.error = Some(SocketError::new(SocketErrorKind::Other, text));
+        // Of a client that no task has come to.
+        let unserved = inner.accepted.take();
         let (connection, outcome) = (inner.id, inner.outcome());
         inner.rest();
         drop(inner);
+        drop(unserved);
         self.0.has_ended(connection, outcome);
     }
 }
 
 /// Decides whether there is another dial, and waits until it is due.
-async fn goes_on(core: &Core, target: Option<&Address>, attempt: &mut u32) -> bool {
+async fn goes_on(core: &Core, attempt: &mut u32) -> bool {
     let delay = {
         let mut inner = core.lock();
-        if inner.next.is_some() {
+        if inner.is_asked {
             *attempt = 0;
             return true;
         }
-        let again =
-            core.options.reconnect.filter(|_| target.is_some() && inner.closing < Closing::Gracefully);
+        let again = core.options.reconnect.filter(|_| inner.comes_back());
         let random = RandomState::new().hash_one(inner.id);
         match again.and_then(|reconnect| reconnect.wait(*attempt, random)) {
             Some(delay) => delay,
@@ -101,12 +111,11 @@ async fn goes_on(core: &Core, target: Option<&Address>, attempt: &mut u32) -> bo
     if let Some(signals) = core.listening() {
         signals.reconnecting.emit(&Reconnecting { attempt: *attempt, delay });
     }
-    let ordered = poll_fn(|cx| {
-        poll_order(core, cx, |inner| inner.closing >= Closing::Gracefully || inner.next.is_some())
-    });
+    let ordered =
+        poll_fn(|cx| poll_order(core, cx, |inner| inner.closing >= Closing::Gracefully || inner.is_asked));
     let _ = timeout(delay, ordered).await;
     let mut inner = core.lock();
-    if inner.next.is_some() {
+    if inner.is_asked {
         *attempt = 0;
         return true;
     }
@@ -116,7 +125,7 @@ async fn goes_on(core: &Core, target: Option<&Address>, attempt: &mut u32) -> bo
         core.tell();
         return false;
     }
-    inner.reset();
+    inner.begin_again();
     true
 }
 
@@ -137,17 +146,19 @@ fn poll_order(core: &Core, cx: &mut Context<'_>, is_asked: impl Fn(&Inner) -> bo
 }
 
 /// One dial, from its first state to `connected` or `connect_failed`.
-async fn dial(core: &Core, address: &Address) -> Option<Stream> {
+async fn dial(core: &Core, target: &Target, attempt: u32) -> Option<Stream> {
     let options = core.options.dial();
-    let target = Target::new("socket".into(), address.clone());
+    let shown = target.address.as_target();
     let told = ForSocket(core);
     let given_up = poll_fn(|cx| poll_order(core, cx, |inner| inner.closing >= Closing::Abort));
     let outcome = tokio::select! {
         biased;
         () = given_up => {
-            Err(SocketError::new(SocketErrorKind::Aborted, format!("the dial of {} was given up", address.as_target())))
+            Err(SocketError::new(SocketErrorKind::Aborted, format!("the dial of {shown} was given up")))
         }
-        outcome = connect(&target, &options, &[], &told, None) => outcome.map_err(|error| explain(address, error)),
+        outcome = connect(target, &options, &[], &told, None) => {
+            outcome.map_err(|error| SocketError::of_dial(&shown, error))
+        }
     };
     match outcome {
         Ok((stream, peer, local)) => {
@@ -155,14 +166,10 @@ async fn dial(core: &Core, address: &Address) -> Option<Stream> {
             Some(stream)
         }
         Err(error) => {
-            fail(core, address, error);
+            fail(core, shown, attempt, error);
             None
         }
     }
-}
-
-fn explain(address: &Address, error: DialError) -> SocketError {
-    SocketError::new(error.kind(), format!("cannot connect to {}: {error}", address.as_target()))
 }
 
 fn succeed(core: &Core, peer: Endpoint, local: Endpoint) {
@@ -178,7 +185,7 @@ fn succeed(core: &Core, peer: Endpoint, local: Endpoint) {
     }
 }
 
-fn fail(core: &Core, address: &Address, error: SocketError) {
+fn fail(core: &Core, target: String, attempt: u32, error: SocketError) {
     let mut inner = core.lock();
     inner.is_dialling = false;
     inner.is_ending = true;
@@ -193,10 +200,11 @@ fn fail(core: &Core, address: &Address, error: SocketError) {
     core.state_changed(connection, from, State::Unconnected);
     if let Some(signals) = core.listening() {
         if error.kind() != SocketErrorKind::Aborted {
-            signals.error_occurred.emit_with(|| ErrorOccurred { connection, error: error.clone() });
+            let phase = Phase::of_dial(from);
+            signals.error_occurred.emit_with(|| ErrorOccurred { connection, phase, error: error.clone() });
         }
-        let target = || address.as_target().into();
-        signals.connect_failed.emit_with(|| ConnectFailed { connection, target: target(), error, unsent });
+        let target = target.into();
+        signals.connect_failed.emit_with(|| ConnectFailed { connection, target, attempt, error, unsent });
     }
     core.has_ended(connection, outcome);
 }

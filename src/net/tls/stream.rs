@@ -6,7 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::explain::{Side, explain};
@@ -59,6 +59,12 @@ impl TlsStream {
                 }
             }
         }
+    }
+
+    /// Tells, without taking them, whether there are bytes; `false` says that the peer has said its end.
+    pub(in crate::net) fn poll_peek(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let there = ready!(Pin::new(&mut self.stream).poll_fill_buf(cx)).map(|bytes| !bytes.is_empty());
+        Poll::Ready(there.map_err(|error| self.explain(error)))
     }
 
     /// Takes bytes to encrypt, and hands over what the kernel takes of it. What is left needs a flush.

@@ -3,6 +3,7 @@
 
 mod agent;
 mod control;
+mod modbus;
 mod net;
 mod process;
 mod sockets;
@@ -11,6 +12,7 @@ mod tools;
 
 pub(crate) use self::agent::Agent;
 pub(crate) use self::control::{Controlled, Talk, echoes, text_of, totals};
+pub(crate) use self::modbus::{Device, Got, MUTE, Master, SLOW, value as register_value};
 pub(crate) use self::net::{
     Ending, Namespace, abort, accept_one, connect, hold_free_port, listener, listening_port, pattern,
     read_all, two_networks, wait_until,
@@ -20,7 +22,9 @@ pub(crate) use self::sockets::{
     MOMENT, Trace, bound, in_own_process, joined, joined_with, read_count, redialling, stuck_listener, value,
 };
 pub(crate) use self::tls::{Peer, Plant};
-pub(crate) use self::tools::{has, needs, needs_namespaces, needs_two_networks, qt_peer, root};
+pub(crate) use self::tools::{
+    PYTHON, has, needs, needs_namespaces, needs_pymodbus, needs_two_networks, qt_peer, root,
+};
 
 /// Longer than anything here takes on a busy machine; reached only by a failure.
 pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);

@@ -30,6 +30,17 @@ pub(crate) fn needs_two_networks() -> bool {
     needs_namespaces() && needs(&["python3"])
 }
 
+/// Tells whether Debian's Python has pymodbus.
+pub(crate) fn needs_pymodbus() -> bool {
+    let mut import = Command::new(PYTHON);
+    let works = import.args(["-c", "import pymodbus.client, pymodbus.server"]).output();
+    works.is_ok_and(|out| out.status.success())
+        || skip("pymodbus (python3-pymodbus, python3-serial, python3-serial-asyncio) is not installed")
+}
+
+/// The one that Debian's packages are for; another may come before it.
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
+
 /// The Qt program of `fixtures/qt`, built once; `None` where Qt 6 is missing, which is said.
 pub(crate) fn qt_peer() -> Option<PathBuf> {
     static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();

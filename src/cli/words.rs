@@ -1,0 +1,24 @@
+//! The closed lists of words that options take, each as it is written in a file.
+
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
+
+use crate::config::LogFormat;
+use crate::net::{Overflow, ProxyVersion};
+use crate::relay::{JoinOn, RelayMode, Reply, Strategy};
+
+macro_rules! words {
+    ($($list:ty),+) => {
+        $(impl ValueEnum for $list {
+            fn value_variants<'a>() -> &'a [Self] {
+                &Self::ALL
+            }
+
+            fn to_possible_value(&self) -> Option<PossibleValue> {
+                Some(PossibleValue::new(self.name()))
+            }
+        })+
+    };
+}
+
+words!(RelayMode, Strategy, JoinOn, Reply, Overflow, ProxyVersion, LogFormat);

@@ -1,0 +1,25 @@
+//! [`Changes`]: how those who wait for shared state to change are woken.
+
+use tokio::sync::Notify;
+
+#[derive(Debug, Default)]
+pub(super) struct Changes(Notify);
+
+impl Changes {
+    /// Something changed. Call it without the lock of what changed.
+    pub(super) fn tell(&self) {
+        self.0.notify_waiters();
+    }
+
+    /// Looks again after each change, until `look` finds something. Cancel safe.
+    pub(super) async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
+        loop {
+            // Made before the look, so that a change in between wakes it.
+            let changed = self.0.notified();
+            if let Some(found) = look() {
+                return found;
+            }
+            changed.await;
+        }
+    }
+}
