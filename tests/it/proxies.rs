@@ -390,3 +390,18 @@ fn a_password_is_never_shown_and_what_is_shown_in_its_place_is_refused() {
     let again = String::from_utf8(check(&[]).stderr).unwrap();
     assert!(again.contains("*** stands for a password"), "{again}");
 }
+
+#[test]
+fn a_collector_names_its_clients_as_they_are_announced() {
+    let (upstream, target) = listener();
+    let target = target.to_string();
+    let mode = ["--mode", "collect", "--frame", "lines", "--tag", "{name} "];
+    let ends = ["--listen", "127.0.0.1:0", "--connect", &target, "--accept-proxy", "127.0.0.1"];
+    let node = NodeProcess::start([&ends[..], &mode].concat());
+    let mut server = accept_one(&upstream);
+    let mut client = connect(node.address());
+    client.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 1234 80\r\nhello\n").unwrap();
+    let mut line = [0; 21];
+    server.read_exact(&mut line).unwrap();
+    assert_eq!(line.escape_ascii().to_string(), r"192.0.2.7:1234 hello\n");
+}

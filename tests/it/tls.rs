@@ -427,3 +427,43 @@ fn an_address_given_to_the_wrong_place_says_where_tls_belongs() {
     let error = "tls://host:1".parse::<signal_node::Address>().unwrap_err().to_string();
     assert!(error.contains("[tls.ID]"), "{error}");
 }
+
+#[test]
+fn a_bridge_waits_for_what_is_said_in_tls_and_loses_none_of_it() {
+    if !needs(&["python3"]) {
+        return;
+    }
+    let plant = Plant::new();
+    // After its handshake a server sends tickets, by which it says nothing.
+    let (server, port) = plant.server("localhost", false);
+    let (second, to_second) = listener();
+    let (first, to_second) = (format!("tls://localhost:{port}"), to_second.to_string());
+    let node = NodeProcess::start([
+        "--mode",
+        "bridge",
+        "--connect",
+        &first,
+        "--connect",
+        &to_second,
+        "--tls-ca",
+        &plant.path("ca.pem"),
+    ]);
+    node.event("connected");
+    drop(server);
+    let gone = node.event("disconnected");
+    assert_eq!(gone["endpoint"], "connect1", "{gone}");
+    second.set_nonblocking(true).unwrap();
+    assert!(second.accept().is_err(), "the second was dialled for nothing");
+
+    let node = listening(&plant, &["--mode", "bridge", "--listen", "127.0.0.1:0"]);
+    let mut caller = plant.stays(node.address(), "hold");
+    assert!(caller.line().starts_with("TLSv1.3 "));
+    node.event("new_connection");
+    let asking = thread::spawn(move || caller.ask("while it waits"));
+    let mut other = connect(node.address_of(1));
+    let mut heard = [0; 15];
+    other.read_exact(&mut heard).unwrap();
+    assert_eq!(heard.escape_ascii().to_string(), r"while it waits\n");
+    other.write_all(b"heard\n").unwrap();
+    assert_eq!(asking.join().unwrap(), "heard");
+}
