@@ -17,9 +17,11 @@ mod net;
 mod node;
 pub mod registry;
 mod relay;
+mod script;
 #[cfg(feature = "cli")]
 mod service;
 pub mod testing;
+pub mod wiring;
 
 pub use self::address::{Address, AddressError, Host};
 pub use self::bus::{EventBus, Subscription};
@@ -42,4 +44,5 @@ pub use self::relay::{
     BridgeOptions, JoinOn, NameFrame, Naming, Pattern, RelayMode, RelayOptions, Reply, RequestOptions,
     Strategy, Tag, TagError, TagOptions, TargetOptions, Unknown,
 };
+pub use self::script::{OnError, ScriptError, ScriptOptions, Source as ScriptSource};
 pub use self::signal::{Connection, Signal, SignalRef};

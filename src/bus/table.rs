@@ -222,7 +222,7 @@ impl Record {
         bus.emit(EventKind::NewConnection, || {
             let (peer, local) = record.ends();
             let endpoint = Arc::clone(&record.endpoint);
-            let Introduction { name, via } = record.introduction.as_deref().cloned().unwrap_or_default();
+            let Introduction { name, via } = record.introduction();
             Event::NewConnection { connection: record.id, endpoint, peer, local, name, via }
         });
         record
@@ -469,6 +469,11 @@ impl Record {
     /// The peer, and our own address.
     pub(crate) fn ends(&self) -> (Endpoint, Endpoint) {
         self.ends.get().expect("a connection that was announced has its addresses").clone()
+    }
+
+    /// What a client has told about itself.
+    pub(crate) fn introduction(&self) -> Introduction {
+        self.introduction.as_deref().cloned().unwrap_or_default()
     }
 
     fn snapshot(&self) -> ConnectionSnapshot {

@@ -177,6 +177,13 @@ enum Verb {
         /// Which shell
         shell: Shell,
     },
+    /// Enter a password for a name in a file that scripts look in
+    Passwd {
+        /// The file; it is made if there is none
+        file: PathBuf,
+        /// The name
+        name: String,
+    },
     /// Print the manual page, for man(1)
     Man,
 }
@@ -195,12 +202,16 @@ pub(super) enum Command {
     /// Print this on stdout.
     Print(String),
     Check {
-        config: Config,
+        config: Box<Config>,
         files: Vec<PathBuf>,
         live: bool,
     },
     Ask(Ask),
     Completions(Shell),
+    Passwd {
+        file: PathBuf,
+        name: String,
+    },
     Man,
     Run(Box<Run>),
 }
@@ -299,11 +310,12 @@ impl Args {
                 let config = run_files(&files, &Seeing::default())?.config;
                 return Ok(match show {
                     true => Command::Print(config.to_toml()),
-                    false => Command::Check { config, files, live },
+                    false => Command::Check { config: Box::new(config), files, live },
                 });
             }
             Some(Verb::Ask(ask)) => return Ok(Command::Ask(ask)),
             Some(Verb::Completions { shell }) => return Ok(Command::Completions(shell)),
+            Some(Verb::Passwd { file, name }) => return Ok(Command::Passwd { file, name }),
             Some(Verb::Man) => return Ok(Command::Man),
             None => {}
         }

@@ -9,7 +9,7 @@ pub(super) fn list() -> String {
     EXAMPLES.iter().fold(String::from("Configs to begin with:\n\n"), |mut list, (name, text)| {
         // The first line of each says what it is.
         let about = text.lines().next().unwrap_or_default().trim_start_matches("# ");
-        let _ = writeln!(list, "  node example {name:<12}{about}");
+        let _ = writeln!(list, "  node example {name:<15}{about}");
         list
     })
 }
@@ -28,6 +28,9 @@ pub(super) fn named(name: &str) -> Result<&'static str, String> {
 const EXAMPLES: &[(&str, &str)] = &[
     ("relay", include_str!("../../config/relay.toml")),
     ("echo", include_str!("../../config/echo.toml")),
+    ("wires", include_str!("../../config/wires.toml")),
+    ("commissioning", include_str!("../../config/commissioning.toml")),
+    ("chat", include_str!("../../config/chat.toml")),
     ("both-roles", include_str!("../../config/both-roles.toml")),
     ("hub", include_str!("../../config/hub.toml")),
     ("publish", include_str!("../../config/publish.toml")),

@@ -17,6 +17,8 @@ pub(super) fn config(config: &Config, files: &[PathBuf]) -> String {
     for (id, one) in &config.relay {
         relay(&mut out, config, id, one);
     }
+    wires(&mut out, config);
+    scripts(&mut out, config);
     let most = config.node.max_connections.unwrap_or_else(most_connections);
     let _ = writeln!(
         out,
@@ -26,6 +28,57 @@ pub(super) fn config(config: &Config, files: &[PathBuf]) -> String {
         if config.program.threads == 1 { "" } else { "s" },
     );
     out
+}
+
+/// What is wired, and the steps of a run.
+fn wires(out: &mut String, config: &Config) {
+    let has = |id: &&String| config.is_wired(id);
+    if config.connect.is_empty() && config.step.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "\nwires: {}, in this order", config.connect.len());
+    for id in config.listen.keys().filter(has) {
+        let _ = writeln!(out, "  of {}", listener(id, &config.listen[id]));
+    }
+    for id in config.client.keys().filter(has) {
+        let _ = writeln!(out, "  of {}, and is kept connected", client(id, &config.client[id]));
+    }
+    for (id, timer) in &config.timer {
+        let (word, time) = match timer.every {
+            Some(time) => ("every", time),
+            None => ("after", timer.after.unwrap_or_default()),
+        };
+        let _ = writeln!(out, "  of {id}, which fires {word} {}", humantime::format_duration(time));
+    }
+    for wire in &config.connect {
+        let _ = writeln!(out, "  {} calls {}", wire.signal, wire.slot);
+    }
+    for (nth, step) in config.step.iter().enumerate() {
+        let _ = writeln!(out, "  step {}: {step}", nth + 1);
+    }
+}
+
+/// The scripts, and what they handle.
+fn scripts(out: &mut String, config: &Config) {
+    for (id, script) in &config.script {
+        let handles = match script.target.as_str() {
+            "" => "called by wires".into(),
+            target => format!("handles signals of {target}"),
+        };
+        let (memory, time) =
+            (script.options.max_memory >> 20, humantime::format_duration(script.options.max_time));
+        let _ = writeln!(out, "\nscript.{id}: {handles}; up to {memory} MiB, and {time} a call");
+        // Said among the wires already.
+        if !config.connect.is_empty() || !config.step.is_empty() || !config.is_wired(&script.target) {
+            continue;
+        }
+        if let Some(one) = config.listen.get(&script.target) {
+            let _ = writeln!(out, "  of {}", listener(&script.target, one));
+        }
+        if let Some(one) = config.client.get(&script.target) {
+            let _ = writeln!(out, "  of {}, and is kept connected", client(&script.target, one));
+        }
+    }
 }
 
 fn relay(out: &mut String, config: &Config, id: &str, relay: &RelayConfig) {

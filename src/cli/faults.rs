@@ -1,4 +1,7 @@
-//! clap's errors as one line each: where, what, what to try.
+//! Errors as they are said: of a running program in lines of their own for
+//! cause and hint, and clap's as one line each: where, what, what to try.
+
+use std::fmt::Write;
 
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
@@ -6,6 +9,18 @@ use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 use super::args::Args;
 use crate::address::Address;
 use crate::nearest::did_you_mean;
+
+/// What failed, all that caused it, and what to try.
+pub(super) fn said(what: String, cause: Option<&dyn std::error::Error>, hint: Option<&str>) -> String {
+    let mut text = what;
+    for cause in std::iter::successors(cause, |error| error.source()) {
+        let _ = write!(text, "\n  caused by: {cause}");
+    }
+    if let Some(hint) = hint {
+        let _ = write!(text, "\n  try: {hint}");
+    }
+    text
+}
 
 /// The line for an error that is not a request for help.
 pub(super) fn line(error: &Error) -> String {

@@ -15,6 +15,7 @@ mod faults;
 mod layers;
 mod live;
 mod owner;
+mod passwd;
 mod reload;
 mod remote;
 mod report;
@@ -82,6 +83,10 @@ pub fn main() -> ExitCode {
         Ok(Command::Check { config, files, .. }) => print(&explain::config(&config, &files)),
         Ok(Command::Ask(ask)) => remote::ask(&ask),
         Ok(Command::Completions(shell)) => print(&documents::completions(shell)),
+        Ok(Command::Passwd { file, name }) => match passwd::enter(&file, &name) {
+            Ok(text) => print(&text),
+            Err(fault) => refuse(&[format!("passwd: {fault}")], false),
+        },
         Ok(Command::Man) => print(&documents::manual_page()),
         Ok(Command::Run(run)) => start(*run),
     }
@@ -314,7 +319,19 @@ fn plan(config: &Config) -> String {
             }
         }
     };
-    config.relay.values().map(plan).collect::<Vec<_>>().join("; ")
+    let count = |count: usize, one: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        many => Some(format!("{many} {one}s")),
+    };
+    let wires = [
+        count(config.connect.len(), "wire"),
+        count(config.step.len(), "step"),
+        count(config.script.len(), "script"),
+    ];
+    let wires: Vec<_> = wires.into_iter().flatten().collect();
+    let wires = (!wires.is_empty()).then(|| format!("running {}", wires.join(" and ")));
+    config.relay.values().map(plan).chain(wires).collect::<Vec<_>>().join("; ")
 }
 
 /// Says why a node did not start: faults of the config a line each, anything
@@ -330,21 +347,13 @@ fn did_not_start(error: &NodeError, source: &Source, format: LogFormat) -> u8 {
         NodeError::Source { .. } => Some("an address of this machine (`ip address` lists them)".into()),
         NodeError::Config(_) | NodeError::Stopping => None,
     };
-    let mut text = error.to_string();
+    let mut what = error.to_string();
     if let NodeError::Bind(error) = error
         && let Some(position) = source.locate_bind(error)
     {
-        let _ = write!(text, " ({position})");
+        let _ = write!(what, " ({position})");
     }
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, "\n  caused by: {error}");
-        cause = error.source();
-    }
-    if let Some(hint) = hint {
-        let _ = write!(text, "\n  try: {hint}");
-    }
-    say_errors(&[text], as_json);
+    say_errors(&[faults::said(what, error.source(), hint.as_deref())], as_json);
     FAILED
 }
 

@@ -76,7 +76,8 @@ impl Owner {
         }
         outcome.log();
         match outcome {
-            Outcome { conversation: None | Some(Reason::Closed), cut: 0 } => 0,
+            Outcome { conversation: None | Some(Reason::Closed), cut: 0, exit } => exit.unwrap_or(0),
+            Outcome { exit: Some(code @ 1..), .. } => code,
             _ => FAILED,
         }
     }
@@ -105,7 +106,7 @@ impl Owner {
     fn can_open_again(&self) -> bool {
         let config = self.node.config();
         let talks = config.relay.values().any(|relay| config.is_conversation(relay));
-        !self.stopping && !talks && matches!(self.source, Source::Files(_))
+        !self.stopping && !self.node.is_stopping() && !talks && matches!(self.source, Source::Files(_))
     }
 
     /// Does what it is told, and yields what it was told meanwhile and has not done.

@@ -11,6 +11,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::faults::said;
 use super::screen::{signal, status};
 use super::{FAILED, print, refuse, say_errors};
 use crate::service::{MOST_CONNECTIONS, PROTOCOL, grace_of};
@@ -39,14 +40,15 @@ pub(super) enum Ask {
         /// OBJECT.KIND or one word, with * for anything, as in 'front.*' [default: all but the coalesced kinds]
         pattern: Option<String>,
     },
-    /// Call a slot: OBJECT.pause, .resume or .close of a listener, or node.disconnect ID
+    /// Call a slot, as in 'front.pause', 'room.broadcast data=hello' or 'node.disconnect 7'
+    #[command(after_help = "node help wiring lists the slots of all objects.")]
     Call {
         #[command(flatten)]
         at: At,
         /// As in front.pause
         #[arg(value_name = "OBJECT.SLOT")]
         slot: String,
-        /// What the slot takes
+        /// What the slot takes, by name, as in data=hello
         args: Vec<String>,
     },
     /// Have a running node read its config again
@@ -136,10 +138,7 @@ fn run(ask: &Ask) -> Result<ExitCode, Failure> {
                         text.escape_debug()
                     ))
                 })?;
-            // Numbers are numbers; anything else is a text.
-            let argument =
-                |text: &String| text.parse::<u64>().map_or_else(|_| text.as_str().into(), Value::from);
-            let args: Vec<_> = args.iter().map(argument).collect();
+            let args = arguments(args)?;
             let request = json!({ "call": "call", "object": object, "slot": slot, "args": args });
             Node::reach(at)?.ask(&request)?;
             Ok(ExitCode::SUCCESS)
@@ -171,6 +170,30 @@ fn run(ask: &Ask) -> Result<ExitCode, Failure> {
             node.gone()
         }
     }
+}
+
+/// By name, as in `data=hello`, or a list of numbers and texts.
+fn arguments(args: &[String]) -> Result<Value, Failure> {
+    let is_named = |text: &&String| text.split_once('=').is_some_and(|(name, _)| is_word(name));
+    if args.is_empty() || !args.iter().any(|text| is_named(&text)) {
+        let argument = |text: &String| text.parse::<u64>().map_or_else(|_| text.as_str().into(), Value::from);
+        return Ok(args.iter().map(argument).collect::<Vec<_>>().into());
+    }
+    let mut named = serde_json::Map::new();
+    for text in args {
+        let shown = text.escape_debug();
+        let (name, value) = text.split_once('=').filter(|(name, _)| is_word(name)).ok_or_else(|| {
+            Failure::Wrong(format!("call: `{shown}` has no name; write for example data=hello"))
+        })?;
+        if named.insert(name.to_owned(), value.into()).is_some() {
+            return Err(Failure::Wrong(format!("call: `{name}` is given twice; write it once")));
+        }
+    }
+    Ok(named.into())
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
 fn number(text: &str) -> Result<u64, Failure> {
@@ -312,7 +335,7 @@ fn explain(shown: &str, path: &Path, error: &io::Error) -> Failure {
         io::ErrorKind::PermissionDenied => ("it belongs to another user", "ask as that user, or as root"),
         _ => return Failure::Refused(format!("cannot reach {shown}: {error}")),
     };
-    Failure::Refused(format!("cannot reach {shown}: {why}\n  try: {hint}"))
+    Failure::Refused(said(format!("cannot reach {shown}: {why}"), None, Some(hint)))
 }
 
 /// To be accepted, for which a thread of the node is there.

@@ -4,8 +4,9 @@ use serde_json::{Map, Value, json};
 
 use crate::address::Address;
 use crate::config::keys::{self, Key};
-use crate::config::{ClientConfig, Config, ListenConfig, RelayConfig};
+use crate::config::{ClientConfig, Config, ListenConfig, RelayConfig, ScriptConfig};
 use crate::net::TlsOptions;
+use crate::wiring::{StepOptions, TimerOptions, WireOptions};
 
 /// The schema, indented.
 pub(super) fn text() -> String {
@@ -25,6 +26,10 @@ pub(super) fn text() -> String {
             "listen": objects(table("A listener", &keys::listen(), &listen)),
             "client": objects(table("A target", &keys::client(), &client)),
             "tls": objects(table("How TLS is spoken", &keys::tls(), &TlsOptions::default())),
+            "timer": objects(table("What fires after a time", &keys::timer(), &TimerOptions::default())),
+            "script": objects(table("Functions in Luau", &keys::script(), &ScriptConfig::default())),
+            "connect": list(table("A wire from a signal to a slot", &keys::connect(), &WireOptions::default())),
+            "step": list(table("A step of a scripted run", &keys::step(), &StepOptions::default())),
             "relay": objects(table("What joins listeners to clients", &keys::relay(), &RelayConfig::default())),
         },
     });
@@ -38,6 +43,11 @@ fn objects(object: Value) -> Value {
         "additionalProperties": false,
         "patternProperties": { "^[a-z][a-z0-9_]*$": object },
     })
+}
+
+/// Tables one after the other.
+fn list(object: Value) -> Value {
+    json!({ "type": "array", "items": object })
 }
 
 fn table<T>(about: &str, keys: &[Key<T>], default: &T) -> Value {

@@ -37,6 +37,8 @@ impl Config {
         faults.0.extend(self.check_messages());
         faults.0.extend(self.check_layers());
         faults.0.extend(self.check_waiting());
+        faults.0.extend(self.check_wires());
+        faults.0.extend(self.check_scripts());
         faults.0.extend(self.circles(&self.literal_leads()));
         faults.0
     }
@@ -44,16 +46,25 @@ impl Config {
     /// Objects that do nothing, since no relay names them.
     pub(super) fn unused(&self) -> Vec<Fault> {
         let mut faults = Faults(Vec::new());
-        let used: HashSet<_> = self.relay.values().flat_map(RelayConfig::ends).collect();
+        let named = self.named();
+        let used: HashSet<_> = self.relay.values().flat_map(RelayConfig::ends).chain(named).collect();
         for id in self.listen.keys().filter(|id| !used.contains(id.as_str())) {
-            let text = "no relay begins here; name it in the `from` of one, or remove it";
+            let text = "no relay begins here, and no wire; name it in the `from` of a relay, or remove it";
             faults.add(Place::new("listen", id, ""), text);
         }
         for id in self.client.keys().filter(|id| !used.contains(id.as_str())) {
-            let text = "no relay leads here; name it in the `to` of one, or remove it";
+            let text = "no relay leads here, and no wire; name it in the `to` of a relay, or remove it";
             faults.add(Place::new("client", id, ""), text);
         }
         faults.0.extend(self.unused_tls());
+        for id in self.timer.keys().filter(|id| !used.contains(id.as_str())) {
+            let text = "nothing hears it; wire its signal `timeout`, or remove it";
+            faults.add(Place::new("timer", id, ""), text);
+        }
+        for id in self.unused_scripts() {
+            let text = "nothing calls it; name the object whose signals it handles in `target`, or a function of it in a wire";
+            faults.add(Place::new("script", id, ""), text);
+        }
         faults.0
     }
 
@@ -62,6 +73,8 @@ impl Config {
             ("listen", self.listen.keys().collect::<Vec<_>>()),
             ("client", self.client.keys().collect()),
             ("relay", self.relay.keys().collect()),
+            ("timer", self.timer.keys().collect()),
+            ("script", self.script.keys().collect()),
             ("tls", self.tls.keys().collect()),
         ];
         for (nth, (table, ids)) in tables.iter().enumerate() {
@@ -82,8 +95,12 @@ impl Config {
                 }
             }
         }
-        if self.relay.is_empty() {
-            let text = "there is nothing to do; add a relay, as in `node example relay`";
+        if self.relay.is_empty()
+            && self.connect.is_empty()
+            && self.step.is_empty()
+            && self.scripts().next().is_none()
+        {
+            let text = "there is nothing to do; add a relay, as in `node example relay`, or wires, as in `node example wires`";
             faults.add(Place::new("relay", "", ""), text);
         }
     }

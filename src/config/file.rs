@@ -6,7 +6,7 @@ use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -16,10 +16,11 @@ use super::keys::{self, Key};
 use super::kinds::unknown_key;
 use super::origin::{Origins, Spot};
 use super::syntax;
-use super::{ClientConfig, Config, ListenConfig, Place, RelayConfig};
+use super::{ClientConfig, Config, ListenConfig, Place, RelayConfig, ScriptConfig};
 use crate::address::Address;
 use crate::nearest::did_you_mean;
 use crate::net::TlsOptions;
+use crate::wiring::{StepOptions, TimerOptions, WireOptions};
 
 /// Files that are no config: everything that is wrong with them, a line each,
 /// as `file:line:column: where: what; what to try`.
@@ -63,6 +64,8 @@ impl Config {
     pub fn parse(texts: Vec<(String, String)>) -> Result<(Self, Origins), FileError> {
         let mut reading = Reading::default();
         for (name, text) in texts {
+            let folder = Path::new(&name).parent().unwrap_or_else(|| Path::new("")).to_owned();
+            reading.files.push((name.clone(), folder));
             reading.origins.add(&name, text);
         }
         reading.run();
@@ -110,6 +113,8 @@ fn read(path: &Path) -> Result<String, String> {
 struct Reading {
     config: Config,
     origins: Origins,
+    /// Their names, and the folders they are in.
+    files: Vec<(String, PathBuf)>,
     vars: BTreeMap<String, String>,
     faults: Vec<(Spot, String)>,
     /// Strings with a variable that is not set.
@@ -227,15 +232,19 @@ impl Reading {
             let shown = name.get_ref().escape_debug().to_string();
             let table = TABLES.iter().find(|table| **table == name.get_ref().as_ref());
             let Some(table) = table else {
-                let hint = match shown.as_str() {
-                    "connect" => "; did you mean `client`?".into(),
-                    _ => did_you_mean(&shown, TABLES.into_iter()).unwrap_or_else(|| {
-                        "; the tables are [node], [vars], [listen.ID], [client.ID], [relay.ID] and [tls.ID]".into()
-                    }),
-                };
+                let hint = did_you_mean(&shown, TABLES.into_iter()).unwrap_or_else(|| {
+                    "; the tables are [node], [vars], [listen.ID], [client.ID], [relay.ID], [tls.ID], [timer.ID], \
+                     [script.ID], [[connect]] and [[step]]"
+                        .into()
+                });
                 self.fault(file, &span, format!("{shown}: there is no such table{hint}"));
                 continue;
             };
+            if LISTS.contains(table) {
+                let _ = self.origins.enter(Place::new(table, "", ""), Spot::new(file, &span));
+                self.list(file, table, &span, value);
+                continue;
+            }
             let DeValue::Table(inside) = value.get_ref() else {
                 let header = if *table == "node" { "[node]".into() } else { format!("[{table}.ID]") };
                 self.fault(file, &span, format!("{shown}: is a table; write {header} and its keys below"));
@@ -253,6 +262,34 @@ impl Reading {
                 for (id, object) in inside {
                     self.object(file, table, id, object);
                 }
+            }
+        }
+    }
+
+    /// The tables of a list, `[[connect]]`, which are counted over all files.
+    fn list(&mut self, file: usize, table: &'static str, span: &Range<usize>, value: &Spanned<DeValue<'_>>) {
+        let elements = value.get_ref().as_array();
+        let Some(elements) = elements.filter(|list| list.iter().all(|one| one.get_ref().is_table())) else {
+            let hint = if table == "connect" { "; a target is [client.ID]" } else { "" };
+            return self.fault(
+                file,
+                span,
+                format!("{table}: is a list; write [[{table}]] and its keys below{hint}"),
+            );
+        };
+        for element in elements.iter() {
+            let DeValue::Table(inside) = element.get_ref() else { continue };
+            let nth = if table == "connect" { self.config.connect.len() } else { self.config.step.len() };
+            let place = Place::new(table, &(nth + 1).to_string(), "");
+            let _ = self.origins.enter(place.clone(), Spot::new(file, &element.span()));
+            if table == "connect" {
+                let mut wire = WireOptions::default();
+                self.keys(file, &place, inside, &keys::connect(), &mut wire);
+                self.config.connect.push(wire);
+            } else {
+                let mut step = StepOptions::default();
+                self.keys(file, &place, inside, &keys::step(), &mut step);
+                self.config.step.push(step);
             }
         }
     }
@@ -292,12 +329,36 @@ impl Reading {
                 self.keys(file, &place, inside, &keys::tls(), &mut tls);
                 self.config.tls.insert(id.to_owned(), tls);
             }
+            "timer" => {
+                let mut timer = TimerOptions::default();
+                self.keys(file, &place, inside, &keys::timer(), &mut timer);
+                self.config.timer.insert(id.to_owned(), timer);
+            }
+            "script" => self.script(file, &place, inside),
             _ => {
                 let mut relay = RelayConfig::default();
                 self.keys(file, &place, inside, &keys::relay(), &mut relay);
                 self.config.relay.insert(id.to_owned(), relay);
             }
         }
+    }
+
+    /// A script, with the text it stands in.
+    fn script(&mut self, file: usize, place: &Place, table: &DeTable<'_>) {
+        let mut script = ScriptConfig::default();
+        let before = self.faults.len();
+        self.keys(file, place, table, &keys::script(), &mut script);
+        let line = table.get("code").map_or(1, |code| first_line(self.origins.text(file), &code.span()));
+        let (path, folder) = self.files[file].clone();
+        let name =
+            Path::new(&path).file_name().map_or_else(|| path.as_str().into(), |name| name.to_string_lossy());
+        if self.faults.len() == before
+            && let Err((key, text)) = script.resolve(&name, &folder, line, read)
+        {
+            let place = Place { key, ..place.clone() };
+            self.faults.push((self.origins.spot(&place), format!("{place}: {text}")));
+        }
+        self.config.script.insert(place.id.clone(), script);
     }
 
     /// Reads the keys of one table into `object`.
@@ -355,11 +416,23 @@ impl Reading {
     }
 }
 
+/// The line that what stands in quotes begins in.
+fn first_line(text: &str, quoted: &Range<usize>) -> usize {
+    let lines = |text: &str| text.bytes().filter(|byte| *byte == b'\n').count();
+    let quotes = text.get(quoted.clone()).unwrap_or_default();
+    let is_long = quotes.starts_with("'''") || quotes.starts_with("\"\"\"");
+    // A newline right after the quotes is not part of it.
+    let skips = is_long && quotes[3..].trim_start_matches('\r').starts_with('\n');
+    lines(&text[..quoted.start]) + 1 + usize::from(skips)
+}
+
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-const TABLES: [&str; 5] = ["node", "listen", "client", "relay", "tls"];
+const TABLES: [&str; 9] = ["node", "listen", "client", "relay", "tls", "timer", "script", "connect", "step"];
+/// Those of them that are lists.
+const LISTS: [&str; 2] = ["connect", "step"];
 /// Stands for an address that is missing or could not be read; its object is not judged.
 const NOWHERE: Address = Address::Echo;
 const MOST_BYTES: u64 = 4 << 20;

@@ -6,16 +6,19 @@ use std::marker::PhantomData;
 use toml::de::DeValue;
 
 use super::kinds::{
-    AddressText, Count, InterfaceName, Kind, Limit, Names, Networks, Number, OneOf, Problem, Size,
-    SocketPath, Source, Switch, Text, Time, Word,
+    AddressText, InterfaceName, Kind, Limit, Names, Networks, Number, OneOf, Problem, Size, SocketPath,
+    Source, Switch, Text, Time, Word,
 };
 use super::layers::{FilePath, SystemOrFile, ViaText};
 use super::messages::{Auto, FramingText, Off};
 use super::tags::Written;
-use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig};
+use super::wires::{Args, Expected, Filters, MaybeMember, Member};
+use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig, ScriptConfig};
 use crate::address::Address;
 use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow, ProxyVersion, TlsOptions};
 use crate::relay::{JoinOn, NameFrame, Naming, RelayMode, Reply, Strategy, Tag, Unknown};
+use crate::script::OnError;
+use crate::wiring::{StepOptions, TimerOptions, WireOptions};
 
 /// When a changed key takes effect at a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +124,7 @@ use Reload::{Live, NewConnections, Rebind, Restart};
 #[rustfmt::skip]
 pub(crate) fn node() -> Vec<Key<Config>> {
     vec![
-        key(a::<Count<usize>>(), "max_connections", |c: &mut Config| &mut c.node.max_connections, Live, "clients of all listeners at once; auto: what the descriptor limit allows"),
+        key(a::<Auto<Number<usize>>>(), "max_connections", |c: &mut Config| &mut c.node.max_connections, Live, "clients of all listeners at once; auto: what the descriptor limit allows"),
         key(a::<Time>(), "shutdown_grace", |c| &mut c.node.shutdown_grace, Live, "time for connections to end once the node is told to stop"),
         key(a::<Size>(), "budget", |c| &mut c.node.budget, Restart, "memory for bytes that wait for a destination"),
         key(a::<Size>(), "max_read", |c| &mut c.node.max_read, Restart, "the largest read: more for bulk, less for a neighbour's sake"),
@@ -140,15 +143,15 @@ pub(crate) fn listen() -> Vec<Key<ListenConfig>> {
         required(key(a::<AddressText>(), "bind", |l: &mut ListenConfig| &mut l.bind, Rebind, "where to listen")),
         key(a::<Networks<true>>(), "allow", |l| l.options.access.allow_mut(), NewConnections, "who may connect"),
         key(a::<Networks<false>>(), "deny", |l| l.options.access.deny_mut(), NewConnections, "who may not; wins over allow"),
-        key(a::<Count<usize>>(), "max_connections", |l| &mut l.options.max_connections, Live, "clients of this listener at once; auto: as many as the node's"),
-        key(a::<Count<usize>>(), "max_connections_per_address", |l| &mut l.options.max_connections_per_address, NewConnections, "clients of one address, or of one /64 of IPv6, at once; more are reset; auto: no limit"),
-        key(a::<Count<u32>>(), "accept_rate", |l| &mut l.options.accept_rate, NewConnections, "clients accepted in a second, on average; more wait in the backlog; auto: no limit"),
-        key(a::<Count<u32>>(), "backlog", |l| &mut l.options.backlog, Live, "clients the kernel may hold that were not accepted yet; auto: net.core.somaxconn"),
+        key(a::<Auto<Number<usize>>>(), "max_connections", |l| &mut l.options.max_connections, Live, "clients of this listener at once; auto: as many as the node's"),
+        key(a::<Auto<Number<usize>>>(), "max_connections_per_address", |l| &mut l.options.max_connections_per_address, NewConnections, "clients of one address, or of one /64 of IPv6, at once; more are reset; auto: no limit"),
+        key(a::<Auto<Number<u32>>>(), "accept_rate", |l| &mut l.options.accept_rate, NewConnections, "clients accepted in a second, on average; more wait in the backlog; auto: no limit"),
+        key(a::<Auto<Number<u32>>>(), "backlog", |l| &mut l.options.backlog, Live, "clients the kernel may hold that were not accepted yet; auto: net.core.somaxconn"),
         key(a::<Time>(), "keepalive_idle", |l| &mut l.options.keepalive.idle, NewConnections, "silence before a client is probed"),
         key(a::<Time>(), "keepalive_interval", |l| &mut l.options.keepalive.interval, NewConnections, "time between probes"),
         key(a::<Number<u32>>(), "keepalive_probes", |l| &mut l.options.keepalive.probes, NewConnections, "unanswered probes that end the connection"),
         key(a::<Auto<InterfaceName>>(), "interface", |l| &mut l.options.kernel.interface, NewConnections, "the only network interface by which bytes come and go"),
-        key(a::<Count<u8>>(), "tos", |l| &mut l.options.kernel.tos, NewConnections, "the type-of-service byte, or traffic class; 0xB8 is expedited forwarding"),
+        key(a::<Auto<Number<u8>>>(), "tos", |l| &mut l.options.kernel.tos, NewConnections, "the type-of-service byte, or traffic class; 0xB8 is expedited forwarding"),
         key(a::<Auto<Size>>(), "kernel_receive_buffer", |l| &mut l.options.kernel.kernel_receive_buffer, NewConnections, "SO_RCVBUF; auto: the kernel adapts it"),
         key(a::<Auto<Size>>(), "kernel_send_buffer", |l| &mut l.options.kernel.kernel_send_buffer, NewConnections, "SO_SNDBUF; auto: the kernel adapts it"),
         key(a::<Auto<FramingText>>(), "framing", |l| &mut l.options.messages.framing, NewConnections, "how messages are told apart; auto: not at all"),
@@ -165,23 +168,23 @@ pub(crate) fn listen() -> Vec<Key<ListenConfig>> {
 #[rustfmt::skip]
 pub(crate) fn client() -> Vec<Key<ClientConfig>> {
     vec![
-        required(key(a::<AddressText>(), "to", |c: &mut ClientConfig| &mut c.to, NewConnections, "what is dialled: for each client of a pair anew; in publish and collect once, and kept connected")),
+        required(key(a::<AddressText>(), "to", |c: &mut ClientConfig| &mut c.to, NewConnections, "what is dialled: for each client of a pair anew; in publish and collect, and where it is wired, once, and kept connected")),
         key(a::<Time>(), "connect_timeout", |c| &mut c.options.connect_timeout, NewConnections, "time to reach it, all its addresses together"),
         key(a::<Source>(), "source", |c| &mut c.options.source, NewConnections, "the local address to connect from; auto: the kernel's choice"),
         key(a::<Time>(), "keepalive_idle", |c| &mut c.options.keepalive.idle, NewConnections, "silence before the target is probed"),
         key(a::<Time>(), "keepalive_interval", |c| &mut c.options.keepalive.interval, NewConnections, "time between probes"),
         key(a::<Number<u32>>(), "keepalive_probes", |c| &mut c.options.keepalive.probes, NewConnections, "unanswered probes that end the connection"),
         key(a::<Auto<InterfaceName>>(), "interface", |c| &mut c.options.kernel.interface, NewConnections, "the only network interface by which bytes come and go"),
-        key(a::<Count<u8>>(), "tos", |c| &mut c.options.kernel.tos, NewConnections, "the type-of-service byte, or traffic class; 0xB8 is expedited forwarding"),
+        key(a::<Auto<Number<u8>>>(), "tos", |c| &mut c.options.kernel.tos, NewConnections, "the type-of-service byte, or traffic class; 0xB8 is expedited forwarding"),
         key(a::<Auto<Size>>(), "kernel_receive_buffer", |c| &mut c.options.kernel.kernel_receive_buffer, NewConnections, "SO_RCVBUF; auto: the kernel adapts it"),
         key(a::<Auto<Size>>(), "kernel_send_buffer", |c| &mut c.options.kernel.kernel_send_buffer, NewConnections, "SO_SNDBUF; auto: the kernel adapts it"),
         key(a::<Auto<FramingText>>(), "framing", |c| &mut c.options.messages.framing, NewConnections, "how messages are told apart; auto: as the relay's listener"),
         key(a::<Auto<Size>>(), "max_frame", |c| &mut c.options.messages.max_frame, NewConnections, "the most a message may have; auto: 1MiB"),
-        key(a::<Auto<Size>>(), "queue_max", |c| &mut c.options.messages.queue.max, NewConnections, "what may wait for it; auto: 1MiB, and 16MiB in mode collect"),
-        key(a::<Auto<OneOf<Overflow>>>(), "queue_overflow", |c| &mut c.options.messages.queue.overflow, NewConnections, "what happens when more would; auto: disconnect, and block in mode collect"),
         key(a::<Off<Text>>(), "tls", |c| &mut c.tls, NewConnections, "the [tls.ID] that is spoken with it; off: none"),
         key(a::<Off<OneOf<ProxyVersion>>>(), "send_proxy", |c| &mut c.options.send_proxy, NewConnections, "tells the target by a PROXY header which client it is for"),
         key(a::<Off<ViaText>>(), "proxy", |c| &mut c.proxy, NewConnections, "the SOCKS5 or HTTP proxy that makes the connection; its password is shown as ***"),
+        key(a::<Auto<Size>>(), "queue_max", |c| &mut c.options.messages.queue.max, NewConnections, "what may wait for it; auto: 1MiB, and 16MiB in mode collect and where it is wired"),
+        key(a::<Auto<OneOf<Overflow>>>(), "queue_overflow", |c| &mut c.options.messages.queue.overflow, NewConnections, "what happens when more would; auto: disconnect, and block in mode collect and where it is wired"),
     ]
 }
 
@@ -225,6 +228,55 @@ pub(crate) fn tls() -> Vec<Key<TlsOptions>> {
     ]
 }
 
+/// The keys of `[timer.ID]`.
+#[rustfmt::skip]
+pub(crate) fn timer() -> Vec<Key<TimerOptions>> {
+    vec![
+        key(a::<Limit>(), "every", |t: &mut TimerOptions| &mut t.every, Live, "fires again and again, so long after the last time"),
+        key(a::<Limit>(), "after", |t| &mut t.after, Live, "fires once, so long after its start"),
+    ]
+}
+
+/// The keys of `[script.ID]`.
+#[rustfmt::skip]
+pub(crate) fn script() -> Vec<Key<ScriptConfig>> {
+    vec![
+        key(a::<Text>(), "code", |s: &mut ScriptConfig| &mut s.code, Live, "the script itself, in Luau; or write file"),
+        key(a::<Text>(), "file", |s| &mut s.file, Live, "the file it stands in, seen from the folder of this one"),
+        key(a::<Text>(), "target", |s| &mut s.target, Live, "the object whose signals its functions on_… handle"),
+        key(a::<Size>(), "max_memory", |s| &mut s.options.max_memory, Live, "what its values may take"),
+        key(a::<Time>(), "max_time", |s| &mut s.options.max_time, Live, "how long a function may run until it returns or waits"),
+        key(a::<OneOf<OnError>>(), "on_error", |s| &mut s.options.on_error, Live, "drop: what the function was called with is dropped; close: its connection is closed, too"),
+        key(a::<Text>(), "passwords", |s| &mut s.passwords, Live, "the file auth.verify looks in, seen from the folder of this one; node passwd writes it"),
+    ]
+}
+
+/// The keys of `[[connect]]`.
+#[rustfmt::skip]
+pub(crate) fn connect() -> Vec<Key<WireOptions>> {
+    vec![
+        required(key(a::<Member>(), "signal", |w: &mut WireOptions| &mut w.signal, Live, "where it begins, as OBJECT.SIGNAL")),
+        required(key(a::<Member>(), "slot", |w| &mut w.slot, Live, "what is called, as OBJECT.SLOT")),
+        key(a::<Filters>(), "via", |w| &mut w.via, Live, "filters that the data goes through, in order"),
+        key(a::<Args>(), "args", |w| &mut w.args, Live, "what the slot is called with; {…} stands for what the signal carries"),
+        key(a::<Auto<Size>>(), "queue_max", |w| &mut w.queue_max, Live, "what may wait in a queue of its own; auto: 1MiB if queue_overflow is set, else it has none, and its source waits for the slot"),
+        key(a::<Auto<OneOf<Overflow>>>(), "queue_overflow", |w| &mut w.queue_overflow, Live, "what happens when more would: block, drop_oldest or drop_newest; auto: block"),
+        key(a::<Switch>(), "once", |w| &mut w.once, Live, "the first signal is the last that it takes"),
+    ]
+}
+
+/// The keys of `[[step]]`.
+#[rustfmt::skip]
+pub(crate) fn step() -> Vec<Key<StepOptions>> {
+    vec![
+        key(a::<MaybeMember>(), "call", |s: &mut StepOptions| &mut s.call, Restart, "calls a slot, as OBJECT.SLOT"),
+        key(a::<MaybeMember>(), "wait", |s| &mut s.wait, Restart, "waits for a signal, as OBJECT.SIGNAL; each is waited for once"),
+        key(a::<Args>(), "args", |s| &mut s.args, Restart, "what the slot is called with; {data} is that of the last signal"),
+        key(a::<Time>(), "within", |s| &mut s.within, Restart, "time for the signal to come, or the slot to be done"),
+        key(a::<Expected>(), "expect", |s| &mut s.expect, Restart, "what the signal is to carry: a text, or exact, prefix, regex or hex"),
+    ]
+}
+
 impl Reload {
     /// How the manual says it.
     #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "printed by the program alone"))]
@@ -239,6 +291,14 @@ impl Reload {
 }
 
 impl Word for RelayMode {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn word(self) -> &'static str {
+        self.name()
+    }
+}
+
+impl Word for OnError {
     const ALL: &'static [Self] = &Self::ALL;
 
     fn word(self) -> &'static str {

@@ -40,8 +40,6 @@ pub(super) struct AddressText;
 pub(super) struct Time;
 /// A time limit, or `"off"`.
 pub(super) struct Limit;
-/// A number, or `"auto"`.
-pub(super) struct Count<N>(PhantomData<N>);
 /// A number from 1 up.
 pub(super) struct Number<N>(PhantomData<N>);
 /// Bytes in memory.
@@ -307,30 +305,6 @@ impl<N: TryFrom<u64> + ToString> Kind for Number<N> {
 
     fn schema() -> String {
         r#"{"type":"integer","minimum":1}"#.into()
-    }
-}
-
-impl<N: TryFrom<u64> + ToString> Kind for Count<N> {
-    type Value = Option<N>;
-
-    fn expected() -> String {
-        r#"a number from 1 up, without quotes, or "auto""#.into()
-    }
-
-    fn read(value: &DeValue<'_>) -> Result<Option<N>, Vec<Problem>> {
-        match (value.as_str(), integer(value).map(N::try_from)) {
-            (Some("auto"), _) => Ok(None),
-            (_, Some(Ok(number))) => Ok(Some(number)),
-            _ => wrong::<_, Self>(value),
-        }
-    }
-
-    fn write(value: &Option<N>) -> String {
-        value.as_ref().map_or_else(|| toml_text("auto"), ToString::to_string)
-    }
-
-    fn schema() -> String {
-        r#"{"anyOf":[{"type":"integer","minimum":1},{"const":"auto"}]}"#.into()
     }
 }
 

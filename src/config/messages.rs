@@ -29,7 +29,11 @@ impl<K: Kind> Kind for Auto<K> {
     fn read(value: &DeValue<'_>) -> Result<Self::Value, Vec<Problem>> {
         match value.as_str() {
             Some("auto") => Ok(None),
-            _ => K::read(value).map(Some),
+            _ => K::read(value).map(Some).map_err(|problems| {
+                let with_auto = |text: String| text.replace(&K::expected(), &Self::expected());
+                let again = |problem: Problem| Problem { text: with_auto(problem.text), ..problem };
+                problems.into_iter().map(again).collect()
+            }),
         }
     }
 
@@ -142,7 +146,7 @@ impl Config {
 }
 
 /// What is wrong with the messages of one end of a relay.
-fn check(
+pub(super) fn check(
     relay: &RelayConfig,
     messages: &MessageOptions,
     is_listener: bool,

@@ -4,6 +4,7 @@
 
 mod bridge;
 mod check;
+mod connect;
 mod expand;
 mod file;
 pub(crate) mod keys;
@@ -13,9 +14,11 @@ mod loops;
 mod messages;
 mod origin;
 mod requests;
+mod script;
 mod show;
 mod syntax;
 mod tags;
+mod wires;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,10 +32,12 @@ pub(crate) use self::keys::Reload;
 pub(crate) use self::kinds::{size, socket_path};
 pub(crate) use self::loops::Leads;
 pub use self::origin::Origins;
+pub use self::script::ScriptConfig;
 use crate::address::Address;
 use crate::flow::Tap;
 use crate::net::{DialOptions, ListenOptions, TlsOptions, Via};
 use crate::relay::{RelayMode, RelayOptions};
+use crate::wiring::{StepOptions, TimerOptions, WireOptions};
 
 /// A whole node.
 ///
@@ -68,6 +73,14 @@ pub struct Config {
     pub tls: BTreeMap<String, TlsOptions>,
     /// What joins the two.
     pub relay: BTreeMap<String, RelayConfig>,
+    /// The timers.
+    pub timer: BTreeMap<String, TimerOptions>,
+    /// The scripts.
+    pub script: BTreeMap<String, ScriptConfig>,
+    /// The wires, in their order.
+    pub connect: Vec<WireOptions>,
+    /// A scripted run, which begins when the node has started; a reload does not begin it again.
+    pub step: Vec<StepOptions>,
     /// Gets a copy of every byte. It is the node's for its life: a reload does not change it.
     pub tap: Option<Tap>,
 }
@@ -261,9 +274,9 @@ pub struct Fault {
 /// The part of a [`Config`] that a fault is about, as a path in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
-    /// The table: `node`, `listen`, `client`, `relay` or `tls`.
+    /// The table: `node`, `listen`, `client`, `relay`, `tls`, `timer`, `script`, `connect` or `step`.
     pub table: &'static str,
-    /// The object in it; empty for `node`.
+    /// The object in it; empty for `node`, and counted from 1 in lists.
     pub id: String,
     /// The key, or nothing for the object as a whole.
     pub key: &'static str,

@@ -4,9 +4,10 @@
 use std::fmt::Write;
 
 use super::keys::{self, Key};
-use super::{ClientConfig, Config, ListenConfig, RelayConfig};
+use super::{ClientConfig, Config, ListenConfig, RelayConfig, ScriptConfig};
 use crate::address::Address;
 use crate::net::TlsOptions;
+use crate::wiring::{StepOptions, TimerOptions, WireOptions};
 
 impl Config {
     /// Every value, the defaults too.
@@ -34,6 +35,18 @@ impl Config {
         }
         for (id, relay) in &self.relay {
             table(&mut out, &format!("relay.{id}"), &keys::relay(), relay, &RelayConfig::default(), all);
+        }
+        for (id, timer) in &self.timer {
+            table(&mut out, &format!("timer.{id}"), &keys::timer(), timer, &TimerOptions::default(), all);
+        }
+        for (id, script) in &self.script {
+            table(&mut out, &format!("script.{id}"), &keys::script(), script, &ScriptConfig::default(), all);
+        }
+        for wire in &self.connect {
+            table(&mut out, "[connect]", &keys::connect(), wire, &WireOptions::default(), all);
+        }
+        for step in &self.step {
+            table(&mut out, "[step]", &keys::step(), step, &StepOptions::default(), all);
         }
         out
     }

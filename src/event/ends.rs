@@ -25,6 +25,11 @@ impl ConnectionId {
         Self(NonZeroU64::new(NEXT.fetch_add(1, Ordering::Relaxed)).expect("2^64 connections were not made"))
     }
 
+    /// The one of this number, whether or not there is such a connection. None is 0.
+    pub(crate) fn of(number: u64) -> Option<Self> {
+        NonZeroU64::new(number).map(Self)
+    }
+
     /// The number, which is what logs show.
     pub const fn get(self) -> u64 {
         self.0.get()

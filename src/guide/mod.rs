@@ -12,6 +12,9 @@ pub mod topologies {}
 #[doc = include_str!("targets.md")]
 pub mod targets {}
 
+#[doc = include_str!("wiring.md")]
+pub mod wiring {}
+
 #[doc = include_str!("addresses.md")]
 pub mod addresses {}
 
@@ -29,6 +32,9 @@ pub mod speed {}
 
 #[doc = include_str!("promises.md")]
 pub mod promises {}
+
+#[doc = include_str!("scripts.md")]
+pub mod scripts {}
 
 #[doc = include_str!("control.md")]
 pub mod control {}
@@ -73,6 +79,11 @@ pub const PAGES: &[Page] = &[
         text: include_str!("targets.md"),
     },
     Page {
+        topic: "wiring",
+        about: "signals to slots: wires, filters, timers, scripted runs",
+        text: include_str!("wiring.md"),
+    },
+    Page {
         topic: "addresses",
         about: "how addresses are written and what is dialled",
         text: include_str!("addresses.md"),
@@ -98,6 +109,11 @@ pub const PAGES: &[Page] = &[
         text: include_str!("speed.md"),
     },
     Page {
+        topic: "scripts",
+        about: "Luau for what a wire cannot: what is called with what, what there is, limits, costs",
+        text: include_str!("scripts.md"),
+    },
+    Page {
         topic: "control",
         about: "status, signals, call, reload, stop of a running node; the socket's language",
         text: include_str!("control.md"),
@@ -118,3 +134,26 @@ pub const PAGES: &[Page] = &[
         text: include_str!("from-qt.md"),
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use crate::registry::SLOTS;
+    use crate::wiring::{Filter, SIGNALS};
+
+    #[test]
+    fn the_page_on_wiring_has_every_signal_slot_and_filter() {
+        let page = include_str!("wiring.md");
+        for name in SIGNALS.iter().map(|signal| signal.name).chain(SLOTS.iter().map(|slot| slot.name)) {
+            assert!(page.contains(&format!("`{name}`")), "{name}");
+        }
+        for name in SIGNALS.iter().flat_map(|signal| signal.carries) {
+            assert!(page.contains(&format!("`{name}`")), "{name}");
+        }
+        for word in Filter::WORDS {
+            assert!(page.contains(&format!("`\"{word}\"`")), "{word}");
+        }
+        for key in Filter::KEYS {
+            assert!(page.contains(&format!("{{ {key} = ")), "{key}");
+        }
+    }
+}

@@ -108,9 +108,9 @@ pub struct MessageOptions {
 /// How much may wait for a connection, and what happens then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueOptions {
-    /// In bytes; each piece counts 64 more. `None`: 1 MiB, and 16 MiB for the target of mode collect.
+    /// In bytes; each piece counts 64 more. `None`: 1 MiB, and 16 MiB for the target of mode collect and a wired client.
     pub max: Option<usize>,
-    /// `None`: disconnect, and block for the target of mode collect.
+    /// `None`: disconnect, and block for the target of mode collect and a wired client.
     pub overflow: Option<Overflow>,
 }
 

@@ -5,6 +5,8 @@ mod bridges;
 mod joined;
 mod material;
 mod reload;
+mod scripts;
+mod wires;
 mod wiring;
 
 use std::io;
@@ -15,11 +17,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{info, warn};
 
 #[cfg(feature = "cli")]
 pub(crate) use self::material::{Speakers, read as read_material};
 pub use self::reload::Changes;
+use self::scripts::{Scripts, Started};
+use self::wires::Wires;
 use self::wiring::{Bound, Doors, Wiring};
 use crate::bus::EventBus;
 use crate::config::{Config, Fault, LONGEST, Leads};
@@ -59,10 +63,14 @@ pub struct Node {
     registry: Registry,
     config: Config,
     wiring: Wiring,
+    wires: Wires,
+    scripts: Scripts,
     stop: Arc<watch::Sender<Stop>>,
     serving: JoinSet<Ended>,
     dispatcher: JoinSet<()>,
     sweep: JoinSet<()>,
+    /// The steps of a run; tells whether all have passed.
+    run: JoinSet<bool>,
     outcome: Outcome,
 }
 
@@ -80,6 +88,8 @@ pub struct Outcome {
     pub cut: usize,
     /// How the conversation of standard input and output ended, in a node that has one.
     pub conversation: Option<Reason>,
+    /// What the slot `node.quit` was called with; 1, if a step has failed.
+    pub exit: Option<u8>,
 }
 
 /// Why a node did not start, or did not follow another config. Nothing is left open.
@@ -139,17 +149,44 @@ impl Node {
         sweep.spawn(async move { shared.run_sweep().await });
         let stop = Arc::new(watch::Sender::new(Stop::No));
         let registry = Registry::default();
+        let scripts = Scripts::default();
+        let started = scripts.start_new(&config, &registry).await?;
         let outcome = Outcome::default();
         let serving = JoinSet::new();
-        let mut node = Self { bus, registry, config, wiring, stop, serving, dispatcher, sweep, outcome };
-        node.open(bound, Doors::new(), &leads);
+        let wires = Wires::new(&bus, &registry, wiring.shared());
+        let run = JoinSet::new();
+        let mut node = Self {
+            bus,
+            registry,
+            config,
+            wiring,
+            wires,
+            scripts,
+            stop,
+            serving,
+            dispatcher,
+            sweep,
+            run,
+            outcome,
+        };
+        let steps = node.wires.steps(&node.config);
+        node.open(bound, Doors::new(), started, &leads);
+        if let Some(steps) = steps {
+            node.run.spawn(steps.run(node.registry.clone()));
+        }
+        node.wires.tell("started");
         Ok(node)
     }
 
     /// Has the wiring follow the config, with listeners that were bound for it.
-    fn open(&mut self, bound: Vec<Bound>, closed: Doors, leads: &Leads) {
-        let objects = self.wiring.follow(&self.config, bound, closed, leads, &self.stop, &mut self.serving);
+    fn open(&mut self, bound: Vec<Bound>, closed: Doors, started: Started, leads: &Leads) {
+        self.wires.prepare(&self.config);
+        let Self { config, wires, stop, serving, .. } = self;
+        let mut objects = self.wiring.follow(config, bound, closed, leads, wires, stop, serving);
+        self.scripts.follow(&self.config, started);
+        objects.extend(self.scripts.objects());
         self.registry.replace(objects);
+        self.wires.connect(&self.config, &self.scripts);
     }
 
     /// The bus of this node.
@@ -190,22 +227,52 @@ impl Node {
     ///
     /// Cancel safe. Call [`join`](Self::join) then, which stops the rest.
     pub async fn served(&mut self) {
-        while let Some(ended) = self.serving.join_next().await {
-            let ended = ended.expect("listener tasks neither panic nor are aborted");
-            self.outcome.cut += ended.cut;
-            if ended.conversation.is_some() {
-                self.outcome.conversation = self.outcome.conversation.or(ended.conversation);
-                self.stopper().now();
+        let mut quit = self.registry.watch_quit();
+        while !(self.serving.is_empty() && self.run.is_empty()) {
+            tokio::select! {
+                biased;
+                Ok(code) = quit.wait_for(Option::is_some), if self.outcome.exit.is_none() => {
+                    self.outcome.exit = *code;
+                    drop(code);
+                    info!("stopping, since `node.quit` was called");
+                    self.stopper().drain(self.config.node.shutdown_grace);
+                }
+                Some(passed) = self.run.join_next() => {
+                    if !passed.expect("a run neither panics nor is aborted") {
+                        self.outcome.exit = Some(1);
+                        self.stopper().now();
+                    }
+                }
+                Some(ended) = self.serving.join_next() => {
+                    let ended = ended.expect("listener tasks neither panic nor are aborted");
+                    self.outcome.cut += ended.cut;
+                    if ended.conversation.is_some() {
+                        self.outcome.conversation = self.outcome.conversation.or(ended.conversation);
+                        self.stopper().now();
+                    }
+                }
+            }
+            if self.is_stopping() && self.serving.is_empty() {
+                // What it still waits for does not come any more.
+                self.run.shutdown().await;
             }
         }
     }
 
+    /// Whether it was told to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stop.borrow() != Stop::No
+    }
+
     /// Waits until it has [served](Self::served), and then stops.
     ///
-    /// The order: listeners close, sessions end, the sweep ends, the last
-    /// events are dispatched, subscriptions end.
+    /// The order: listeners close, sessions end, wires and
+    /// scripts end, the sweep ends, the
+    /// last events are dispatched, subscriptions end.
     pub async fn join(mut self) -> Outcome {
         self.served().await;
+        self.wires.finish().await;
+        self.scripts.finish().await;
         self.sweep.shutdown().await;
         self.bus.close();
         while self.dispatcher.join_next().await.is_some() {}

@@ -51,11 +51,13 @@ impl Node {
         let matches = self.wiring.match_listeners(&config).await;
         self.wiring.check_access(&config, &matches)?;
         let bound = self.wiring.bind_new(&config, &matches).await?;
+        let started = self.scripts.start_new(&config, &self.registry).await?;
 
         // From here on nothing waits and nothing fails.
         let restart = keep_fixed(&self.config, &mut config);
         config.tap = self.config.tap.take();
-        let mut changes = Changes { restart, ..changes(&self.config, &config) };
+        let mut changes = changes(&self.config, &config);
+        changes.restart.extend(restart);
         for id in self.wiring.speakers.follow(material) {
             // Their names may have stayed, and what is in them not.
             let name = format!("tls.{id}");
@@ -69,7 +71,7 @@ impl Node {
         }
         self.config = config;
         let closed = self.wiring.close_unmatched(&matches, &self.config);
-        self.open(bound, closed, &leads);
+        self.open(bound, closed, started, &leads);
         Ok(changes)
     }
 }
@@ -102,6 +104,22 @@ fn changes(old: &Config, new: &Config) -> Changes {
     changes.compare("client", keys::client, &old.client, &new.client);
     changes.compare("tls", keys::tls, &old.tls, &new.tls);
     changes.compare("relay", keys::relay, &old.relay, &new.relay);
+    changes.compare("timer", keys::timer, &old.timer, &new.timer);
+    changes.compare("script", keys::script, &old.script, &new.script);
+    // The file may have changed, and not its name.
+    for (id, script) in &new.script {
+        if old.script.get(id).is_some_and(|old| {
+            old.file == script.file && old.code == script.code && old.source != script.source
+        }) {
+            changes.changed.push(format!("script.{id}.file"));
+        }
+    }
+    if old.connect != new.connect {
+        changes.changed.push("connect".into());
+    }
+    if old.step != new.step {
+        changes.restart.push("step");
+    }
     changes
 }
 

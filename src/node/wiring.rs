@@ -14,6 +14,7 @@ use super::NodeError;
 use super::bridges::Bridged;
 use super::joined::{Joined, side};
 use super::material::Speakers;
+use super::wires::{Wires, wired};
 use crate::address::{Address, Host};
 use crate::bus::EventBus;
 use crate::config::{ClientConfig, Config, Leads, ListenConfig, RelayConfig};
@@ -21,8 +22,8 @@ use crate::event::Endpoint;
 use crate::net::{Listener, Target, addresses, bind, check_source, is_own, no_networks};
 use crate::registry::{Condition, Door, ListenerState, Object, Places};
 use crate::relay::{
-    Ended, Entrance, Limits, Outlet, Relay, RelayMode, Shared, Stop, Targets, most_connections, serve,
-    serve_stdio,
+    Ended, Entrance, Limits, Outlet, Relay, RelayMode, RelayOptions, Shared, Side, Stop, Targets,
+    most_connections, serve, serve_stdio,
 };
 
 /// What runs.
@@ -126,9 +127,10 @@ async fn bound_to(address: &Address) -> Vec<SocketAddr> {
     }
 }
 
-/// The listeners in the order of the relays that begin there.
+/// The listeners in the order of the relays that begin there, and those that are wired.
 fn in_order(config: &Config) -> impl Iterator<Item = (&str, &ListenConfig)> {
-    config.relay.values().flat_map(|relay| config.from(relay))
+    let relayed = config.relay.values().flat_map(|relay| config.from(relay));
+    relayed.chain(wired(config).filter_map(|id| Some((id, config.listen.get(id)?))))
 }
 
 impl Wiring {
@@ -257,12 +259,14 @@ impl Wiring {
 
     /// Opens what was bound for `config`, and has everything that is open
     /// already treat its later clients as `config` says.
+    #[allow(clippy::too_many_arguments, reason = "what was bound and closed for it, and who is served")]
     pub(super) fn follow(
         &mut self,
         config: &Config,
         bound: Vec<Bound>,
         mut closed: Doors,
         leads: &Leads,
+        wires: &mut Wires,
         stop: &watch::Sender<Stop>,
         serving: &mut JoinSet<Ended>,
     ) -> BTreeMap<Arc<str>, Object> {
@@ -320,36 +324,40 @@ impl Wiring {
                 let relay = Arc::clone(&running);
                 self.checks.spawn(async move { relay.check_targets().await });
             }
-            let one = Arc::new(Places::new(1));
+            let one = once.then(|| Arc::new(Places::new(1)));
             for (id, listener) in config.from(relay) {
-                let endpoint = Arc::from(id);
-                let side = side(relay, id);
-                let relay = Arc::clone(&running);
-                let options = listener.options.clone();
-                let greeting = self.speakers.greeting(listener);
-                let entrance = Entrance { endpoint, options, greeting, relay, side };
-                let places = listener.options.max_connections.unwrap_or(usize::MAX);
-                match self.open.iter().find(|open| open.id == id) {
-                    Some(open) => {
-                        if !once {
-                            open.door.places().set_most(places);
-                        }
-                        open.entrance.send_replace(Arc::new(entrance));
-                    }
-                    None => {
-                        let held = match closed.remove(id).filter(|_| !once) {
-                            Some(held) => {
-                                held.0.set_most(places);
-                                held
-                            }
-                            None if once => (Arc::clone(&one), ListenerState::Listening),
-                            None => (Arc::new(Places::new(places)), ListenerState::Listening),
-                        };
-                        let listeners = bound.remove(id).unwrap_or_default();
-                        let bind = listener.bind.clone();
-                        let open = self.start(bind, listeners, held, entrance, stop, serving);
-                        self.open.push(open);
-                    }
+                let (relay, side) = (Arc::clone(&running), side(relay, id));
+                let (options, greeting) = (listener.options.clone(), self.speakers.greeting(listener));
+                let entrance = Entrance { endpoint: id.into(), options, greeting, relay, side };
+                let (bound, held) = (bound.remove(id), closed.remove(id));
+                self.admit(listener, entrance, bound, held, one.as_ref(), stop, serving);
+            }
+        }
+        for id in wired(config) {
+            if let Some((listener, group)) = config.listen.get(id).zip(wires.group(id)) {
+                let limit = Arc::new(Limits::new(&RelayOptions::default()));
+                let group = Some(Arc::clone(group));
+                let targets = Targets::new(id.into(), Vec::new(), Default::default());
+                let relay = Arc::new(Relay::new(
+                    Arc::clone(&self.shared),
+                    targets,
+                    limit,
+                    RelayOptions::default(),
+                    group,
+                    false,
+                ));
+                let (options, greeting) = (listener.options.clone(), self.speakers.greeting(listener));
+                let entrance = Entrance { endpoint: id.into(), options, greeting, relay, side: Side::From };
+                let (bound, held) = (bound.remove(id), closed.remove(id));
+                self.admit(listener, entrance, bound, held, None, stop, serving);
+            } else {
+                let relay = RelayConfig {
+                    to: vec![id.to_owned()],
+                    mode: RelayMode::Collect,
+                    ..RelayConfig::default()
+                };
+                for outlet in self.outlets(config, id, &relay, leads, &own, &all) {
+                    wires.dial(id, outlet, stop, serving);
                 }
             }
         }
@@ -357,7 +365,42 @@ impl Wiring {
         // Dropping the old ones ends their clients.
         self.groups = groups;
         self.bridges = bridges;
-        self.objects(config)
+        let mut objects = self.objects(config, wires);
+        objects.extend(wires.timers(config, stop, serving));
+        objects
+    }
+
+    /// Has a listener take its clients by this entrance from now on. `one` is the place of a conversation.
+    #[allow(clippy::too_many_arguments, reason = "what was bound and what goes on of one listener")]
+    fn admit(
+        &mut self,
+        listener: &ListenConfig,
+        entrance: Entrance,
+        bound: Option<Vec<Listener>>,
+        held: Option<Held>,
+        one: Option<&Arc<Places>>,
+        stop: &watch::Sender<Stop>,
+        serving: &mut JoinSet<Ended>,
+    ) {
+        let places = listener.options.max_connections.unwrap_or(usize::MAX);
+        if let Some(open) = self.open.iter().find(|open| *open.id == *entrance.endpoint) {
+            if one.is_none() {
+                open.door.places().set_most(places);
+            }
+            open.entrance.send_replace(Arc::new(entrance));
+            return;
+        }
+        let held = match (one, held) {
+            (Some(one), _) => (Arc::clone(one), ListenerState::Listening),
+            (None, Some(held)) => {
+                held.0.set_most(places);
+                held
+            }
+            (None, None) => (Arc::new(Places::new(places)), ListenerState::Listening),
+        };
+        let bind = listener.bind.clone();
+        let open = self.start(bind, bound.unwrap_or_default(), held, entrance, stop, serving);
+        self.open.push(open);
     }
 
     /// Starts the tasks of a listener.
@@ -446,11 +489,12 @@ impl Wiring {
     }
 
     /// Everything that has a name.
-    fn objects(&self, config: &Config) -> BTreeMap<Arc<str>, Object> {
+    fn objects(&self, config: &Config, wires: &Wires) -> BTreeMap<Arc<str>, Object> {
         let listeners =
             self.open.iter().map(|open| (open.id.as_str().into(), Object::Listener(Arc::clone(&open.door))));
         let clients = config.client.iter().map(|(id, client)| {
             let ledger = self.groups.values().find_map(|joined| joined.ledger(id)).cloned();
+            let ledger = ledger.or_else(|| wires.ledger(id));
             let condition = Arc::clone(&self.conditions[id].1);
             (id.as_str().into(), Object::Client { to: client.to.as_target(), condition, ledger })
         });

@@ -4,8 +4,14 @@
 
 mod accounts;
 mod arrivals;
+mod call;
 mod condition;
+mod door;
+mod error;
+mod intake;
+mod peers;
 mod places;
+mod slots;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,45 +21,63 @@ use tokio::sync::watch;
 
 pub use self::accounts::Accounts;
 pub(crate) use self::accounts::Ledger;
-pub(crate) use self::arrivals::{Arrival, Arrivals};
+pub(crate) use self::arrivals::Arrival;
+#[cfg_attr(not(feature = "script"), allow(unused_imports, reason = "for those who implement it"))]
+pub(crate) use self::call::Called;
+pub use self::call::{Arguments, Value};
+pub(crate) use self::call::{Call, Frame, Functions, Party, Trail};
 pub(crate) use self::condition::Condition;
+pub use self::door::ListenerState;
+pub(crate) use self::door::{Clock, Door, Line, Wanted};
+pub use self::error::CallError;
+pub(crate) use self::intake::{Fact, INTAKE, Intake, Item, Undone};
+pub(crate) use self::peers::{Ending, Peers, SendError, To};
 pub(crate) use self::places::{Place, Places};
+#[cfg(test)]
+pub(crate) use self::slots::SLOTS;
+pub(crate) use self::slots::{Of, Slot};
 use crate::event::Endpoint;
-use crate::nearest::{did_you_mean, quoted};
 
 /// The objects of a running node. Cloning gives another handle to the same.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
-    objects: Arc<Mutex<BTreeMap<Arc<str>, Object>>>,
+    state: Arc<Mutex<State>>,
+    quit: Arc<watch::Sender<Option<u8>>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    objects: BTreeMap<Arc<str>, Object>,
+    /// What slots write to, of listeners and clients that no relay has.
+    wired: BTreeMap<Arc<str>, Wired>,
+    /// Where the signals of an object go, if anyone wants them.
+    intakes: BTreeMap<Arc<str>, Arc<Intake>>,
+}
+
+/// What a listener or client has that belongs to wires and scripts.
+#[derive(Clone, Debug)]
+pub(crate) struct Wired {
+    pub(crate) peers: Arc<dyn Peers>,
+    /// Of a client.
+    pub(crate) line: Option<Arc<Line>>,
 }
 
 /// A running object, as the node enters it.
 #[derive(Clone, Debug)]
 pub(crate) enum Object {
     Listener(Arc<Door>),
-    Client { to: String, condition: Arc<Condition>, ledger: Option<Arc<Ledger>> },
-    Relay { from: Vec<String>, to: Vec<String> },
-}
-
-/// A listener as others see it: its state, and who is in.
-#[derive(Debug)]
-pub(crate) struct Door {
-    addresses: Vec<Endpoint>,
-    places: Arc<Places>,
-    arrivals: Arc<Arrivals>,
-    state: watch::Sender<ListenerState>,
-}
-
-/// What a listener does with clients that come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ListenerState {
-    /// It accepts them.
-    Listening,
-    /// It leaves them in the backlog, until it is told to resume.
-    Paused,
-    /// It is closed; those that were accepted stay.
-    Closed,
+    Client {
+        to: String,
+        condition: Arc<Condition>,
+        ledger: Option<Arc<Ledger>>,
+    },
+    Relay {
+        from: Vec<String>,
+        to: Vec<String>,
+    },
+    Timer(Arc<Clock>),
+    /// By the name `script.ID`.
+    Script(Arc<dyn Functions>),
 }
 
 /// What was true of an object at one moment.
@@ -96,45 +120,17 @@ pub enum ObjectKind {
         /// Its clients, in the order in which they are tried.
         to: Vec<String>,
     },
-}
-
-/// What can be called on an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Slot {
-    /// Of a listener: accept nobody until resumed; a reload does not change that.
-    Pause,
-    /// Of a listener: accept again.
-    Resume,
-    /// Of a listener: stop listening. Its connections stay; the next reload opens it again. A
-    /// program that runs by its command line has no reload, and ends with its last listener and client.
-    Close,
-}
-
-/// Why a call had no effect.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CallError {
-    /// There is no object of this name.
-    #[error("no object is called `{object}`{hint}")]
-    NoObject {
-        /// The name that was asked for.
-        object: String,
-        /// What there is instead.
-        hint: String,
+    /// Fires after a time, once or again and again.
+    Timer {
+        /// Whether it will fire.
+        running: bool,
+        /// How often it has.
+        fired: u64,
     },
-    /// The object has no such slot.
-    #[error("`{object}` is no listener and has no slot `{slot}`; only listeners pause, resume and close")]
-    NoSlot {
-        /// The object.
-        object: String,
-        /// The slot.
-        slot: &'static str,
-    },
-    /// The listener is closed for good.
-    #[error("`{object}` is closed; reload the config to open it again")]
-    Closed {
-        /// The object.
-        object: String,
+    /// Runs handlers.
+    Script {
+        /// The functions that can be called.
+        functions: Vec<Arc<str>>,
     },
 }
 
@@ -145,47 +141,44 @@ impl Registry {
             object: Arc::clone(name),
             kind: object.kind(),
         };
-        self.lock().iter().map(snapshot).collect()
+        self.lock().objects.iter().map(snapshot).collect()
     }
 
     /// The object of this name.
     pub fn find(&self, name: &str) -> Option<ObjectSnapshot> {
-        let objects = self.lock();
-        let (name, object) = objects.get_key_value(name)?;
+        let state = self.lock();
+        let (name, object) = state.objects.get_key_value(name)?;
         Some(ObjectSnapshot { object: Arc::clone(name), kind: object.kind() })
-    }
-
-    /// Calls a slot of an object. It has taken effect for every client that
-    /// comes later; one that is being accepted in this moment may still come in.
-    ///
-    /// # Errors
-    /// [`CallError`], and nothing has changed.
-    pub fn call(&self, name: &str, slot: Slot) -> Result<(), CallError> {
-        let objects = self.lock();
-        let Some(object) = objects.get(name) else {
-            let names = objects.keys().map(|name| &**name);
-            let hint =
-                did_you_mean(name, names.clone()).unwrap_or_else(|| format!("; there are {}", quoted(names)));
-            return Err(CallError::NoObject { object: name.escape_debug().to_string(), hint });
-        };
-        let Object::Listener(door) = object else {
-            return Err(CallError::NoSlot { object: name.to_owned(), slot: slot.name() });
-        };
-        let to = match slot {
-            Slot::Pause => ListenerState::Paused,
-            Slot::Resume => ListenerState::Listening,
-            Slot::Close => ListenerState::Closed,
-        };
-        if door.turn(to) { Ok(()) } else { Err(CallError::Closed { object: name.to_owned() }) }
     }
 
     /// Makes `objects` all there are.
     pub(crate) fn replace(&self, objects: BTreeMap<Arc<str>, Object>) {
-        *self.lock() = objects;
+        self.lock().objects = objects;
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Object>> {
-        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Says what slots write to, and where signals go.
+    pub(crate) fn rewire(&self, wired: BTreeMap<Arc<str>, Wired>, intakes: BTreeMap<Arc<str>, Arc<Intake>>) {
+        let mut state = self.lock();
+        (state.wired, state.intakes) = (wired, intakes);
+    }
+
+    /// Where the signals of an object go, if anyone wants them.
+    pub(crate) fn intake(&self, object: &str) -> Option<Arc<Intake>> {
+        self.lock().intakes.get(object).cloned()
+    }
+
+    /// What slots of a listener or client write to.
+    pub(crate) fn wired(&self, object: &str) -> Option<Wired> {
+        self.lock().wired.get(object).cloned()
+    }
+
+    /// Changes when somebody has asked for the end of the node, with its exit code.
+    pub(crate) fn watch_quit(&self) -> watch::Receiver<Option<u8>> {
+        self.quit.subscribe()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -194,8 +187,8 @@ impl Object {
         match self {
             Self::Listener(door) => ObjectKind::Listener {
                 state: door.state(),
-                addresses: door.addresses.clone(),
-                connections: door.places.taken(),
+                addresses: door.addresses().to_vec(),
+                connections: door.places().taken(),
             },
             Self::Client { to, condition, ledger } => ObjectKind::Client {
                 to: to.clone(),
@@ -203,68 +196,12 @@ impl Object {
                 accounts: ledger.as_ref().map(|ledger| ledger.accounts()),
             },
             Self::Relay { from, to } => ObjectKind::Relay { from: from.clone(), to: to.clone() },
-        }
-    }
-}
-
-impl Slot {
-    /// Every slot there is.
-    pub const ALL: [Self; 3] = [Self::Pause, Self::Resume, Self::Close];
-
-    /// How it is written.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Pause => "pause",
-            Self::Resume => "resume",
-            Self::Close => "close",
-        }
-    }
-}
-
-impl Door {
-    /// A listener that accepts, with these places.
-    pub(crate) fn new(addresses: Vec<Endpoint>, places: Arc<Places>) -> Self {
-        let state = watch::Sender::new(ListenerState::Listening);
-        Self { addresses, places, arrivals: Arc::default(), state }
-    }
-
-    /// What it is bound to.
-    pub(crate) fn addresses(&self) -> &[Endpoint] {
-        &self.addresses
-    }
-
-    /// Its own places.
-    pub(crate) fn places(&self) -> &Arc<Places> {
-        &self.places
-    }
-
-    /// Who has come, and how fast.
-    pub(crate) fn arrivals(&self) -> &Arc<Arrivals> {
-        &self.arrivals
-    }
-
-    /// What it does now.
-    pub(crate) fn state(&self) -> ListenerState {
-        *self.state.borrow()
-    }
-
-    /// Tells its task what it does, and when that changes.
-    pub(crate) fn watch(&self) -> watch::Receiver<ListenerState> {
-        self.state.subscribe()
-    }
-
-    /// Has it do something else. A closed one stays closed.
-    pub(crate) fn turn(&self, to: ListenerState) -> bool {
-        let mut was_closed = false;
-        self.state.send_if_modified(|state| {
-            was_closed = *state == ListenerState::Closed;
-            let changes = !was_closed && *state != to;
-            if changes {
-                *state = to;
+            Self::Timer(clock) => {
+                let (running, fired) = clock.now();
+                ObjectKind::Timer { running, fired }
             }
-            changes
-        });
-        !was_closed
+            Self::Script(script) => ObjectKind::Script { functions: script.names() },
+        }
     }
 }
 
@@ -272,8 +209,8 @@ impl Door {
 mod tests {
     use super::*;
 
-    #[test]
-    fn slots_are_called_by_name_and_a_closed_listener_stays_closed() {
+    #[tokio::test]
+    async fn slots_are_called_by_name_and_a_closed_listener_stays_closed() {
         let registry = Registry::default();
         let door = Arc::new(Door::new(Vec::new(), Arc::new(Places::new(1))));
         let objects = [
@@ -284,17 +221,35 @@ mod tests {
             ),
         ];
         registry.replace(objects.into());
-        registry.call("front", Slot::Pause).unwrap();
+        let call = |object: &'static str, slot: &'static str| registry.call(object, slot, Arguments::new());
+        call("front", "pause").await.unwrap();
         assert_eq!(door.state(), ListenerState::Paused);
-        registry.call("front", Slot::Resume).unwrap();
+        call("front", "resume").await.unwrap();
         assert_eq!(door.state(), ListenerState::Listening);
-        registry.call("front", Slot::Close).unwrap();
-        assert!(matches!(registry.call("front", Slot::Resume), Err(CallError::Closed { .. })));
+        call("front", "close").await.unwrap();
+        assert!(matches!(call("front", "resume").await, Err(CallError::Closed { .. })));
         assert_eq!(door.state(), ListenerState::Closed);
-        assert!(matches!(registry.call("back", Slot::Pause), Err(CallError::NoSlot { .. })));
-        let text = registry.call("fornt", Slot::Pause).unwrap_err().to_string();
-        assert_eq!(text, "no object is called `fornt`; did you mean `front`?");
+        for (object, slot, expected) in [
+            (
+                "back",
+                "pause",
+                "`back` has no slot `pause`; there are `write`, `open`, `close`, `abort`, `shutdown_write`",
+            ),
+            ("front", "puase", "`front` has no slot `puase`; did you mean `pause`?"),
+            ("fornt", "pause", "no object is called `fornt`; did you mean `front`?"),
+            ("node", "quti", "`node` has no slot `quti`; did you mean `quit`?"),
+            ("log", "info", "`log.info` needs `text`"),
+        ] {
+            assert_eq!(call(object, slot).await.unwrap_err().to_string(), expected);
+        }
+        let wrong = Arguments::new().with("dta", "x");
+        let text = registry.call("back", "write", wrong).await.unwrap_err().to_string();
+        assert_eq!(text, "`back.write` takes no `dta`; did you mean `data`?");
+        assert!(matches!(call("back", "write").await, Err(CallError::NotWired { .. })));
         assert_eq!(registry.objects().len(), 2);
         assert!(registry.find("front").is_some() && registry.find("x").is_none());
+        let quit = registry.watch_quit();
+        registry.call("node", "quit", Arguments::new().with("code", 3)).await.unwrap();
+        assert_eq!(*quit.borrow(), Some(3));
     }
 }

@@ -227,6 +227,9 @@ impl Entrance {
         let bus = &self.relay.shared.bus;
         loop {
             bus.room().await;
+            if let Some(group) = &self.relay.group {
+                group.room().await;
+            }
             match self.accept(listener, door).await {
                 Ok((accepted, (place, of_node))) => {
                     // One that a proxy is to announce is judged by what that says.

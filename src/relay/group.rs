@@ -12,11 +12,12 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::{Duration, Instant};
 
 use super::exchange::Exchange;
+use super::wired::Wires;
 use super::{RelayMode, RelayOptions, Reply, Shared};
 use crate::event::{ConnectionId, DropCause, Event, EventKind, Reason};
 use crate::framing::{Framing, Run};
 use crate::net::{Amount, Change, Level, Overflow, Queue, QueueLimit};
-use crate::registry::Ledger;
+use crate::registry::{Ending, Intake, Ledger, Undone};
 
 /// Which end of the relay a member is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub(crate) enum Side {
 pub(crate) struct Group {
     pub(super) shared: Arc<Shared>,
     mode: RelayMode,
+    /// Takes what they send, if that goes to wires and scripts and not by the rule of the mode.
+    pub(super) wires: Option<Wires>,
     members: RwLock<Vec<Arc<Mailbox>>>,
     /// Those that have a name, by it.
     pub(super) names: RwLock<HashMap<Vec<u8>, Arc<Mailbox>>>,
@@ -50,11 +53,13 @@ pub(super) struct Mailbox {
     pub(super) side: Side,
     pub(super) framing: Framing,
     pub(super) max_frame: usize,
-    overflow: Overflow,
+    pub(super) overflow: Overflow,
     queue: Mutex<Queue>,
     /// Where every message is that was taken for it, if that is accounted for.
     pub(super) ledger: Option<Arc<Ledger>>,
-    is_full: AtomicBool,
+    pub(super) is_full: AtomicBool,
+    /// What a slot has asked for, as bits.
+    asked: AtomicU8,
     /// A task's waker stays good for its life, so it is stored once.
     waker: OnceLock<Waker>,
     waits: AtomicBool,
@@ -73,25 +78,48 @@ struct Loss {
     is_unsaid: bool,
 }
 
-/// Bytes that hold a part of the node's budget for as long as anyone has them.
-struct Charged {
-    bytes: Bytes,
-    charge: usize,
-    shared: Arc<Shared>,
-}
-
 impl Group {
     pub(crate) fn new(shared: Arc<Shared>, mode: RelayMode, options: &RelayOptions) -> Self {
         Self {
             exchange: (options.reply == Reply::Request).then(|| Exchange::new(options.request)),
             shared,
             mode,
+            wires: None,
             members: RwLock::default(),
             names: RwLock::default(),
             full: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             waiting: Mutex::default(),
         }
+    }
+
+    /// The clients of a listener, or the target of a client that is kept connected, of which wires and scripts
+    /// are told by the intake.
+    pub(crate) fn wired(shared: Arc<Shared>, is_target: bool, intake: &Arc<Intake>, undone: &Undone) -> Self {
+        let mode = if is_target { RelayMode::Collect } else { RelayMode::Hub };
+        Self { wires: Some(Wires::new(intake, undone)), ..Self::new(shared, mode, &RelayOptions::default()) }
+    }
+
+    /// Waits until wires and scripts can be told of another connection. Cancel safe.
+    pub(super) async fn room(&self) {
+        if let Some(wires) = &self.wires {
+            wires.room().await;
+        }
+    }
+
+    pub(super) fn members(&self) -> Vec<Arc<Mailbox>> {
+        self.members.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts one frame into the queue of one.
+    pub(super) fn give(&self, member: &Mailbox, wire: Bytes) {
+        self.with_queue(member, |queue| {
+            let change = queue.push(wire, 1);
+            if let Some(ledger) = &member.ledger {
+                ledger.took(1, change.dropped.frames, queue.waiting().frames);
+            }
+            (change, ())
+        });
     }
 
     pub(super) fn join(&self, mailbox: Mailbox) -> Arc<Mailbox> {
@@ -208,6 +236,15 @@ impl Group {
 
     /// Puts frames of one member into the queues of those who hear it.
     pub(super) fn distribute(&self, from: &Mailbox, run: Run) {
+        if let Some(wires) = &self.wires {
+            let amount = Amount { frames: run.frames, bytes: run.wire.len() as u64 };
+            let run = Run { wire: self.charged(run.wire), ..run };
+            if !wires.take(from.connection(), from, run) {
+                // A reload has taken its wires away.
+                from.lose(&self.shared, DropCause::Unheard, amount);
+            }
+            return;
+        }
         if let Some(exchange) = &self.exchange {
             return exchange.carry(self, from, &run);
         }
@@ -263,12 +300,6 @@ impl Group {
         }
         (wire.freeze(), frames)
     }
-
-    pub(super) fn charged(&self, bytes: Bytes) -> Bytes {
-        let charge = self.shared.budget.take(bytes.len());
-        Bytes::from_owner(Charged { bytes, charge, shared: Arc::clone(&self.shared) })
-    }
-
     /// Ready when a member may read: nobody who hears it is full, and there is
     /// memory, or nothing that waits could give some back.
     pub(super) fn poll_room(&self, cx: &mut Context<'_>, own: &Arc<Mailbox>) -> Poll<()> {
@@ -276,6 +307,9 @@ impl Group {
             return exchange.poll_room(self, cx, own);
         }
         own.wake_with(cx.waker());
+        if let Some(wires) = &self.wires {
+            return wires.poll_room(cx, own.connection());
+        }
         for is_second in [false, true] {
             let own_full = usize::from(own.is_full.load(Relaxed));
             let others_full = self.full.load(Relaxed) > own_full;
@@ -335,6 +369,9 @@ impl Group {
         if let Some(exchange) = &self.exchange {
             exchange.nudge();
         }
+        if let Some(wires) = &self.wires {
+            wires.go_on();
+        }
         let waiting = take(&mut *self.waiters());
         for mailbox in waiting {
             mailbox.waits.store(false, Relaxed);
@@ -366,6 +403,7 @@ impl Mailbox {
             queue: Mutex::new(Queue::new(limit, framing)),
             ledger: None,
             is_full: AtomicBool::new(false),
+            asked: AtomicU8::new(0),
             waker: OnceLock::new(),
             waits: AtomicBool::new(false),
             severed: AtomicU8::new(0),
@@ -450,6 +488,27 @@ impl Mailbox {
         self.overflow == Overflow::Disconnect && self.is_full.load(Relaxed)
     }
 
+    /// Has its task end it, or one half of it.
+    pub(super) fn ask(&self, how: Ending) {
+        self.asked.fetch_or(bit(how), Relaxed);
+        self.wake();
+    }
+
+    /// Whether that was asked for.
+    pub(super) fn is_asked(&self, how: Ending) -> bool {
+        self.asked.load(Relaxed) & bit(how) != 0
+    }
+
+    /// Whether nothing more can be written to it.
+    pub(super) fn is_shut(&self) -> bool {
+        self.asked.load(Relaxed) != 0
+    }
+
+    /// It is for another connection now, of which nobody has asked anything.
+    pub(super) fn unask(&self) {
+        self.asked.store(0, Relaxed);
+    }
+
     /// Says whom to wake. Only the first call counts.
     pub(super) fn wake_with(&self, waker: &Waker) {
         if self.waker.get().is_none() {
@@ -514,15 +573,11 @@ impl Mailbox {
     }
 }
 
-impl AsRef<[u8]> for Charged {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Charged {
-    fn drop(&mut self) {
-        self.shared.budget.give_back(self.charge);
+const fn bit(how: Ending) -> u8 {
+    match how {
+        Ending::Close => 1,
+        Ending::Abort => 2,
+        Ending::ShutdownWrite => 4,
     }
 }
 

@@ -6,6 +6,7 @@
 mod abort;
 mod accept;
 mod bridge;
+mod charged;
 mod dialled;
 mod exchange;
 mod group;
@@ -20,6 +21,7 @@ mod sweep;
 mod tag;
 mod targets;
 mod uplink;
+mod wired;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -17,7 +17,7 @@ use super::member::Member;
 use super::{Ended, Limits, Outlet, RelayOptions, Stop};
 use crate::event::{DropCause, Event, EventKind, Reason};
 use crate::net::{Amount, Conn, MessageOptions, Reconnect};
-use crate::registry::Ledger;
+use crate::registry::{Ending, Ledger, Line, Wanted};
 
 /// A client of a group, for as long as its relay has it.
 pub(crate) struct Uplink {
@@ -25,6 +25,8 @@ pub(crate) struct Uplink {
     limits: Arc<Limits>,
     /// What waits for the target across its connections, and is accounted for.
     kept: Option<Arc<Mailbox>>,
+    /// Whether it is to be connected, if slots may change that.
+    line: Option<Arc<Line>>,
 }
 
 /// How a client of a group is dialled, and what it is to the others. A reload replaces it.
@@ -45,7 +47,25 @@ impl Uplink {
         }
         // Nobody is served worse by a client that is silent, so it has no idle timeout.
         let limits = Arc::new(Limits::new(&RelayOptions::default()));
-        Self { group: Arc::clone(group), limits, kept }
+        Self { group: Arc::clone(group), limits, kept, line: None }
+    }
+
+    /// One that slots open and close.
+    pub(crate) fn with_line(self, line: &Arc<Line>) -> Self {
+        Self { line: Some(Arc::clone(line)), ..self }
+    }
+
+    /// Waits until it is to be connected, or not to be. Cancel safe.
+    async fn turned(&self, is_open: bool) {
+        match &self.line {
+            Some(line) => {
+                let mut wanted = line.watch();
+                // The sender is ours, so it is not gone.
+                let _ = wanted.wait_for(|wanted| (*wanted == Wanted::Open) == is_open).await;
+            }
+            None if is_open => {}
+            None => pending().await,
+        }
     }
 
     /// Its accounts, if there are any.
@@ -158,11 +178,21 @@ pub(crate) async fn keep(
         now = next;
         let Outlet { target, .. } = &now.outlet;
         let bus = &uplink.group.shared.bus;
+        tokio::select! {
+            biased;
+            () = uplink.turned(true) => {}
+            () = stopped(stop.clone()) => return uplink.ended(0),
+            _replaced = plan.changed() => continue,
+        }
         let dialled = tokio::select! {
             biased;
             () = uplink.over(stop.clone()) => return uplink.ended(0),
             never = &mut exchange => match never {},
             _replaced = plan.changed() => {
+                attempt = 0;
+                continue;
+            }
+            () = uplink.turned(false) => {
                 attempt = 0;
                 continue;
             }
@@ -174,11 +204,18 @@ pub(crate) async fn keep(
             let is_ours;
             let mut told = plan.clone();
             let replaced = async { drop(told.changed().await) };
+            let member = uplink.member(&now, conn);
+            // It may have been closed since, and nobody was there to be told.
+            if let (Some(line), Some(mailbox)) = (&uplink.line, &uplink.kept)
+                && *line.watch().borrow() != Wanted::Open
+            {
+                mailbox.ask(Ending::Close);
+            }
             tokio::select! {
                 biased;
                 () = cut(stop.clone()) => return uplink.ended(1),
                 never = &mut exchange => match never {},
-                reason = uplink.member(&now, conn).serve(stop.clone(), replaced) => is_ours = reason == Reason::Unanswered,
+                reason = member.serve(stop.clone(), replaced) => is_ours = reason == Reason::Unanswered,
             }
             // One that we have closed for want of an answer was none that failed.
             if is_ours || begun.elapsed() >= HEALTHY {
@@ -188,7 +225,9 @@ pub(crate) async fn keep(
         if *stop.borrow() != Stop::No && !uplink.is_wanted() {
             return uplink.ended(0);
         }
-        if plan.has_changed().unwrap_or(true) {
+        if plan.has_changed().unwrap_or(true)
+            || uplink.line.as_ref().is_some_and(|line| *line.watch().borrow() != Wanted::Open)
+        {
             attempt = 0;
             continue;
         }
@@ -205,10 +244,16 @@ pub(crate) async fn keep(
             () = uplink.over(stop.clone()) => return uplink.ended(0),
             never = &mut exchange => match never {},
             _replaced = plan.changed() => attempt = 0,
+            () = uplink.turned(false) => {}
             () = sleep(pause) => {}
         }
     }
     uplink.ended(0)
+}
+
+/// Waits until the node stops.
+async fn stopped(mut stop: watch::Receiver<Stop>) {
+    let _ = stop.wait_for(|stop| *stop != Stop::No).await;
 }
 
 /// Waits until the node cuts what has not ended.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -20,11 +20,11 @@ use tracing::{info, warn};
 
 use super::control::{Order, Phase, View};
 use super::pattern::Pattern;
-use super::request::{Request, read};
+use super::request::{Given, Request, read};
 use super::status::Status;
 use crate::bus::{ConnectionSnapshot, Delivery, Subscription};
 use crate::event::{Envelope, EventMask};
-use crate::registry::Slot;
+use crate::registry::{Arguments, CallError, Value as Argument};
 
 /// Serves a client until it leaves, is let go, or the node has ended.
 pub(super) async fn attend(stream: UnixStream, view: Arc<View>) {
@@ -131,28 +131,43 @@ impl Client {
 
     async fn obey(&self, request: Request) -> Result<Value, Refusal> {
         match request {
-            Request::Call { object, slot, arguments } => self.call(&object, &slot, &arguments),
+            Request::Call { object, slot, arguments } => self.call(&object, &slot, arguments).await,
             Request::Reload => self.order(Order::Reload).await,
             Request::Stop { grace } => self.order(|reply| Order::Stop(grace, reply)).await,
             Request::Status { .. } | Request::Signals { .. } => unreachable!("answered by their own"),
         }
     }
 
-    fn call(&self, object: &str, name: &str, arguments: &[Value]) -> Result<Value, Refusal> {
-        if name == "disconnect" {
-            return self.disconnect(object, arguments);
-        }
-        let Some(slot) = Slot::ALL.into_iter().find(|slot| slot.name() == name) else {
-            let known: Vec<_> = Slot::ALL.iter().map(|slot| slot.name()).collect();
-            let name = name.escape_debug();
-            let text = format!("there is no slot `{name}`; there are {}, disconnect", known.join(", "));
-            return Err(Refusal::Wrong(text));
+    async fn call(&self, object: &str, name: &str, given: Given) -> Result<Value, Refusal> {
+        let named = match given {
+            Given::List(arguments) if name == "disconnect" => return self.disconnect(object, &arguments),
+            Given::List(arguments) if arguments.is_empty() => Map::new(),
+            Given::List(_) => {
+                let name = name.escape_debug();
+                let text = format!("`{name}` takes its arguments by name, as in data=hello");
+                return Err(Refusal::Wrong(text));
+            }
+            Given::Named(arguments) => arguments,
         };
-        if !arguments.is_empty() {
-            return Err(Refusal::Wrong(format!("`{name}` takes nothing; leave out what follows it")));
+        let mut arguments = Arguments::new();
+        for (name, value) in &named {
+            let value = argument(value).ok_or_else(|| {
+                let name = name.escape_debug();
+                Refusal::Wrong(format!("`{name}` is neither a text nor a number; write one of these"))
+            })?;
+            arguments = arguments.with(name, value);
         }
-        let called = self.view.registry.call(object, slot);
-        called.map_err(|error| Refusal::Refused(error.to_string()))?;
+        let called = timeout(CALL_LIMIT, self.view.registry.call(object, name, arguments)).await;
+        let called = called.map_err(|_elapsed| {
+            let limit = humantime::format_duration(CALL_LIMIT);
+            Refusal::Refused(format!(
+                "not done within {limit}, since `{object}` has no room; nothing was written"
+            ))
+        })?;
+        called.map_err(|error| match error {
+            CallError::NoSlot { .. } | CallError::Argument(_) => Refusal::Wrong(error.to_string()),
+            _ => Refusal::Refused(error.to_string()),
+        })?;
         info!(object, slot = name, "called by a control client");
         Ok(json!({}))
     }
@@ -269,6 +284,18 @@ async fn batch(id: &Value, pattern: Option<&Pattern>, first: Delivery, events: &
     bytes
 }
 
+/// A value of JSON as an argument of a slot.
+fn argument(value: &Value) -> Option<Argument> {
+    match value {
+        Value::String(text) => Some(text.as_str().into()),
+        Value::Number(number) => {
+            number.as_i64().map(Argument::Integer).or_else(|| number.as_f64().map(Argument::Number))
+        }
+        Value::Bool(value) => Some(Argument::Bool(*value)),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
 fn line(value: &impl Serialize) -> Vec<u8> {
     let mut line = serde_json::to_vec(value).expect("what is sent is plain data");
     line.push(b'\n');
@@ -363,6 +390,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(1);
 /// Bytes of a piece.
 const BATCH: usize = 64 * 1024;
+/// For a slot to find room for what it writes.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// For the node to do what it was told.
 const ORDER_LIMIT: Duration = Duration::from_secs(60);
 

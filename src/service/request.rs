@@ -15,11 +15,18 @@ pub(super) enum Request {
     /// From now on, everything that happens and passes.
     Signals { pattern: Option<Pattern> },
     /// A slot of an object.
-    Call { object: String, slot: String, arguments: Vec<Value> },
+    Call { object: String, slot: String, arguments: Given },
     /// The config, read again.
     Reload,
     /// The end, with so much time to drain if it is not the configured one.
     Stop { grace: Option<Duration> },
+}
+
+/// What a slot is called with.
+#[derive(Debug, PartialEq)]
+pub(super) enum Given {
+    List(Vec<Value>),
+    Named(Map<String, Value>),
 }
 
 /// Reads a line: the id to answer with, and the request or what is wrong with it.
@@ -63,9 +70,14 @@ fn meaning(mut fields: Map<String, Value>) -> Result<Request, String> {
             let object = text(&mut fields, "object")?.ok_or(need)?;
             let slot = text(&mut fields, "slot")?.ok_or(need)?;
             let arguments = match fields.remove("args") {
-                None => Vec::new(),
-                Some(Value::Array(arguments)) => arguments,
-                Some(_) => return Err("`args` is not a list; write for example [7]".into()),
+                None => Given::List(Vec::new()),
+                Some(Value::Array(arguments)) => Given::List(arguments),
+                Some(Value::Object(arguments)) => Given::Named(arguments),
+                Some(_) => {
+                    let text =
+                        "`args` is neither a list nor an object; write for example [7] or {\"data\":\"hi\"}";
+                    return Err(text.into());
+                }
             };
             Request::Call { object, slot, arguments }
         }
@@ -125,7 +137,7 @@ mod tests {
     fn a_request_is_understood_with_its_id() {
         let (id, request) = read(br#"{"id":"a","call":"call","object":"o","slot":"s","args":[7,"x"]}"#);
         assert_eq!(id, json!("a"));
-        let arguments = vec![json!(7), json!("x")];
+        let arguments = Given::List(vec![json!(7), json!("x")]);
         assert_eq!(request, Ok(Request::Call { object: "o".into(), slot: "s".into(), arguments }));
         let (id, request) = read(br#"{"call":"stop","grace":"250ms"}"#);
         assert_eq!(
@@ -148,7 +160,7 @@ mod tests {
             (r#"{"call":"status","connections":10001}"#, "to 10000"),
             (r#"{"call":"signals","pattern":"a.b"}"#, "no kind of signal"),
             (r#"{"call":"call","object":"o"}"#, "needs `object` and `slot`"),
-            (r#"{"call":"call","object":"o","slot":"s","args":7}"#, "not a list"),
+            (r#"{"call":"call","object":"o","slot":"s","args":7}"#, "neither a list nor"),
             (r#"{"call":"stop","grace":"soon"}"#, "not a duration"),
             (r#"{"call":"stop","grace":"18446744073709551615s"}"#, "longer than a year"),
             (r#"{"call":"stop","grace":"367days"}"#, "longer than a year"),

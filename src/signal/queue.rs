@@ -6,8 +6,9 @@ use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
+use tokio::task::coop::poll_proceed;
 use tokio_stream::Stream;
 
 use super::connection::{Backlog, Connection};
@@ -112,8 +113,11 @@ impl<T> Channel<T> {
     }
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Delivery<T>>> {
+        // Whoever always finds a value leaves the other tasks their turn all the same.
+        let turn = ready!(poll_proceed(cx));
         let mut state = self.lock();
         if let Some(entry) = state.entries.pop_front() {
+            turn.made_progress();
             state.items -= usize::from(matches!(entry, Delivery::Item(_)));
             return Poll::Ready(Some(entry));
         }

@@ -101,8 +101,11 @@ fn wrong_input_gets_one_clear_answer() {
         ("{\"id\":1}", "no `call`"),
         ("{\"id\":1,\"call\":\"statsu\"}", "there are status, signals, call, reload, stop"),
         ("{\"id\":1,\"call\":\"call\",\"object\":\"listen2\",\"slot\":\"pause\"}", "did you mean `listen1`"),
-        ("{\"id\":1,\"call\":\"call\",\"object\":\"listen1\",\"slot\":\"paus\"}", "there are pause"),
-        ("{\"id\":1,\"call\":\"call\",\"object\":\"relay\",\"slot\":\"pause\"}", "no listener"),
+        ("{\"id\":1,\"call\":\"call\",\"object\":\"listen1\",\"slot\":\"paus\"}", "did you mean `pause`"),
+        (
+            "{\"id\":1,\"call\":\"call\",\"object\":\"relay\",\"slot\":\"pause\"}",
+            "`relay` has no slot `pause`; it has none",
+        ),
         ("{\"id\":1,\"call\":\"call\",\"object\":\"node\",\"slot\":\"disconnect\"}", "takes the id"),
         (
             "{\"id\":1,\"call\":\"call\",\"object\":\"node\",\"slot\":\"disconnect\",\"args\":[0]}",

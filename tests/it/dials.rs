@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use signal_node::testing::SignalSpy;
-use signal_node::{Reconnect, SocketErrorKind, SocketOptions, State, TcpServer, TcpSocket};
+use signal_node::{Keepalive, Reconnect, SocketErrorKind, SocketOptions, State, TcpServer, TcpSocket};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
@@ -78,7 +79,7 @@ async fn a_refusal_and_a_missing_road_are_different_errors() {
     });
     socket.connect_to_host(address).unwrap();
     let error = socket.wait_for_connected(PATIENCE).await.unwrap_err();
-    assert_ne!(error.kind(), SocketErrorKind::ConnectionRefused, "{error}");
+    assert_eq!(error.kind(), SocketErrorKind::AddressNotAvailable, "{error}");
     assert!(error.to_string().contains("192.0.2.7"), "{error}");
     assert!(matches!(std::io::Error::from(refused).kind(), std::io::ErrorKind::ConnectionRefused));
 }
@@ -257,7 +258,17 @@ async fn a_stream_of_the_standard_library_is_taken_over() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let mut peer = listener.accept().unwrap().0;
-    let socket = TcpSocket::from_std(stream, SocketOptions::default()).unwrap();
+    let same = stream.try_clone().unwrap();
+    let keepalive = Keepalive { probes: 7, ..Keepalive::default() };
+    let options = SocketOptions { keepalive: Some(keepalive), ..SocketOptions::default() };
+    let socket = TcpSocket::from_std(stream, options).unwrap();
+    let kernel = SockRef::from(&same);
+    assert!(kernel.keepalive().unwrap());
+    assert_eq!(
+        (kernel.tcp_keepalive_time().unwrap(), kernel.tcp_keepalive_retries().unwrap()),
+        (keepalive.idle, 7)
+    );
+    assert_eq!(kernel.tcp_keepalive_interval().unwrap(), keepalive.interval);
     std::io::Write::write_all(&mut peer, b"hello").unwrap();
     assert_eq!(read_count(&socket, 5).await, b"hello");
 }

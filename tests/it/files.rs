@@ -220,8 +220,21 @@ fn shipped(name: &str, variables: &[(&str, SocketAddr)]) -> NodeProcess {
 }
 
 /// Every file of `config/`.
-const SHIPPED: [&str; 10] =
-    ["relay", "echo", "both-roles", "hub", "publish", "collect", "modbus", "bridge", "tls", "reference"];
+const SHIPPED: [&str; 13] = [
+    "relay",
+    "echo",
+    "both-roles",
+    "hub",
+    "publish",
+    "collect",
+    "modbus",
+    "bridge",
+    "tls",
+    "wires",
+    "commissioning",
+    "chat",
+    "reference",
+];
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 fn echoes(address: SocketAddr) {
@@ -380,9 +393,13 @@ fn live_tries_every_bind_name_and_target_and_sends_nothing() {
 fn keys() -> Vec<(String, String, String, Option<Value>)> {
     let schema: Value = serde_json::from_str(&printed(&["schema"])).unwrap();
     let mut keys = Vec::new();
-    for table in ["node", "listen", "client", "relay", "tls"] {
+    for table in ["node", "listen", "client", "relay", "tls", "timer", "connect", "step"] {
         let of = &schema["properties"][table];
-        let of = if table == "node" { of } else { &of["patternProperties"]["^[a-z][a-z0-9_]*$"] };
+        let of = match table {
+            "node" => of,
+            "connect" | "step" => &of["items"],
+            _ => &of["patternProperties"]["^[a-z][a-z0-9_]*$"],
+        };
         for (name, key) in of["properties"].as_object().unwrap() {
             let about = key["description"].as_str().unwrap().to_owned();
             keys.push((table.to_owned(), name.clone(), about, key.get("default").cloned()));
@@ -403,7 +420,9 @@ fn the_reference_file_has_every_key_at_its_default() {
         printed(&arguments)
             .replace("listen1", "front")
             .replace("connect1", "back")
-            .replace("relay.relay", "relay.link"),
+            .replace("relay.relay", "relay.link")
+            + "[timer.heartbeat]\nevery = \"30s\"\n[[connect]]\nsignal = \"heartbeat.timeout\"\n\
+               slot = \"log.info\"\n[[step]]\nwait = \"heartbeat.timeout\"\nwithin = \"1m\"\n",
     )
     .unwrap();
     let keys = keys();
@@ -412,15 +431,16 @@ fn the_reference_file_has_every_key_at_its_default() {
     let mut table = String::new();
     for line in printed(&["check", "--show", short.to_str().unwrap()]).lines() {
         if let Some(header) = line.strip_prefix('[') {
-            table = header.split(['.', ']']).next().unwrap().to_owned();
+            table = header.trim_start_matches('[').split(['.', ']']).next().unwrap().to_owned();
         } else if let Some((name, value)) = line.split_once(" = ") {
             let (_, _, about, default) = keys
                 .iter()
                 .find(|(of, key, ..)| *of == table && key == name)
                 .unwrap_or_else(|| panic!("{line}"));
             let given: Value = serde_json::from_str(value).unwrap();
-            // A pair needs a target, so an example stands for its absence.
-            assert!(name == "to" || default.as_ref().is_none_or(|default| *default == given), "{line}");
+            // A pair needs a target, a timer a time and a step something to do, so examples stand for their absence.
+            let is_example = matches!(name, "to" | "every" | "wait" | "within");
+            assert!(is_example || default.as_ref().is_none_or(|default| *default == given), "{line}");
             text.push_str(&format!("# {about}\n"));
         }
         text.push_str(&format!("{line}\n"));
@@ -447,7 +467,10 @@ fn the_reference_file_has_every_key_at_its_default() {
 fn the_page_on_configs_names_every_key_and_when_a_change_takes_effect() {
     let page = signal_node::guide::PAGES.iter().find(|page| page.topic == "config").unwrap().text;
     for (table, name, about, default) in keys() {
-        let section = page.split("\n## ").find(|section| section.starts_with(&format!("`[{table}"))).unwrap();
+        let section = page
+            .split("\n## ")
+            .find(|section| section.trim_start_matches(['`', '[']).starts_with(table.as_str()))
+            .unwrap();
         let rows: Vec<_> = section.lines().filter(|line| line.starts_with("| `")).collect();
         let row = rows.iter().find(|row| row.contains(&format!("`{name}`")));
         let row = row.unwrap_or_else(|| panic!("{table}.{name} is not in the page"));

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use signal_node::registry::{ListenerState, ObjectKind, Slot};
+use signal_node::registry::{Arguments, ListenerState, ObjectKind};
 use signal_node::{Changes, Config, Node, NodeError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream as Client;
@@ -47,7 +47,7 @@ async fn a_listener_under_another_name_keeps_its_socket_its_clients_and_its_paus
     let address = node.addresses()[0];
     let mut client = Client::connect(address).await.unwrap();
     visit(&mut client).await.unwrap();
-    node.registry().call("front", Slot::Pause).unwrap();
+    node.registry().call("front", "pause", Arguments::new()).await.unwrap();
     let changes = node.reload(echo("door", "127.0.0.1:0", "", "")).await.unwrap();
     let expected = "added listen.door; removed listen.front; changed relay.r.from";
     assert_eq!((changes.to_string().as_str(), node.addresses()), (expected, vec![address]));
@@ -57,7 +57,7 @@ async fn a_listener_under_another_name_keeps_its_socket_its_clients_and_its_paus
     // It waits in the backlog of the same socket until it is let in.
     let mut second = Client::connect(address).await.unwrap();
     second.write_all(b"x").await.unwrap();
-    node.registry().call("door", Slot::Resume).unwrap();
+    node.registry().call("door", "resume", Arguments::new()).await.unwrap();
     second.read_exact(&mut [0]).await.unwrap();
     assert_eq!(node.bus().snapshot().listeners[0].endpoint.as_ref(), "door");
     drop((client, second));
@@ -90,12 +90,12 @@ async fn a_listener_that_is_bound_elsewhere_keeps_its_clients_its_limit_and_its_
     let mut node = Node::bind(echo("a", "127.0.0.1:0", limit, "")).await.unwrap();
     let mut client = Client::connect(node.addresses()[0]).await.unwrap();
     visit(&mut client).await.unwrap();
-    node.registry().call("a", Slot::Pause).unwrap();
+    node.registry().call("a", "pause", Arguments::new()).await.unwrap();
     node.reload(echo("a", "127.0.0.2:0", limit, "")).await.unwrap();
     assert_eq!(state(&node, "a"), (ListenerState::Paused, 1));
     let mut second = Client::connect(node.addresses()[0]).await.unwrap();
     second.write_all(b"x").await.unwrap();
-    node.registry().call("a", Slot::Resume).unwrap();
+    node.registry().call("a", "resume", Arguments::new()).await.unwrap();
     // There is one place, and the client of the old socket has it.
     visit(&mut client).await.unwrap();
     assert_eq!(state(&node, "a"), (ListenerState::Listening, 1));
@@ -229,7 +229,7 @@ async fn what_only_a_restart_changes_is_named_and_stays_as_it_was() {
 async fn a_closed_listener_is_opened_by_the_next_reload() {
     let mut node = Node::bind(echo("a", "127.0.0.1:0", "", "")).await.unwrap();
     let before = node.addresses()[0];
-    node.registry().call("a", Slot::Close).unwrap();
+    node.registry().call("a", "close", Arguments::new()).await.unwrap();
     while Client::connect(before).await.is_ok() {
         tokio::task::yield_now().await;
     }

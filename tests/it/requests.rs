@@ -267,7 +267,7 @@ fn ten_clients_take_turns_at_an_instrument_that_speaks_lines() {
 #[test]
 fn without_ids_a_timeout_ends_the_link_and_its_late_answer_reaches_nobody() {
     let (upstream, target) = listener();
-    let node = gateway("lines", target, &["--request-timeout", "1s"]);
+    let node = gateway("lines", target, &["--request-timeout", "2s"]);
     let (mut first, mut second) = (connect(node.address()), connect(node.address()));
     let mut hasty = connect(node.address());
     thread::scope(|scope| {

@@ -1,8 +1,6 @@
-//! TcpSocket: its ends, and the life of its handles and slots.
+//! TcpSocket: its ends.
 
 use std::error::Error;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use signal_node::socket::Phase;
@@ -14,9 +12,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{
-    MOMENT, PATIENCE, Trace, bound, hold_free_port, joined, joined_with, pattern, read_count, value,
-};
+use crate::support::{MOMENT, PATIENCE, hold_free_port, joined, joined_with, pattern, read_count, value};
 
 /// Never within the time of a test.
 fn patient() -> SocketOptions {
@@ -263,129 +259,6 @@ async fn what_the_peer_sends_after_we_closed_keeps_nobody() {
 }
 
 #[tokio::test]
-async fn a_slot_may_drop_the_last_handle_of_its_socket() {
-    for signal in ["connected", "ready_read", "error_occurred", "disconnected"] {
-        let (listener, address) = bound().await;
-        let socket = TcpSocket::new();
-        let trace = Trace::of(&socket);
-        let hand = Arc::new(Mutex::new(Some(socket.clone())));
-        let drops = move || drop(hand.lock().unwrap().take());
-        match signal {
-            "connected" => socket.connected().connect(move |_| drops()).detach(),
-            "ready_read" => socket.ready_read().connect(move |_| drops()).detach(),
-            "error_occurred" => socket.error_occurred().connect(move |_| drops()).detach(),
-            _ => socket.disconnected().connect(move |_| drops()).detach(),
-        }
-        socket.connect_to_host(address).unwrap();
-        drop(socket);
-        let mut peer = value(listener.accept()).await.unwrap().0;
-        peer.write_all(b"x").await.unwrap();
-        if signal != "connected" {
-            trace.until("ready_read").await;
-        }
-        if signal == "error_occurred" || signal == "disconnected" {
-            peer.set_zero_linger().unwrap();
-        }
-        drop(peer);
-        trace.until("disconnected").await;
-    }
-}
-
-#[tokio::test]
-async fn a_slot_that_panics_harms_neither_its_socket_nor_the_other_slots() {
-    let (socket, mut peer) = joined().await;
-    let panicked = SignalSpy::new(socket.slot_panicked());
-    socket.ready_read().connect(|_| panic!("of this test")).detach();
-    let spy = SignalSpy::new(socket.ready_read());
-    for count in 1..=2 {
-        peer.write_all(b"x").await.unwrap();
-        assert!(spy.wait_for(count, PATIENCE).await && panicked.wait_for(count, PATIENCE).await);
-    }
-    assert_eq!(socket.read_all(), b"xx");
-    assert_eq!(&*panicked.take()[0].message, "of this test");
-}
-
-#[tokio::test]
-async fn an_accepted_socket_is_kept_by_its_own_slots_until_its_end_and_no_longer() {
-    let server = TcpServer::bind("127.0.0.1:0").await.unwrap();
-    let gone = Arc::new(AtomicUsize::new(0));
-    struct Owned(Arc<AtomicUsize>);
-    impl Drop for Owned {
-        fn drop(&mut self) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-    let count = Arc::clone(&gone);
-    let slot = move |client: &signal_node::server::NewConnection| {
-        let socket = client.take().unwrap();
-        let (own, owned) = (socket.clone(), Owned(Arc::clone(&count)));
-        let echo = move |_: &_| {
-            let _owned = &owned;
-            own.try_write(&own.read_all()).unwrap();
-        };
-        socket.ready_read().connect(echo).detach();
-    };
-    server.new_connection().connect(slot).detach();
-    let mut client = TcpStream::connect(server.server_address().unwrap()).await.unwrap();
-    for _ in 0..3 {
-        client.write_all(b"hello").await.unwrap();
-        value(client.read_exact(&mut [0; 5])).await.unwrap();
-    }
-    assert_eq!(gone.load(Ordering::SeqCst), 0);
-    client.shutdown().await.unwrap();
-    value(client.read_to_end(&mut Vec::new())).await.unwrap();
-    while gone.load(Ordering::SeqCst) == 0 {
-        tokio::task::yield_now().await;
-    }
-}
-
-#[tokio::test]
-async fn a_thousand_sockets_dropped_on_their_way_leave_nothing() {
-    let (listener, address) = bound().await;
-    for _ in 0..1_000 {
-        let socket = TcpSocket::new();
-        socket.connected().connect(|_| {}).detach();
-        socket.connect_to_host(address).unwrap();
-    }
-    // Whoever still comes is gone at once.
-    while let Ok(accepted) = tokio::time::timeout(MOMENT, listener.accept()).await {
-        let mut peer = accepted.unwrap().0;
-        let _ = value(peer.read(&mut [0])).await;
-    }
-    let metrics = tokio::runtime::Handle::current().metrics();
-    while metrics.num_alive_tasks() > 0 {
-        tokio::task::yield_now().await;
-    }
-}
-
-#[test]
-fn sockets_may_be_used_from_any_thread() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let server = runtime.block_on(TcpServer::bind("127.0.0.1:0")).unwrap();
-    let address = server.server_address().unwrap();
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                let socket = runtime.block_on(TcpSocket::connect(address)).unwrap();
-                let (said, heard) = std::sync::mpsc::sync_channel(1);
-                socket
-                    .ready_read()
-                    .connect_weak(&socket, move |socket, _| {
-                        let _ = said.try_send(socket.read_all());
-                    })
-                    .detach();
-                // No runtime on this thread, only the handle.
-                socket.try_write(b"from a thread").unwrap();
-                assert_eq!(heard.recv_timeout(PATIENCE).unwrap(), b"welcome");
-            });
-            let accepted = runtime.block_on(value(server.next_pending_connection())).unwrap();
-            runtime.block_on(accepted.write(b"welcome")).unwrap();
-            assert_eq!(runtime.block_on(read_count(&accepted, 13)), b"from a thread");
-        }
-    });
-}
-
-#[tokio::test]
 async fn a_socket_that_was_awaited_once_and_is_read_by_slots_now_ends_with_its_peer() {
     let (socket, mut peer) = joined_with(patient()).await;
     peer.write_all(b"x").await.unwrap();
@@ -502,38 +375,6 @@ async fn a_write_that_fails_loses_nothing_of_what_had_come() {
     };
     assert!(got == bytes, "{} of {}", got.len(), bytes.len());
     assert_eq!(error.kind(), SocketErrorKind::ConnectionReset);
-}
-
-#[test]
-fn a_socket_whose_runtime_is_gone_is_over() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (socket, _peer) = runtime.block_on(joined());
-    drop(runtime);
-    assert_eq!(socket.state(), State::Unconnected);
-    let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let error = other.block_on(socket.wait_for_disconnected(PATIENCE)).unwrap_err();
-    assert!(error.to_string().contains("runtime"), "{error}");
-    assert_eq!(socket.try_write(b"x").unwrap_err(), error);
-}
-
-#[test]
-fn a_dial_whose_runtime_goes_before_it_began_is_over() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let socket = TcpSocket::new();
-    // Nobody polls its task.
-    let entered = runtime.enter();
-    socket.connect_to_host("127.0.0.1:9").unwrap();
-    drop(entered);
-    drop(runtime);
-    assert_eq!(socket.state(), State::Unconnected);
-    let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    other.block_on(async {
-        let error = socket.wait_for_connected(PATIENCE).await.unwrap_err();
-        assert!(error.to_string().contains("runtime"), "{error}");
-        // Another runtime takes it on.
-        socket.connect_to_host("echo:").unwrap();
-        socket.wait_for_connected(PATIENCE).await.unwrap();
-    });
 }
 
 /// Copies the descriptor of a socket out of this very process.

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::TcpSocket;
 use super::core::{Inner, Reader};
+use super::{OnDrop, TcpSocket};
 use crate::event::{ConnectionId, State};
 use crate::net::error::{SocketError, SocketErrorKind};
 
@@ -172,6 +172,13 @@ impl TcpSocket {
     /// Not cancel safe: dropped, a part may have been taken.
     pub async fn write(&self, bytes: &[u8]) -> Result<(), SocketError> {
         let (mut rest, id) = (bytes, self.core().lock().id);
+        // Given up, it is no longer waited for when the peer has finished.
+        let _no_longer = OnDrop(|| {
+            let mut inner = self.core().lock();
+            if std::mem::take(&mut inner.is_write_awaited) {
+                inner.wake_task();
+            }
+        });
         let look = |inner: &mut Inner| match inner.check_same(id).and_then(|()| inner.put(rest)) {
             Ok(count) => {
                 inner.is_writing = true;

@@ -85,6 +85,8 @@ pub(super) struct Inner {
     pub(super) reconnects: bool,
     /// An accepted stream, until the task starts.
     pub(super) accepted: Option<Stream>,
+    /// It was accepted or taken over, so its slots go with its end.
+    pub(super) is_accepted: bool,
     /// From the request until the dial has ended.
     pub(super) is_dialling: bool,
     /// The last connection or dial whose end its slots have heard of, and how it went.
@@ -164,6 +166,7 @@ impl Core {
             is_asked: false,
             reconnects: options.reconnect.is_some(),
             accepted: None,
+            is_accepted: false,
             is_dialling: false,
             last_end: None,
             is_ending: false,
@@ -225,6 +228,19 @@ impl Core {
         drop(inner);
         wakers.into_iter().flatten().for_each(Waker::wake);
         self.changed.tell();
+    }
+
+    /// Of an accepted socket, which is not connected again: disconnects its slots, so that those that own
+    /// it let go of it, and gives its place to another client.
+    pub(super) fn let_go(&self) {
+        let mut inner = self.lock();
+        let is_last = inner.is_accepted && !inner.is_asked && !inner.comes_back();
+        let place = inner.place.take();
+        drop(inner);
+        drop(place);
+        if let Some(signals) = self.listening().filter(|_| is_last) {
+            signals.clear();
+        }
     }
 
     /// The slots have heard of the end.

@@ -349,6 +349,7 @@ impl Driver<'_> {
             }
             signals.disconnected.emit(&disconnected);
         }
+        self.core.let_go();
         self.core.has_ended(connection, outcome);
     }
 }

@@ -151,6 +151,7 @@ impl TcpSocket {
         {
             let mut inner = core.lock();
             inner.accepted = Some(stream);
+            inner.is_accepted = true;
             inner.place = place;
         }
         Self::of(core)
@@ -158,13 +159,18 @@ impl TcpSocket {
 
     /// Starts the task, unless it runs.
     pub(super) fn start(&self, runtime: &Runtime) {
-        let core = self.core();
-        if !std::mem::replace(&mut core.lock().is_running, true) {
-            let mut task = core.task.lock().unwrap_or_else(PoisonError::into_inner);
-            // Of an earlier task, which has ended.
-            while task.try_join_next().is_some() {}
-            task.spawn_on(task::run(Arc::clone(core)), runtime);
+        let is_running = std::mem::replace(&mut self.core().lock().is_running, true);
+        if !is_running {
+            self.spawn(runtime);
         }
+    }
+
+    fn spawn(&self, runtime: &Runtime) {
+        let core = self.core();
+        let mut task = core.task.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of an earlier task, which has ended.
+        while task.try_join_next().is_some() {}
+        task.spawn_on(task::run(Arc::clone(core)), runtime);
     }
 
     fn of(core: Arc<Core>) -> Self {
@@ -218,8 +224,12 @@ impl TcpSocket {
         }
         inner.is_asked = true;
         inner.wake_task();
+        // Under the same lock: a task that runs now may do what was asked and rest before the next line.
+        let is_running = std::mem::replace(&mut inner.is_running, true);
         drop(inner);
-        self.start(&runtime);
+        if !is_running {
+            self.spawn(&runtime);
+        }
         Ok(())
     }
 
@@ -282,17 +292,23 @@ impl TcpSocket {
     }
 
     /// Waits until the connection is over and its slots have heard of it.
-    /// Whoever does expects nothing more of it, so it closes when the peer finishes.
+    /// Whoever does expects nothing more of it, so it closes when the peer finishes meanwhile.
     ///
     /// # Errors
     /// If it broke, or not all that was written was sent;
     /// [`TimedOut`](SocketErrorKind::TimedOut) after `limit`, which changes nothing.
     pub async fn wait_for_disconnected(&self, limit: Duration) -> Result<(), SocketError> {
-        {
+        let before = {
             let mut inner = self.core().lock();
-            inner.reader = Reader::WaitsForEnd;
             inner.wake_task();
-        }
+            std::mem::replace(&mut inner.reader, Reader::WaitsForEnd)
+        };
+        let _no_longer = OnDrop(|| {
+            let mut inner = self.core().lock();
+            if inner.reader == Reader::WaitsForEnd {
+                inner.reader = before;
+            }
+        });
         self.wait_within(Some(limit), "disconnected", self.look_for_end()).await?
     }
 
@@ -368,6 +384,15 @@ impl TcpSocket {
     }
 }
 
+/// Does something as it goes: where a wait ends, and where it is given up.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        self.0();
+    }
+}
+
 /// Keeps nothing alive; made by [`Context::downgrade`].
 #[derive(Clone)]
 pub struct WeakTcpSocket(Weak<Handle>);
@@ -419,5 +444,24 @@ impl fmt::Debug for TcpSocket {
 impl fmt::Debug for WeakTcpSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("WeakTcpSocket")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A new target for each dial would try the same eight of many addresses again and again.
+    #[tokio::test]
+    async fn a_target_that_is_dialled_again_is_the_same_one() {
+        let socket = TcpSocket::new();
+        let target = |socket: &TcpSocket| Arc::clone(socket.core().lock().target.as_ref().unwrap());
+        let mut seen = Vec::new();
+        for address in ["echo:", "echo:", "127.0.0.1:9"] {
+            socket.connect_to_host(address).unwrap();
+            seen.push(target(&socket));
+            let _ = socket.close().await;
+        }
+        assert!(Arc::ptr_eq(&seen[0], &seen[1]) && !Arc::ptr_eq(&seen[1], &seen[2]));
     }
 }

@@ -22,13 +22,16 @@ use crate::net::transport::Stream;
 /// Runs a socket until it rests: over, and not to be connected again.
 pub(super) fn run(core: Arc<Core>) -> impl Future<Output = ()> + Send {
     // From now on, and not from the first poll, to which a runtime that goes may not come.
-    let guard = Guard(core);
-    async move { live(&guard.0).await }
+    let guard = Guard { core, is_over: false };
+    async move {
+        let mut guard = guard;
+        live(&guard.core).await;
+        guard.is_over = true;
+    }
 }
 
 async fn live(core: &Core) {
     let mut stream = core.lock().accepted.take();
-    let was_accepted = stream.is_some();
     let mut attempt = 0;
     loop {
         let connected = match stream.take() {
@@ -51,9 +54,6 @@ async fn live(core: &Core) {
             break;
         }
     }
-    if let Some(signals) = core.listening().filter(|_| was_accepted) {
-        signals.clear();
-    }
 }
 
 /// What to dial now.
@@ -64,14 +64,18 @@ fn next(core: &Core) -> Option<Arc<Target>> {
 }
 
 /// Has the socket end where its runtime drops the task on its way: no slot runs any more, but nobody waits for ever.
-struct Guard(Arc<Core>);
+struct Guard {
+    core: Arc<Core>,
+    /// The task has come to its own end. Another one may be at work by now.
+    is_over: bool,
+}
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let mut inner = self.0.lock();
-        if !inner.is_running {
+        if self.is_over {
             return;
         }
+        let mut inner = self.core.lock();
         inner.state = State::Unconnected;
         (inner.is_dialling, inner.is_asked) = (false, false);
         inner.unsent += inner.write.len() as u64;
@@ -84,7 +88,8 @@ impl Drop for Guard {
         inner.rest();
         drop(inner);
         drop(unserved);
-        self.0.has_ended(connection, outcome);
+        self.core.let_go();
+        self.core.has_ended(connection, outcome);
     }
 }
 
@@ -206,6 +211,7 @@ fn fail(core: &Core, target: String, attempt: u32, error: SocketError) {
         let target = target.into();
         signals.connect_failed.emit_with(|| ConnectFailed { connection, target, attempt, error, unsent });
     }
+    core.let_go();
     core.has_ended(connection, outcome);
 }
 

@@ -3,9 +3,10 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop::poll_proceed;
 
 use super::TcpSocket;
 use super::core::Inner;
@@ -18,9 +19,11 @@ impl AsyncRead for TcpSocket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let turn = ready!(poll_proceed(cx));
         let mut inner = self.core().lock();
         match inner.take_into(buffer.initialize_unfilled()) {
             Some(Ok(count)) => {
+                turn.made_progress();
                 buffer.advance(count);
                 Poll::Ready(Ok(()))
             }
@@ -53,6 +56,7 @@ impl AsyncBufRead for TcpSocket {
     ///
     /// Of several tasks that wait in this way only the last is woken.
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let turn = ready!(poll_proceed(cx));
         let Self { handle, shown } = self.get_mut();
         let mut inner = handle.core.lock();
         let told = inner.poll_bytes();
@@ -72,6 +76,7 @@ impl AsyncBufRead for TcpSocket {
                 return Poll::Pending;
             }
         }
+        turn.made_progress();
         Poll::Ready(Ok(shown.as_mut().map_or(&[], |shown| {
             shown.at = position;
             shown.from(position)
@@ -102,6 +107,7 @@ impl TcpSocket {
         cx: &mut Context<'_>,
         look: impl FnOnce(&mut Inner) -> Option<Result<T, SocketError>>,
     ) -> Poll<io::Result<T>> {
+        let turn = ready!(poll_proceed(cx));
         let mut inner = self.core().lock();
         if let Some(broke) = inner.write_broke.take() {
             return Poll::Ready(Err(broke.into()));
@@ -109,6 +115,7 @@ impl TcpSocket {
         inner.is_writing = true;
         match look(&mut inner) {
             Some(outcome) => {
+                turn.made_progress();
                 // Who is told of it once knows.
                 inner.is_writing &= outcome.is_ok();
                 Poll::Ready(outcome.map_err(Into::into))

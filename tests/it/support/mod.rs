@@ -2,6 +2,7 @@
 //! of the machine. Every wait has a limit, and every process is ended.
 
 mod agent;
+mod calls;
 mod control;
 mod modbus;
 mod net;
@@ -11,6 +12,7 @@ mod tls;
 mod tools;
 
 pub(crate) use self::agent::Agent;
+pub(crate) use self::calls::Calls;
 pub(crate) use self::control::{Controlled, Talk, echoes, text_of, totals};
 pub(crate) use self::modbus::{Device, Got, MUTE, Master, SLOW, value as register_value};
 pub(crate) use self::net::{

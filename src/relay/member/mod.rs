@@ -2,6 +2,8 @@
 //! reads whole frames for the others and writes what they have put into its
 //! queue; idle it holds no buffer.
 
+mod leave;
+
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -10,17 +12,17 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Sleep, sleep};
 
 use super::group::{Group, Mailbox, Side};
 use super::sweep::Watch;
 use super::{Limits, RelayOptions, Stop};
 use crate::budget::PROMISE;
-use crate::event::{ConnectionId, DropCause, Endpoint, Reason, State};
+use crate::event::{ConnectionId, Endpoint, Reason};
 use crate::flow::{TapDirection, with_scratch};
 use crate::framing::{Decoder, FrameError, Framing, Ticket};
-use crate::net::{Amount, Change, Conn, MessageOptions, Unacknowledged, reason_of, reason_of_drop};
-use crate::registry::Ledger;
+use crate::net::{Conn, MessageOptions, reason_of};
+use crate::registry::Ending;
 
 /// A connection, what arrives on it, and what waits for it.
 pub(super) struct Member {
@@ -43,6 +45,13 @@ pub(super) struct Member {
     has_finished: bool,
     /// The node stops, and it stays only for answers.
     is_leaving: bool,
+    /// In a wired group: what it has sent is taken through once this place is.
+    answered: Option<u64>,
+    /// Our half was finished, since a slot has asked for that.
+    has_shut: bool,
+    /// Why it has ended, once it has.
+    reason: Option<Reason>,
+    unsent: u64,
     is_over: bool,
 }
 
@@ -55,6 +64,8 @@ pub(super) enum Leave {
     Limit(Reason),
     /// A request had no answer, and another could be taken for it; or there is nobody left to ask.
     Severed(Reason),
+    /// A slot has asked for it, and it has got what waited.
+    Asked,
     Broken(io::Error),
     Frame(FrameError),
     /// It did not say its name, or that of another.
@@ -106,6 +117,9 @@ impl Member {
     }
 
     fn with(group: &Arc<Group>, limits: &Arc<Limits>, conn: Conn, mailbox: Arc<Mailbox>) -> Self {
+        if let Some(wires) = &group.wires {
+            wires.entered(&conn, &mailbox, group.keeps());
+        }
         // One record at both ends: the sweep only asks whether anything moved.
         let watch = Arc::new(Watch::new(conn.record(), conn.record()));
         group.shared.sweep.add(Arc::clone(&watch), limits);
@@ -129,6 +143,10 @@ impl Member {
             patience: None,
             has_finished: false,
             is_leaving: false,
+            answered: None,
+            has_shut: false,
+            reason: None,
+            unsent: 0,
             is_over: false,
         }
     }
@@ -183,9 +201,10 @@ impl Member {
         };
         match is_told {
             Told::Leave(Leave::Closed) if self.keeps => self.part().await,
+            Told::Leave(Leave::Asked) => self.drain(Reason::Closed).await,
             Told::Leave(leave) => self.end(leave),
             Told::Part => self.part().await,
-            Told::Stop => self.drain().await,
+            Told::Stop => self.drain(Reason::Shutdown).await,
         }
     }
 
@@ -209,6 +228,9 @@ impl Member {
         if let Some(reason) = self.mailbox.severed() {
             return Poll::Ready(Leave::Severed(reason));
         }
+        if let Poll::Ready(leave) = self.poll_asked(cx, is_flushed) {
+            return Poll::Ready(leave);
+        }
         if !self.has_finished
             && (!self.is_leaving || self.keeps)
             && let Poll::Ready(leave) = self.poll_read(cx)
@@ -219,7 +241,11 @@ impl Member {
             }
         }
         // A target that finishes is not waited for: what it cannot get now the next connection gets.
-        if self.has_finished && (is_flushed || self.keeps) && !self.stays() && !self.is_owed() {
+        if self.has_finished
+            && (is_flushed || self.keeps && self.answered.is_none())
+            && !self.stays(cx)
+            && !self.is_owed()
+        {
             return Poll::Ready(self.farewell());
         }
         self.poll_confirm(cx);
@@ -240,8 +266,34 @@ impl Member {
         }
     }
 
+    /// Does what a slot has asked for, once what waits is written.
+    fn poll_asked(&mut self, cx: &mut Context<'_>, is_flushed: bool) -> Poll<Leave> {
+        if !self.mailbox.is_shut() {
+            return Poll::Pending;
+        }
+        if self.mailbox.is_asked(Ending::Abort) {
+            return Poll::Ready(Leave::Limit(Reason::Aborted));
+        }
+        if !is_flushed {
+            return Poll::Pending;
+        }
+        if self.mailbox.is_asked(Ending::Close) {
+            return Poll::Ready(Leave::Asked);
+        }
+        if !self.has_shut && self.conn.poll_shutdown(cx).is_ready() {
+            self.has_shut = true;
+            if self.watch.half_closed() {
+                self.group.shared.sweep.attend(&self.limits);
+            }
+        }
+        Poll::Pending
+    }
+
     /// Writes what waits; ready when nothing does.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.has_shut {
+            return Poll::Ready(Ok(()));
+        }
         let away = self.direction(false);
         let Self { group, mailbox, conn, .. } = self;
         loop {
@@ -331,7 +383,12 @@ impl Member {
     fn finished(&mut self) {
         self.has_finished = true;
         self.conn.read_finished();
-        if !self.stays() {
+        if let Some(wires) = &self.group.wires {
+            self.answered = Some(wires.read_finished(&self.conn));
+            if self.watch.half_closed() {
+                self.group.shared.sweep.attend(&self.limits);
+            }
+        } else if !self.only_listens() {
             if self.watch.half_closed() {
                 self.group.shared.sweep.attend(&self.limits);
             }
@@ -346,9 +403,17 @@ impl Member {
         !self.keeps && self.group.owes(&self.mailbox)
     }
 
+    /// Whether it stays after its peer has finished. In a wired group it does until it is answered.
+    fn stays(&self, cx: &mut Context<'_>) -> bool {
+        match (&self.group.wires, self.answered) {
+            (Some(wires), Some(place)) => wires.poll_answered(cx, self.conn.id(), place).is_pending(),
+            _ => self.only_listens(),
+        }
+    }
+
     /// Who subscribes to what others publish may finish its own half at once, and stays.
     /// One that we have dialled is gone then, and dialled again.
-    fn stays(&self) -> bool {
+    fn only_listens(&self) -> bool {
         !self.is_dialled && self.group.only_hears(&self.mailbox)
     }
 
@@ -371,180 +436,6 @@ impl Member {
         } else {
             Leave::Broken(error)
         }
-    }
-
-    pub(super) fn end(mut self, leave: Leave) -> Reason {
-        let left = self.retire();
-        let (reason, error) = match leave {
-            Leave::Closed => {
-                self.conn.finish(Reason::Closed, None, left.bytes);
-                return Reason::Closed;
-            }
-            Leave::Truncated(bytes) => (
-                Reason::TruncatedFrame,
-                io::Error::other(format!("it ended inside a frame, of which {bytes} bytes had come")),
-            ),
-            Leave::Limit(reason) => {
-                self.conn.reset(reason, None, left.bytes);
-                return reason;
-            }
-            Leave::Severed(reason) => (reason, io::Error::other(severed(reason))),
-            Leave::Broken(error) => (reason_of(&error), error),
-            Leave::Frame(fault @ (FrameError::Endless { .. } | FrameError::TooLong { .. })) => {
-                (Reason::FrameTooLong, io::Error::other(fault))
-            }
-            Leave::Frame(fault) => (Reason::MalformedFrame, io::Error::other(fault)),
-            Leave::Unnamed(text) => (Reason::Unnamed, io::Error::other(text)),
-            Leave::Slow => {
-                let text = format!("{} bytes in {} frames waited for it", left.bytes, left.frames);
-                (Reason::SlowConsumer, io::Error::other(text))
-            }
-            Leave::Stalled => {
-                let text = format!(
-                    "memory for unfinished frames was needed; {} bytes of its were the oldest",
-                    self.decoder.remainder()
-                );
-                (Reason::StalledFrame, io::Error::other(text))
-            }
-        };
-        self.conn.reset(reason, Some(&error), left.bytes);
-        reason
-    }
-
-    /// The node stops: what waits is written, our half finished, and the peer
-    /// given a moment to finish its own, so that nothing on its way to it is lost.
-    async fn drain(mut self) -> Reason {
-        if !self.keeps {
-            self.group.leave(&self.mailbox);
-        }
-        self.conn.record().set_state(State::Closing);
-        let flushed = poll_fn(|cx| {
-            ready!(self.poll_flush(cx))?;
-            self.conn.poll_shutdown(cx)
-        });
-        if let Err(error) = flushed.await {
-            let leave = self.broke(error);
-            return self.end(leave);
-        }
-        let discarded = async {
-            loop {
-                let conn = &mut self.conn;
-                let read = |cx: &mut Context<'_>| with_scratch(READ, |scratch| conn.poll_read(cx, scratch));
-                match poll_fn(read).await {
-                    Ok(count @ 1..) => {
-                        let lost = Amount { frames: 0, bytes: count as u64 };
-                        self.mailbox.lose(&self.group.shared, DropCause::Unheard, lost);
-                    }
-                    Ok(0) | Err(_) => return,
-                }
-            }
-        };
-        let _ = timeout(FAREWELL, discarded).await;
-        self.confirmed().await;
-        let left = self.retire();
-        self.conn.finish(Reason::Shutdown, None, left.bytes);
-        Reason::Shutdown
-    }
-
-    /// Its target has finished, or is another now: so do we, and wait a little to
-    /// hear that it has got what was written.
-    async fn part(mut self) -> Reason {
-        if let Some(exchange) = self.group.exchange.as_ref().filter(|_| self.keeps) {
-            exchange.closing();
-        }
-        // Fails only on a connection that has broken, which the end tells.
-        let _ = poll_fn(|cx| self.conn.poll_shutdown(cx)).await;
-        self.confirmed().await;
-        self.end(Leave::Closed)
-    }
-
-    /// Waits until everything written has been acknowledged, for a few seconds.
-    async fn confirmed(&mut self) {
-        let give_up = Instant::now() + CONFIRMATION;
-        while self.confirm(true) && Instant::now() < give_up {
-            sleep(LOOK).await;
-        }
-    }
-
-    /// Looks now and then at what is unconfirmed, while anything is.
-    fn poll_confirm(&mut self, cx: &mut Context<'_>) {
-        let is_waiting = self.mailbox.ledger.as_ref().is_some_and(|ledger| ledger.is_waiting());
-        if !is_waiting {
-            self.look = None;
-            return;
-        }
-        while self.look.get_or_insert_with(|| Box::pin(sleep(OFTEN))).as_mut().poll(cx).is_ready() {
-            self.look = None;
-            if !self.confirm(false) {
-                return;
-            }
-        }
-    }
-
-    /// Counts as sent what the peer's kernel has acknowledged; tells whether some is left.
-    fn confirm(&self, is_shut: bool) -> bool {
-        let Some(ledger) = &self.mailbox.ledger else { return false };
-        if !ledger.is_waiting() {
-            return false;
-        }
-        match self.conn.unacknowledged() {
-            Unacknowledged::Bytes(bytes) => self.acknowledged(ledger, self.conn.sent().saturating_sub(bytes)),
-            // Both ends have finished and been acknowledged, unless it broke.
-            Unacknowledged::Gone if is_shut && self.conn.take_error().is_none() => {
-                self.acknowledged(ledger, self.conn.sent());
-            }
-            Unacknowledged::Gone | Unacknowledged::Unknown => {}
-        }
-        ledger.is_waiting()
-    }
-
-    /// Its peer's kernel has so many bytes.
-    fn acknowledged(&self, ledger: &Ledger, bytes: u64) {
-        let messages = ledger.acknowledged(bytes);
-        self.group.with_queue(&self.mailbox, |queue| (queue.confirm(messages), ()));
-    }
-
-    /// Takes it out of the group, and yields what it will never get.
-    fn retire(&mut self) -> Amount {
-        self.is_over = true;
-        self.group.shared.sweep.remove(self.conn.id());
-        let Some(ledger) = self.mailbox.ledger.as_ref().filter(|_| self.keeps) else {
-            return self.group.retire(&self.mailbox);
-        };
-        let sent = self.conn.sent();
-        self.group.with_queue(&self.mailbox, |queue| {
-            if let Some(again) = queue.resend() {
-                ledger.resend(again, queue.waiting().frames);
-                return (Change::default(), ());
-            }
-            let (change, out) = queue.restart();
-            ledger.wrote(out, sent, queue.waiting().frames);
-            (change, ())
-        });
-        ledger.ended();
-        self.mailbox.set_connection(None);
-        if let Some(exchange) = &self.group.exchange {
-            exchange.disconnected(&self.group);
-        }
-        Amount::default()
-    }
-}
-
-impl Drop for Member {
-    /// A member dropped before its end was cut with the node, or panicked. After an end this does nothing.
-    fn drop(&mut self) {
-        if !self.is_over {
-            let left = self.retire();
-            self.conn.reset(reason_of_drop(self.conn.record()), None, left.bytes);
-        }
-    }
-}
-
-/// What a peer that others have had end is told of in the log.
-fn severed(reason: Reason) -> &'static str {
-    match reason {
-        Reason::NoTarget => "its target was taken away; it may connect anew",
-        _ => "a request had no answer, and the next answer could be taken for it",
     }
 }
 
@@ -569,11 +460,3 @@ const UNSENT: u32 = 128 << 10;
 const SILENCE: Duration = Duration::from_secs(20);
 /// How long a member that is behind has to catch up; the others wait for it meanwhile.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// How long a target that has finished has to acknowledge what was written.
-const CONFIRMATION: Duration = Duration::from_secs(5);
-/// How often that is looked at then.
-const LOOK: Duration = Duration::from_millis(20);
-/// And how often otherwise: what it does not know yet of an end is what may be told or sent wrongly.
-const OFTEN: Duration = Duration::from_millis(50);
-/// How long a peer has to finish its half after ours at the stop of the node.
-const FAREWELL: Duration = Duration::from_secs(1);
