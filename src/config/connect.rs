@@ -323,7 +323,7 @@ impl Config {
                 | Name::ConnectionPeer
                 | Name::ConnectionLocal
                 | Name::ConnectionLabel
-                | Name::ConnectionTlsName
+                | Name::ConnectionCertificate
                 | Name::ConnectionVia => signal.has_connection,
                 Name::Carried(name) => signal.carries.contains(&&**name),
                 Name::Signal | Name::Time | Name::Of { .. } => true,

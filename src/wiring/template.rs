@@ -34,7 +34,7 @@ pub(crate) enum Name {
     ConnectionPeer,
     ConnectionLocal,
     ConnectionLabel,
-    ConnectionTlsName,
+    ConnectionCertificate,
     ConnectionVia,
     /// What the signal carries by this name.
     Carried(Arc<str>),
@@ -159,7 +159,7 @@ fn place(inside: &str) -> Result<Part, String> {
         "conn.peer" => Name::ConnectionPeer,
         "conn.local" => Name::ConnectionLocal,
         "conn.name" => Name::ConnectionLabel,
-        "conn.tls_name" => Name::ConnectionTlsName,
+        "conn.tls_name" => Name::ConnectionCertificate,
         "conn.via" => Name::ConnectionVia,
         _ if name.starts_with("conn.") => {
             let hint = did_you_mean(name, CONNECTION.into_iter())
@@ -207,7 +207,7 @@ impl Name {
             (Self::ConnectionPeer, Some(party)) => write!(out, "{}", party.peer),
             (Self::ConnectionLocal, Some(party)) => write!(out, "{}", party.local),
             (Self::ConnectionLabel, Some(party)) => write!(out, "{}#{}", party.object, party.id),
-            (Self::ConnectionTlsName, Some(party)) => {
+            (Self::ConnectionCertificate, Some(party)) => {
                 write!(out, "{}", party.introduction.name.as_deref().unwrap_or_default())
             }
             (Self::ConnectionVia, Some(party)) => match &party.introduction.via {
