@@ -7,12 +7,12 @@ use toml::de::DeValue;
 
 use super::kinds::{
     AddressText, InterfaceName, Kind, Limit, Names, Networks, Number, OneOf, Problem, Size, SocketPath,
-    Source, Switch, Text, Time, Word,
+    SomeNetworks, Source, Switch, Text, Time, Word,
 };
 use super::messages::{Auto, FramingText};
 use super::tags::{Off, Written};
 use super::wires::{Args, Expected, Filters, MaybeMember, Member};
-use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig, ScriptConfig};
+use super::{ClientConfig, Config, DiscoveryConfig, ListenConfig, LogFormat, RelayConfig, ScriptConfig};
 use crate::address::Address;
 use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow};
 use crate::relay::{JoinOn, NameFrame, Naming, RelayMode, Reply, Strategy, Tag, Unknown};
@@ -206,6 +206,18 @@ pub(crate) fn relay() -> Vec<Key<RelayConfig>> {
         key(a::<OneOf<JoinOn>>(), "join_on", |r| &mut r.options.bridge.join_on, NewConnections, "in mode bridge, when the second target is dialled: data: the first has something to say; connection: it is connected"),
         key(a::<Limit>(), "idle_timeout", |r| &mut r.options.idle_timeout, Live, "ends a pair, or a member of another mode, in which nothing moves for so long"),
         key(a::<Time>(), "half_closed_timeout", |r| &mut r.options.half_closed_timeout, Live, "the same once one side has finished"),
+    ]
+}
+
+/// The keys of `[discovery.ID]`.
+#[rustfmt::skip]
+pub(crate) fn discovery() -> Vec<Key<DiscoveryConfig>> {
+    vec![
+        required(key(a::<AddressText>(), "bind", |d: &mut DiscoveryConfig| &mut d.bind, Rebind, "the UDP port on which it is asked; on all interfaces, since a broadcast reaches no single address")),
+        required(key(a::<Text>(), "for", |d| &mut d.listener, Live, "the listener whose TCP port it tells, for as long as that accepts")),
+        required(key(a::<SomeNetworks>(), "networks", |d| d.options.networks.allow_mut(), Live, "who is answered; nobody else gets a word")),
+        key(a::<Number<u32>>(), "answer_rate", |d| &mut d.options.answer_rate, Live, "answers in a second, to all together"),
+        key(a::<Number<u32>>(), "answer_rate_per_address", |d| &mut d.options.answer_rate_per_address, Live, "answers in a second to one address, or to one /64 of IPv6"),
     ]
 }
 

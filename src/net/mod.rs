@@ -1,5 +1,5 @@
 //! Sockets: options, streams, listeners, dials, and [`Conn`], which counts
-//! and announces; and for users of the library [`TcpServer`] and
+//! and announces; the UDP port on which a TCP port is asked for; and for users of the library [`TcpServer`] and
 //! [`TcpSocket`]. Nothing here decides where bytes go.
 
 mod access;
@@ -7,6 +7,7 @@ mod changes;
 mod conn;
 mod diagnosis;
 mod dial;
+mod discovery;
 mod echo;
 mod error;
 mod holder;
@@ -18,6 +19,7 @@ mod options;
 mod private;
 mod queue;
 mod resolve;
+mod responder;
 pub mod server;
 pub mod socket;
 mod stdio;
@@ -25,8 +27,8 @@ mod transport;
 mod unacknowledged;
 mod unread;
 
-pub(crate) use self::access::network;
 pub use self::access::{AccessList, CidrError};
+pub(crate) use self::access::{network, origin};
 pub(crate) use self::conn::{Conn, reason_of, reason_of_drop};
 pub use self::dial::DialError;
 pub(crate) use self::dial::{Target, dial, probe};
@@ -46,6 +48,8 @@ pub(crate) use self::private::bind_private;
 pub use self::queue::Overflow;
 pub(crate) use self::queue::{Amount, Change, Level, PLACE as QUEUE_PLACE, Queue, QueueLimit};
 pub(crate) use self::resolve::{addresses, is_own};
+pub use self::responder::{DiscoveryCounts, DiscoveryOptions};
+pub(crate) use self::responder::{Responder, Tally};
 pub use self::server::{ServerOptions, TcpServer};
 pub use self::socket::{Reconnect, SocketOptions, TcpSocket};
 #[cfg(test)]

@@ -392,7 +392,7 @@ fn live_tries_every_bind_name_and_target_and_sends_nothing() {
 fn keys() -> Vec<(String, String, String, Option<Value>)> {
     let schema: Value = serde_json::from_str(&printed(&["schema"])).unwrap();
     let mut keys = Vec::new();
-    for table in ["node", "listen", "client", "relay", "timer", "connect", "step"] {
+    for table in ["node", "listen", "client", "relay", "discovery", "timer", "connect", "step"] {
         let of = &schema["properties"][table];
         let of = match table {
             "node" => of,
@@ -420,7 +420,8 @@ fn the_reference_file_has_every_key_at_its_default() {
             .replace("listen1", "front")
             .replace("connect1", "back")
             .replace("relay.relay", "relay.link")
-            + "[timer.heartbeat]\nevery = \"30s\"\n[[connect]]\nsignal = \"heartbeat.timeout\"\n\
+            + "[discovery.lan]\nbind = \"4000\"\nfor = \"front\"\nnetworks = [\"127.0.0.0/8\"]\n\
+               [timer.heartbeat]\nevery = \"30s\"\n[[connect]]\nsignal = \"heartbeat.timeout\"\n\
                slot = \"log.info\"\n[[step]]\nwait = \"heartbeat.timeout\"\nwithin = \"1m\"\n",
     )
     .unwrap();

@@ -20,6 +20,7 @@ mod control_faults;
 mod cost;
 mod crowds;
 mod dials;
+mod discovery;
 mod ends;
 mod events;
 mod failover;
