@@ -49,6 +49,7 @@ mod steps;
 mod strangers;
 mod stream;
 mod supervisor;
+mod systems_stx_chat;
 mod tags;
 mod topologies;
 mod traces;
