@@ -49,6 +49,7 @@ mod strangers;
 mod stream;
 mod supervisor;
 mod tags;
+mod terminals;
 mod topologies;
 mod traces;
 mod wire;
