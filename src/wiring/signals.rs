@@ -113,7 +113,7 @@ pub(super) fn fact(event: &Event, registry: &Registry) -> Option<(Arc<str>, Fact
     let none = Arguments::new;
     let party = |id: crate::event::ConnectionId, object: &Arc<str>, ends: Option<(_, _)>| {
         let (peer, local) = ends?;
-        Some(Arc::new(Party { id, object: Arc::clone(object), peer, local }))
+        Some(Arc::new(Party::new(id, Arc::clone(object), peer, local)))
     };
     let ends =
         |peer: &crate::event::Endpoint, local: &crate::event::Endpoint| Some((peer.clone(), local.clone()));

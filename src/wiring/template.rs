@@ -286,12 +286,8 @@ mod tests {
 
     #[test]
     fn names_stand_for_what_the_signal_carries() {
-        let party = Party {
-            id: ConnectionId::next(),
-            object: "room".into(),
-            peer: Endpoint::Tcp("192.0.2.1:7".parse().unwrap()),
-            local: Endpoint::Stdio,
-        };
+        let peer = Endpoint::Tcp("192.0.2.1:7".parse().unwrap());
+        let party = Party::new(ConnectionId::next(), "room".into(), peer, Endpoint::Stdio);
         let id = party.id;
         let call = Call {
             signal: "room.message_received".into(),

@@ -51,5 +51,6 @@ mod supervisor;
 mod tags;
 mod topologies;
 mod traces;
+mod via;
 mod wire;
 mod wires;
