@@ -80,6 +80,16 @@ impl Config {
         self.script.values().map(|script| script.target.as_str()).filter(|target| !target.is_empty())
     }
 
+    /// The scripts by name, each with the number of wires that come before it: the order of the files. Without
+    /// one, all wires come first.
+    pub(crate) fn scripts_in_order(&self) -> Vec<(usize, &str)> {
+        let known = self.between.iter().filter(|(_, id)| self.script.contains_key(id));
+        let mut order: Vec<_> = known.map(|(wires, id)| (*wires, id.as_str())).collect();
+        let others = self.script.keys().filter(|id| !self.between.iter().any(|(_, known)| known == *id));
+        order.extend(others.map(|id| (usize::MAX, id.as_str())));
+        order
+    }
+
     /// What is wrong with the scripts, and with wires to them.
     pub(super) fn check_scripts(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -132,7 +142,9 @@ impl Config {
             .map(|wire| &wire.slot)
             .chain(self.step.iter().filter_map(|step| step.call.as_ref()));
         let slots = slots.filter(|slot| slot.object == object).map(|slot| slot.name.as_str());
-        let filters = self.connect.iter().flat_map(|wire| &wire.via).filter_map(|filter| match filter {
+        let relays = self.relay.values().flat_map(|relay| relay.via.iter().chain(&relay.via_back));
+        let filters = self.connect.iter().flat_map(|wire| &wire.via).chain(relays);
+        let filters = filters.filter_map(|filter| match filter {
             Filter::Function { script, function } if **script == *object => Some(&**function),
             _ => None,
         });
@@ -201,6 +213,17 @@ impl Config {
                     && let Some(text) = missing(script, function)
                 {
                     faults.push(Fault { place: at("via").element(element), text });
+                }
+            }
+        }
+        for (id, relay) in &self.relay {
+            for (key, filters) in [("via", &relay.via), ("via_back", &relay.via_back)] {
+                for (element, filter) in filters.iter().enumerate() {
+                    if let Filter::Function { script, function } = filter
+                        && let Some(text) = missing(script, function)
+                    {
+                        faults.push(Fault { place: Place::new("relay", id, key).element(element), text });
+                    }
                 }
             }
         }

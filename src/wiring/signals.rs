@@ -114,7 +114,7 @@ pub(super) fn fact(event: &Event, registry: &Registry) -> Option<(Arc<str>, Fact
     let none = Arguments::new;
     let party = |id: ConnectionId, object: &Arc<str>, (peer, local): (&Endpoint, &Endpoint), introduction| {
         let (object, peer, local) = (Arc::clone(object), peer.clone(), local.clone());
-        Some(Arc::new(Party { id, object, peer, local, introduction }))
+        Some(Arc::new(Party::new(id, object, peer, local, introduction)))
     };
     let (party, arguments) = match event {
         Event::Listening { address, .. } => (None, none().with("address", address.to_string())),
