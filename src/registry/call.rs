@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use bytes::Bytes;
 
 use super::CallError;
-use crate::event::{ConnectionId, Endpoint};
+use crate::event::{ConnectionId, Endpoint, Introduction};
 
 /// One argument of a slot.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +48,7 @@ pub(crate) struct Party {
     pub(crate) object: Arc<str>,
     pub(crate) peer: Endpoint,
     pub(crate) local: Endpoint,
+    pub(crate) introduction: Introduction,
     /// Everything that is told of it was told.
     is_over: AtomicBool,
 }
@@ -104,8 +105,14 @@ pub(crate) trait Functions: Send + Sync + fmt::Debug {
 pub(crate) type Called<'a> = Pin<Box<dyn Future<Output = Result<Vec<Frame>, CallError>> + Send + 'a>>;
 
 impl Party {
-    pub(crate) fn new(id: ConnectionId, object: Arc<str>, peer: Endpoint, local: Endpoint) -> Self {
-        Self { id, object, peer, local, is_over: AtomicBool::new(false) }
+    /// One whose peer and local address are these.
+    pub(crate) fn new(
+        id: ConnectionId,
+        object: Arc<str>,
+        (peer, local): (Endpoint, Endpoint),
+        introduction: Introduction,
+    ) -> Self {
+        Self { id, object, peer, local, introduction, is_over: AtomicBool::new(false) }
     }
 
     /// Nothing more is told of it.

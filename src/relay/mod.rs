@@ -11,6 +11,7 @@ mod charged;
 mod dialled;
 mod exchange;
 mod group;
+mod handshake;
 mod member;
 mod named;
 mod pair;
