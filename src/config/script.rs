@@ -239,3 +239,19 @@ impl Config {
 
 /// In bytes, of a text.
 const LONGEST: usize = 1 << 20;
+
+#[cfg(all(test, not(feature = "script")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_scripts_a_file_with_one_is_told_which_feature_is_missing() {
+        let text = "[listen.a]\nbind = \"127.0.0.1:0\"\n[script.s]\ntarget = \"a\"\ncode = \"function on_listening() end\"\n";
+        let error = Config::parse(vec![("x.toml".into(), text.into())]).unwrap_err().to_string();
+        assert!(
+            error.starts_with("x.toml:5:8: script.s.code: this program was built without scripts"),
+            "{error}"
+        );
+        assert!(error.ends_with("build it with the feature `script`"), "{error}");
+    }
+}

@@ -105,11 +105,11 @@ pub(crate) trait Functions: Send + Sync + fmt::Debug {
 pub(crate) type Called<'a> = Pin<Box<dyn Future<Output = Result<Vec<Frame>, CallError>> + Send + 'a>>;
 
 impl Party {
+    /// One whose peer and local address are these.
     pub(crate) fn new(
         id: ConnectionId,
         object: Arc<str>,
-        peer: Endpoint,
-        local: Endpoint,
+        (peer, local): (Endpoint, Endpoint),
         introduction: Introduction,
     ) -> Self {
         Self { id, object, peer, local, introduction, is_over: AtomicBool::new(false) }

@@ -420,7 +420,7 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
-    use crate::event::Endpoint;
+    use crate::event::{Endpoint, Introduction};
 
     fn fact(bytes: usize) -> Item {
         Item::Fact(Fact {
@@ -462,7 +462,7 @@ mod tests {
         let intake = Intake::of_object(&undone);
         let party = |number| {
             let id = ConnectionId::of(number).unwrap();
-            Arc::new(Party::new(id, "a".into(), Endpoint::Echo, Endpoint::Echo, Default::default()))
+            Arc::new(Party::new(id, "a".into(), (Endpoint::Echo, Endpoint::Echo), Introduction::default()))
         };
         let (one, other) = (party(1), party(2));
         let of = |party: &Arc<Party>| {

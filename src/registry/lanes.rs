@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use tokio::task::{Id, JoinSet};
+use tokio::task::{Id, JoinSet, yield_now};
 
 use super::intake::{Intake, Item, Receipt};
 use crate::event::ConnectionId;
@@ -57,7 +57,13 @@ where
     let begin = move |item| -> Taking { Box::pin(begin(item)) };
     let mut lanes =
         Lanes { intake: Arc::clone(&intake), begin, busy: HashMap::new(), waiting: JoinSet::new() };
+    let mut turn = 0;
     loop {
+        turn += 1;
+        if turn % TURN == 0 {
+            // There may always be more, and whoever puts it in or takes it out is to run, too.
+            yield_now().await;
+        }
         tokio::select! {
             biased;
             () = lanes.one_has_ended() => {}
@@ -124,6 +130,9 @@ impl<F: FnMut(Item) -> Taking> Lanes<F> {
     }
 }
 
+/// Items, each of them one read at most, before others get their turn.
+const TURN: usize = 8;
+
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
@@ -131,7 +140,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::event::Endpoint;
+    use crate::event::{Endpoint, Introduction};
     use crate::registry::{Arguments, Fact, Party, Trail, Undone};
 
     fn fact(name: &str, party: Option<&Arc<Party>>) -> Item {
@@ -143,9 +152,8 @@ mod tests {
         Arc::new(Party::new(
             ConnectionId::next(),
             "a".into(),
-            Endpoint::Echo,
-            Endpoint::Echo,
-            Default::default(),
+            (Endpoint::Echo, Endpoint::Echo),
+            Introduction::default(),
         ))
     }
 
@@ -185,7 +193,7 @@ mod tests {
         let mut task = JoinSet::new();
         task.spawn(in_lanes(Arc::clone(&intake), begin(&told, &gate)));
         while told.lock().unwrap().len() < 2 {
-            tokio::task::yield_now().await;
+            yield_now().await;
         }
         assert_eq!(*told.lock().unwrap(), ["a", "b"]);
         assert!(intake.has_some_of(one.id) && !intake.has_some_of(other.id));

@@ -133,14 +133,11 @@ impl Via {
 
 impl Passing {
     pub(super) fn new(conn: &Conn) -> Self {
-        let (peer, local) = conn.record().ends();
-        let object = Arc::clone(conn.record().endpoint());
+        let record = conn.record();
+        let object = Arc::clone(record.endpoint());
         let signal = format!("{object}.message_received").into();
-        Self {
-            party: Arc::new(Party::new(conn.id(), object, peer, local, conn.record().introduction())),
-            signal,
-            last: 0,
-        }
+        let party = Party::new(conn.id(), object, record.ends(), record.introduction());
+        Self { party: Arc::new(party), signal, last: 0 }
     }
 
     /// Ready when all that its connection has sent was passed on.

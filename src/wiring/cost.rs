@@ -103,9 +103,8 @@ async fn run(wires: usize, via: &[Filter], args: &str) -> f64 {
     let taps: Taps = (0..wires).map(tap).collect();
     let taps = watch::Sender::new(taps);
     let intake = Arc::new(Intake::new(INTAKE, &undone));
-    let peer = Endpoint::Tcp(([127, 0, 0, 1], 9_000).into());
-    let party =
-        Arc::new(Party::new(ConnectionId::next(), "a".into(), peer, Endpoint::Echo, Introduction::default()));
+    let ends = (Endpoint::Tcp(([127, 0, 0, 1], 9_000).into()), Endpoint::Echo);
+    let party = Arc::new(Party::new(ConnectionId::next(), "a".into(), ends, Introduction::default()));
     let mut wire = BytesMut::new();
     for _ in 0..FRAMES {
         Framing::LINES.encode(&[b'a'; 64], 64, &mut wire).unwrap();
