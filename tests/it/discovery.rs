@@ -64,6 +64,14 @@ impl Node {
         String::from_utf8(out.stdout).unwrap()
     }
 
+    /// Why it is refused.
+    fn refused(&self, arguments: &[&str]) -> String {
+        let control = self.folder.path().join("control");
+        let out = run(Command::new(binary()).args(arguments).env("SIGNAL_NODE_CONTROL", control), &[]);
+        assert!(!out.status.success(), "{arguments:?}");
+        String::from_utf8(out.stderr).unwrap()
+    }
+
     /// What became of the requests, by name.
     fn count(&self, what: &str) -> u64 {
         let status: Value = serde_json::from_str(&self.ask_node(&["status", "--json"])).unwrap();
@@ -100,7 +108,7 @@ fn is_silent(socket: &UdpSocket) -> bool {
 #[test]
 fn the_exact_request_is_answered_with_the_port_and_nothing_else_is() {
     let node = Node::announcing("bind = \"0\"\nnetworks = [\"127.0.0.0/8\"]\nanswer_rate_per_address = 100");
-    let (room, asked) = (node.node.address(), node.asked());
+    let (room, asked, begun) = (node.node.address(), node.asked(), Instant::now());
     let socket = socket();
     let long = vec![b'\0'; 2_000];
     let malformed: [&[u8]; 9] = [
@@ -124,7 +132,6 @@ fn the_exact_request_is_answered_with_the_port_and_nothing_else_is() {
     }
     assert!(is_silent(&socket));
     assert_eq!(node.count("answered"), 5);
-    // The datagrams above may have come in several seconds, and in each one line is allowed.
     let page = node.ask_node(&["status"]);
     assert!(page.contains("DISCOVERY") && page.contains("MALFORMED"), "{page}");
     let (code, lines) = node.node.stop();
@@ -134,7 +141,8 @@ fn the_exact_request_is_answered_with_the_port_and_nothing_else_is() {
         .filter(|line| line.contains("requests were not answered"))
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    assert!((1..=2).contains(&said.len()), "{said:?}");
+    let most = begun.elapsed().as_secs() as usize + 2;
+    assert!((1..=most).contains(&said.len()), "{said:?}");
     assert!(said[0]["last"].as_str().unwrap().starts_with("127.0.0.1:"), "{said:?}");
 }
 
@@ -192,6 +200,9 @@ fn a_listener_that_does_not_accept_is_not_announced_and_a_port_in_use_is_named()
     let text = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{text}");
     assert!(text.contains("UDP") && text.contains(&format!("pid {}", node.node.pid())), "{text}");
+    Node::write(node.folder.path(), &format!("bind = \"{asked}\"\nnetworks = [\"127.0.0.0/8\"]"));
+    let refused = node.refused(&["reload"]);
+    assert!(refused.contains("to take it from `lan` of this node in one reload"), "{refused}");
     let moved = format!("bind = \"{}\"\nnetworks = [\"127.0.0.0/8\"]", hold_free_udp_port());
     Node::write(node.folder.path(), &moved);
     node.ask_node(&["reload"]);
