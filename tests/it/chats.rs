@@ -46,7 +46,7 @@ fn the_room_checks_names_and_says_who_comes_goes_and_is_here() {
     assert_eq!(bob.hears(), "(before) ann: alone?");
     assert_eq!([bob.hears(), bob.hears()], ["* 2 here: ann, bób", "* bób has joined; 2 here"]);
     assert_eq!(ann.hears(), "* bób has joined; 2 here");
-    assert_eq!(ann.asks("/list"), "* 2 here: ann, bób");
+    assert_eq!(ann.asks("/list\r"), "* 2 here: ann, bób");
 
     assert_eq!(bob.asks("\u{1b}[31mgrüße\ttab"), "bób:  [31mgrüße tab");
     assert_eq!(ann.hears(), "bób:  [31mgrüße tab");
@@ -207,7 +207,7 @@ fn login_chat(users: &[&str]) -> System {
 
 fn logged_in(node: &NodeProcess, name: &str) -> Liner {
     let mut user = Liner::to(node.address());
-    assert_eq!(user.asks(&format!("LOGIN {name} {name}{name}")), format!("OK LOGIN {name}"));
+    assert_eq!(user.asks(&format!("LOGIN {name} {name}{name}\r")), format!("OK LOGIN {name}"));
     user
 }
 

@@ -72,7 +72,7 @@ fn a_greeting_is_answered_and_two_terminals_type_to_each_other() {
     assert_eq!(server.shows(), "bye");
     assert_eq!(client.finishes().0, 0);
     let mut raw = Liner::to(server.node.address());
-    assert_eq!(raw.asks("Hello from client!"), "Hello from server!");
+    assert_eq!(raw.asks("Hello from client!\r"), "Hello from server!");
     raw.says("Hello from client?");
     server.awaits("Hello from client?");
     drop(raw);
@@ -119,7 +119,7 @@ fn readings_go_on_with_their_device_and_commands_find_theirs() {
     let mut server = server_of(&listener);
     let mut six = device(&node, &server, "dev6");
     let mut seven = device(&node, &server, "dev7");
-    seven.says("21.5");
+    seven.says("21.5\r");
     assert_eq!(server.hears(), "dev7 21.5");
     six.says("id=dev6\n-3 °C");
     assert_eq!(server.hears(), "dev6 -3 °C");
@@ -268,7 +268,7 @@ fn a_summary_may_stand_beside_the_readings_and_forgets_who_is_gone() {
     let (listener, address) = listener();
     let system = System::new("summary");
     for line in
-        ["[[connect]]  ", "signal = \"field.message_received\"", "slot = \"script.aggregator.forward\""]
+        ["[[connect]]  ", "signal = \"field.message_received\"\n", "via = [\"trim\"]\n", "slot = \"script.aggregator.forward\""]
     {
         system.edit("summary.toml", &format!("#{line}"), line);
     }
