@@ -4,6 +4,7 @@
 mod bridges;
 mod discovery;
 mod joined;
+mod material;
 mod reload;
 mod scripts;
 mod wires;
@@ -20,6 +21,8 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::discovery::{Discoveries, New};
+#[cfg(feature = "cli")]
+pub(crate) use self::material::{Speakers, read as read_material};
 pub use self::reload::Changes;
 use self::scripts::{Scripts, Started};
 use self::wires::Wires;
@@ -135,7 +138,9 @@ impl Node {
         // Taken first: if the node does not start it goes, and subscriptions end.
         let events = bus.dispatcher();
         let leads = wiring::check(&config).await?;
-        let wiring = Wiring::new(&config, &bus);
+        let material = material::read(&config).await?;
+        let mut wiring = Wiring::new(&config, &bus);
+        wiring.speakers.follow(material);
         let bound = wiring.bind_new(&config, &Default::default()).await?;
         let discoveries = Discoveries::default();
         let told = discoveries.bind_new(&config)?;
