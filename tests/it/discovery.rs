@@ -1,7 +1,7 @@
 //! Discovery: a TCP port that is asked for by UDP, over loopback and by real
 //! broadcasts between namespaces.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Command;
@@ -10,8 +10,8 @@ use std::time::Instant;
 use serde_json::Value;
 
 use crate::support::{
-    Agent, NodeProcess, PATIENCE, accept_one, binary, hold_free_port, listener, needs_two_networks, run,
-    two_networks, wait_until,
+    Agent, NodeProcess, PATIENCE, Plant, accept_one, binary, hold_free_port, listener, needs_two_networks,
+    run, two_networks, wait_until,
 };
 
 const REQUEST: &[u8] = b"REQUEST FOR IP ADDRESS AND SERVERPORT";
@@ -273,6 +273,50 @@ fn a_node_does_not_find_itself() {
     socket.send_to(node.address().port().to_string().as_bytes(), from).unwrap();
     let error = node.event("connect_failed")["error"].as_str().unwrap().to_owned();
     assert!(error.contains("1 named a listener of this node"), "{error}");
+}
+
+/// A certificate is for the address that has answered, unless `server_name` says another name.
+#[test]
+fn who_is_found_may_speak_tls() {
+    let plant = Plant::new();
+    let (cert, key, ca) = (plant.path("localhost.pem"), plant.path("localhost.key"), plant.path("ca.pem"));
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, text: String| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        NodeProcess::spawn(Command::new(binary()).args(["run", "--log-format", "json"]).arg(file))
+    };
+    let server = run(
+        "server.toml",
+        format!(
+            "[listen.room]\nbind = \"0\"\ntls = \"t\"\n[tls.t]\ncert = {cert:?}\nkey = {key:?}\n\
+             [relay.r]\nfrom = \"room\"\nmode = \"echo\"\n\
+             [discovery.lan]\nbind = \"0\"\nfor = \"room\"\nnetworks = [\"127.0.0.0/8\"]\n"
+        ),
+    );
+    let line: Value = serde_json::from_str(&server.line("tells by UDP")).unwrap();
+    let asked: SocketAddr = line["address"].as_str().unwrap().parse().unwrap();
+    for (more, works) in
+        [("", true), ("server_name = \"localhost\"", true), ("server_name = \"other.example\"", false)]
+    {
+        let client = run(
+            "client.toml",
+            format!(
+                "[listen.door]\nbind = \"127.0.0.1:0\"\n[client.room]\nto = \"discover:127.0.0.1:{}\"\n\
+                 tls = \"t\"\n[tls.t]\nca = {ca:?}\n{more}\n[relay.r]\nfrom = \"door\"\nto = \"room\"\n",
+                asked.port()
+            ),
+        );
+        let mut stream = crate::support::connect(client.address());
+        stream.write_all(b"hello").unwrap();
+        if works {
+            let mut echo = [0; 5];
+            stream.read_exact(&mut echo).unwrap();
+            assert_eq!(&echo, b"hello");
+        } else {
+            assert!(client.event("connect_failed")["error"].as_str().unwrap().contains("certificate"));
+        }
+    }
 }
 
 /// A node in a namespace that announces a new port each time.
