@@ -324,15 +324,15 @@ impl Reading {
                 self.keys(file, &place, inside, &keys::client(), &mut client);
                 self.config.client.insert(id.to_owned(), client);
             }
-            "discovery" => {
-                let mut discovery = DiscoveryConfig::new(NOWHERE, "");
-                self.keys(file, &place, inside, &keys::discovery(), &mut discovery);
-                self.config.discovery.insert(id.to_owned(), discovery);
-            }
             "tls" => {
                 let mut tls = TlsOptions::default();
                 self.keys(file, &place, inside, &keys::tls(), &mut tls);
                 self.config.tls.insert(id.to_owned(), tls);
+            }
+            "discovery" => {
+                let mut discovery = DiscoveryConfig::new(NOWHERE, "");
+                self.keys(file, &place, inside, &keys::discovery(), &mut discovery);
+                self.config.discovery.insert(id.to_owned(), discovery);
             }
             "timer" => {
                 let mut timer = TimerOptions::default();
