@@ -36,6 +36,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("publish", include_str!("../../config/publish.toml")),
     ("bridge", include_str!("../../config/bridge.toml")),
     ("collect", include_str!("../../config/collect.toml")),
+    ("failover", include_str!("../../config/failover.toml")),
     ("modbus", include_str!("../../config/modbus.toml")),
     ("reference", include_str!("../../config/reference.toml")),
 ];

@@ -220,13 +220,14 @@ fn shipped(name: &str, variables: &[(&str, SocketAddr)]) -> NodeProcess {
 }
 
 /// Every file of `config/`.
-const SHIPPED: [&str; 12] = [
+const SHIPPED: [&str; 13] = [
     "relay",
     "echo",
     "both-roles",
     "hub",
     "publish",
     "collect",
+    "failover",
     "modbus",
     "bridge",
     "wires",
@@ -335,6 +336,21 @@ fn the_room_the_readings_and_the_meeting_place_do_what_they_say() {
     other.write_all(b"220 ready\r\n").unwrap();
     hears(&one, "220 ready\r\n");
     drop((one, other));
+    assert_eq!(node.stop().0, 0);
+}
+
+#[test]
+fn sensors_reach_the_second_server_while_the_first_is_away() {
+    let ((first, a), (second, b)) = (listener(), listener());
+    let node = shipped("failover", &[("SENSORS", ANY), ("FIRST", a), ("SECOND", b)]);
+    let mut sensor = connect(node.address());
+    drop((accept_one(&first), first));
+    let mut server = accept_one(&second);
+    sensor.write_all(b"20.5\n").unwrap();
+    let mut line = [0; 5];
+    server.read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"20.5\n");
+    drop((server, sensor));
     assert_eq!(node.stop().0, 0);
 }
 
