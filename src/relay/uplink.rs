@@ -365,11 +365,8 @@ mod tests {
         let returns = most(&mut last.clone(), Duration::from_millis(100));
         let slowest = last.max().unwrap() - Duration::from_secs(120);
         let dials = all.iter().map(Vec::len).max().unwrap();
-        println!(
-            "in 10 ms {firsts} first dials; in 100 ms {late} later ones, {returns} returns; last {slowest:?}"
-        );
-        // Evenly spread these would be 40, 7 and 3.
-        assert!(firsts < 100 && late < 30 && returns < 30);
-        assert!(slowest <= Duration::from_secs(30) && dials < 200, "{slowest:?}, {dials}");
+        // Evenly spread these would be 40, twice that at first, 7 and 3.
+        assert!(firsts < 150 && late < 30 && returns < 30, "{firsts} {late} {returns}");
+        assert!(slowest <= Duration::from_secs(30) && dials < 200, "{slowest:?} {dials}");
     }
 }

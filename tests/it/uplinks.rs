@@ -225,12 +225,21 @@ fn accounts(node: &Node, object: &str) -> Accounts {
     }
 }
 
-/// Takes so many lines of each of so many connections and resets them; the last it reads to its end.
-fn dies(listener: &TcpListener, times: usize, lines: usize) -> usize {
+/// Takes so many lines of each of so many connections and resets them; later ones it reads to their end.
+fn dies(listener: &TcpListener, times: usize, lines: usize, is_over: &AtomicBool) -> usize {
     let mut read = 0;
-    for nth in 0..=times {
-        let mut server = BufReader::new(accept_one(listener));
-        server.get_ref().set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    for nth in 0.. {
+        let stream = loop {
+            match listener.accept() {
+                Ok((stream, _)) => break stream,
+                Err(_) if is_over.load(Relaxed) => return read,
+                Err(_) => thread::sleep(Duration::from_millis(2)),
+            }
+        };
+        stream.set_nonblocking(false).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut server = BufReader::new(stream);
         let most = if nth < times { lines } else { usize::MAX };
         let mut line = String::new();
         for _ in 0..most {
@@ -267,7 +276,11 @@ async fn the_accounts_add_up_while_two_targets_die_by_turns() {
                 }
             });
         });
-        let reading = [first, second].map(|listener| thread::spawn(move || dies(&listener, 2, total / 50)));
+        let is_over = Arc::new(AtomicBool::new(false));
+        let reading = [first, second].map(|listener| {
+            let is_over = Arc::clone(&is_over);
+            thread::spawn(move || dies(&listener, 2, total / 50, &is_over))
+        });
         while !sending.is_finished() || accounts(&node, "up").queued > 0 {
             for target in ["a", "b"] {
                 accounts(&node, target);
@@ -286,6 +299,7 @@ async fn the_accounts_add_up_while_two_targets_die_by_turns() {
         }
         let stopped = node.shutdown(PATIENCE).await;
         assert_eq!(stopped.cut, 0);
+        is_over.store(true, Relaxed);
         let read: usize = reading.map(|reading| reading.join().unwrap()).iter().sum();
         assert!(resends || read <= total, "{read} of {total}");
     }
