@@ -7,14 +7,15 @@ use toml::de::DeValue;
 
 use super::kinds::{
     AddressText, InterfaceName, Kind, Limit, Names, Networks, Number, OneOf, Problem, Size, SocketPath,
-    Source, Switch, Text, Time, Word,
+    SomeNetworks, Source, Switch, Text, Time, Word,
 };
-use super::messages::{Auto, FramingText};
-use super::tags::{Off, Written};
-use super::wires::{Args, Expected, Filters, MaybeMember, Member};
-use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig, ScriptConfig};
+use super::layers::{FilePath, SystemOrFile, ViaText};
+use super::messages::{Auto, FramingText, Off};
+use super::tags::Written;
+use super::wires::{Args, Expected, Filters, MaybeMember, Member, Settings};
+use super::{ClientConfig, Config, DiscoveryConfig, ListenConfig, LogFormat, RelayConfig, ScriptConfig};
 use crate::address::Address;
-use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow};
+use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow, ProxyVersion, TlsOptions};
 use crate::relay::{JoinOn, NameFrame, Naming, RelayMode, Reply, Strategy, Tag, Unknown};
 use crate::script::OnError;
 use crate::wiring::{StepOptions, TimerOptions, WireOptions};
@@ -157,6 +158,9 @@ pub(crate) fn listen() -> Vec<Key<ListenConfig>> {
         key(a::<Auto<Size>>(), "max_frame", |l| &mut l.options.messages.max_frame, NewConnections, "the most a message may have; auto: 1MiB"),
         key(a::<Auto<Size>>(), "queue_max", |l| &mut l.options.messages.queue.max, NewConnections, "what may wait for a connection; auto: 1MiB"),
         key(a::<Auto<OneOf<Overflow>>>(), "queue_overflow", |l| &mut l.options.messages.queue.overflow, NewConnections, "what happens when more would; auto: disconnect"),
+        key(a::<Off<Text>>(), "tls", |l| &mut l.tls, NewConnections, "the [tls.ID] it speaks; off: none"),
+        key(a::<Switch>(), "accept_proxy", |l| &mut l.options.accept_proxy, NewConnections, "each client is announced by a PROXY header, version 1 or 2"),
+        key(a::<Networks<false>>(), "trusted", |l| &mut l.options.trusted, NewConnections, "the networks of the proxies whose headers are believed"),
     ]
 }
 
@@ -176,6 +180,9 @@ pub(crate) fn client() -> Vec<Key<ClientConfig>> {
         key(a::<Auto<Size>>(), "kernel_send_buffer", |c| &mut c.options.kernel.kernel_send_buffer, NewConnections, "SO_SNDBUF; auto: the kernel adapts it"),
         key(a::<Auto<FramingText>>(), "framing", |c| &mut c.options.messages.framing, NewConnections, "how messages are told apart; auto: as the relay's listener"),
         key(a::<Auto<Size>>(), "max_frame", |c| &mut c.options.messages.max_frame, NewConnections, "the most a message may have; auto: 1MiB"),
+        key(a::<Off<Text>>(), "tls", |c| &mut c.tls, NewConnections, "the [tls.ID] that is spoken with it; off: none"),
+        key(a::<Off<OneOf<ProxyVersion>>>(), "send_proxy", |c| &mut c.options.send_proxy, NewConnections, "tells the target by a PROXY header which client it is for"),
+        key(a::<Off<ViaText>>(), "proxy", |c| &mut c.proxy, NewConnections, "the SOCKS5 or HTTP proxy that makes the connection; its password is shown as ***"),
         key(a::<Auto<Size>>(), "queue_max", |c| &mut c.options.messages.queue.max, NewConnections, "what may wait for it; auto: 1MiB, and 16MiB in mode collect and where it is wired"),
         key(a::<Auto<OneOf<Overflow>>>(), "queue_overflow", |c| &mut c.options.messages.queue.overflow, NewConnections, "what happens when more would; auto: disconnect, and block in mode collect and where it is wired"),
     ]
@@ -209,6 +216,30 @@ pub(crate) fn relay() -> Vec<Key<RelayConfig>> {
     ]
 }
 
+/// The keys of `[tls.ID]`.
+#[rustfmt::skip]
+pub(crate) fn tls() -> Vec<Key<TlsOptions>> {
+    vec![
+        key(a::<Off<FilePath>>(), "cert", |t: &mut TlsOptions| &mut t.cert, NewConnections, "our certificate, as a PEM file; a listener needs one"),
+        key(a::<Off<FilePath>>(), "key", |t| &mut t.key, NewConnections, "its private key, as a PEM file"),
+        key(a::<SystemOrFile>(), "ca", |t| &mut t.ca, NewConnections, "to connect: whose certificates of servers are believed; system: those of this machine"),
+        key(a::<Off<FilePath>>(), "client_ca", |t| &mut t.client_ca, NewConnections, "to listen: clients must show a certificate signed by one of these; off: they need none"),
+        key(a::<Auto<Text>>(), "server_name", |t| &mut t.server_name, NewConnections, "to connect: the name the server's certificate must be for; auto: the host that is dialled"),
+    ]
+}
+
+/// The keys of `[discovery.ID]`.
+#[rustfmt::skip]
+pub(crate) fn discovery() -> Vec<Key<DiscoveryConfig>> {
+    vec![
+        required(key(a::<AddressText>(), "bind", |d: &mut DiscoveryConfig| &mut d.bind, Rebind, "the UDP port on which it is asked; on all interfaces, since a broadcast reaches no single address")),
+        required(key(a::<Text>(), "for", |d| &mut d.listener, Live, "the listener whose TCP port it tells, for as long as that accepts")),
+        required(key(a::<SomeNetworks>(), "networks", |d| d.options.networks.allow_mut(), Live, "who is answered; nobody else gets a word")),
+        key(a::<Number<u32>>(), "answer_rate", |d| &mut d.options.answer_rate, Live, "answers in a second, to all together"),
+        key(a::<Number<u32>>(), "answer_rate_per_address", |d| &mut d.options.answer_rate_per_address, Live, "answers in a second to one address, or to one /64 of IPv6"),
+    ]
+}
+
 /// The keys of `[timer.ID]`.
 #[rustfmt::skip]
 pub(crate) fn timer() -> Vec<Key<TimerOptions>> {
@@ -229,6 +260,7 @@ pub(crate) fn script() -> Vec<Key<ScriptConfig>> {
         key(a::<Time>(), "max_time", |s| &mut s.options.max_time, Live, "how long a function may run until it returns or waits"),
         key(a::<OneOf<OnError>>(), "on_error", |s| &mut s.options.on_error, Live, "drop: what the function was called with is dropped; close: its connection is closed, too"),
         key(a::<Text>(), "passwords", |s| &mut s.passwords, Live, "the file auth.verify looks in, seen from the folder of this one; node passwd writes it"),
+        key(a::<Settings>(), "settings", |s| &mut s.options.settings, Live, "what the script finds in its table `settings`"),
     ]
 }
 
@@ -314,14 +346,14 @@ impl Word for LogFormat {
 impl ListenConfig {
     /// A listener at `bind` with the default of every option.
     pub fn new(bind: Address) -> Self {
-        Self { bind, options: ListenOptions::default() }
+        Self { bind, options: ListenOptions::default(), tls: None }
     }
 }
 
 impl ClientConfig {
     /// A client of `to` with the default of every option.
     pub fn new(to: Address) -> Self {
-        Self { to, options: DialOptions::default() }
+        Self { to, options: DialOptions::default(), tls: None, proxy: None }
     }
 }
 

@@ -14,6 +14,7 @@ mod places;
 mod slots;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -37,6 +38,7 @@ pub(crate) use self::places::{Place, Places};
 pub(crate) use self::slots::SLOTS;
 pub(crate) use self::slots::{Of, Slot};
 use crate::event::Endpoint;
+use crate::net::{DiscoveryCounts, Tally};
 
 /// The objects of a running node. Cloning gives another handle to the same.
 #[derive(Clone, Debug, Default)]
@@ -75,6 +77,11 @@ pub(crate) enum Object {
         from: Vec<String>,
         to: Vec<String>,
         books: Option<Books>,
+    },
+    Discovery {
+        address: SocketAddr,
+        listener: String,
+        tally: Arc<Tally>,
     },
     Timer(Arc<Clock>),
     /// By the name `script.ID`.
@@ -124,6 +131,16 @@ pub enum ObjectKind {
         /// Where every message is that was taken for its clients, in mode collect with several of them.
         #[serde(skip_serializing_if = "Option::is_none")]
         accounts: Option<Accounts>,
+    },
+    /// Tells who asks where a listener is.
+    Discovery {
+        /// The UDP address at which it is asked.
+        address: SocketAddr,
+        /// The listener.
+        #[serde(rename = "for")]
+        listener: String,
+        /// What became of the requests.
+        requests: DiscoveryCounts,
     },
     /// Fires after a time, once or again and again.
     Timer {
@@ -205,6 +222,9 @@ impl Object {
                 to: to.clone(),
                 accounts: books.as_ref().map(Books::accounts),
             },
+            Self::Discovery { address, listener, tally } => {
+                ObjectKind::Discovery { address: *address, listener: listener.clone(), requests: tally.now() }
+            }
             Self::Timer(clock) => {
                 let (running, fired) = clock.now();
                 ObjectKind::Timer { running, fired }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::{Outlet, Shared};
-use crate::bus::EventBus;
-use crate::event::{ConnectionId, Event, EventKind};
+use crate::bus::{EventBus, Record};
+use crate::event::{Event, EventKind};
 use crate::net::{Conn, DialError, dial, probe};
 use crate::registry::Condition;
 
@@ -98,7 +98,7 @@ impl Targets {
     }
 
     /// Dials them in their order until one answers, on behalf of a client if there is one.
-    pub(super) async fn dial(&self, shared: &Shared, client: Option<ConnectionId>) -> Option<Reached> {
+    pub(super) async fn dial(&self, shared: &Shared, client: Option<&Record>) -> Option<Reached> {
         let order = match self.has_choice() {
             true => self.order(self.turn.fetch_add(1, Relaxed)),
             false => Vec::new(),
@@ -122,7 +122,7 @@ impl Targets {
     }
 
     /// Dials one of them.
-    async fn reach(&self, shared: &Shared, nth: usize, client: Option<ConnectionId>) -> Option<Reached> {
+    async fn reach(&self, shared: &Shared, nth: usize, client: Option<&Record>) -> Option<Reached> {
         let Outlet { target, options, own, condition } = &self.outlets[nth];
         let lead = self.has_choice().then(|| Lead::new(condition));
         match dial(target, options, own, &shared.bus, client).await {
@@ -254,11 +254,7 @@ async fn all(checks: impl Iterator<Item = impl Future<Output = ()>>) {
 
 impl Outlet {
     /// Dials it, and notes whether it could be reached.
-    pub(super) async fn dial(
-        &self,
-        bus: &EventBus,
-        partner: Option<ConnectionId>,
-    ) -> Result<Conn, DialError> {
+    pub(super) async fn dial(&self, bus: &EventBus, partner: Option<&Record>) -> Result<Conn, DialError> {
         let dialled = dial(&self.target, &self.options, &self.own, bus, partner).await;
         match &dialled {
             Ok(_) => self.condition.reached(),
