@@ -87,7 +87,11 @@ impl Uplink {
 
     fn member(&self, plan: &Plan, conn: Conn) -> Member {
         match &self.kept {
-            Some(mailbox) => Member::of_uplink(&self.group, &self.limits, conn, mailbox),
+            Some(mailbox) => {
+                // What was lost while it was away is known now.
+                mailbox.say_losses(&self.group.shared, true);
+                Member::of_uplink(&self.group, &self.limits, conn, mailbox, &plan.messages)
+            }
             None => Member::new(&self.group, &self.limits, conn, plan.side, &plan.messages).of_target(),
         }
         .with_options(&plan.options)
@@ -177,6 +181,9 @@ pub(crate) async fn keep(
         uplink.follow(&now, &next);
         now = next;
         let Outlet { target, .. } = &now.outlet;
+        if let Some(mailbox) = &uplink.kept {
+            mailbox.say_losses(&uplink.group.shared, false);
+        }
         let bus = &uplink.group.shared.bus;
         tokio::select! {
             biased;
