@@ -88,6 +88,12 @@ const EXAMPLES: &[Example] = &[
     example!("publish", "publish.toml"),
     example!("bridge", "bridge.toml"),
     example!("collect", "collect.toml"),
-    example!("modbus", "modbus.toml"),
+    example!("modbus", "modbus.toml", "plc-sim.toml", "plc-sim.luau", "plc-poll.toml", "plc-poll.luau"),
+    example!("plc-sim", "plc-sim.toml", "plc-sim.luau"),
+    example!("plc-poll", "plc-poll.toml", "plc-poll.luau"),
+    example!("scale", "scale.toml", "scale.luau"),
+    example!("half-close", "half-close.toml", "half-close-client.toml"),
+    example!("device-bridge", "device-bridge.toml"),
+    example!("device-meet", "device-meet.toml"),
     example!("reference", "reference.toml"),
 ];

@@ -66,7 +66,8 @@ pub fn main() -> ExitCode {
             Ok(text) => print(text),
             Err(fault) => refuse(&[fault], false),
         },
-        Ok(Command::Example { name: Some(name), into: Some(folder) }) => match example::write(&name, &folder) {
+        Ok(Command::Example { name: Some(name), into: Some(folder) }) => match example::write(&name, &folder)
+        {
             Ok(text) => print(&text),
             Err(fault) => refuse(&[fault], false),
         },

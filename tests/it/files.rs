@@ -220,7 +220,7 @@ fn shipped(name: &str, variables: &[(&str, SocketAddr)]) -> NodeProcess {
 }
 
 /// Every file of `config/`.
-const SHIPPED: [&str; 12] = [
+const SHIPPED: [&str; 19] = [
     "relay",
     "echo",
     "both-roles",
@@ -231,6 +231,13 @@ const SHIPPED: [&str; 12] = [
     "bridge",
     "wires",
     "commissioning",
+    "plc-sim",
+    "plc-poll",
+    "scale",
+    "half-close",
+    "half-close-client",
+    "device-bridge",
+    "device-meet",
     "chat",
     "reference",
 ];
