@@ -91,8 +91,10 @@ fn as_a_client_it_is_answered_by_socat_and_python_after_its_end() {
     let folder = tempfile::tempdir().unwrap();
     let got = folder.path().join("got");
     let port = hold_free_port().1;
-    // The child reads to the end before it prints.
-    let does = format!("SYSTEM:cat > {}; printf '{RESPONSE}'", got.display());
+    let answers = folder.path().join("answers");
+    // It reads to the end before it prints.
+    fs::write(&answers, format!("cat > {}; printf '{RESPONSE}'", got.display())).unwrap();
+    let does = format!("EXEC:sh {}", answers.display());
     let listens = format!("TCP-LISTEN:{},bind=127.0.0.1,reuseaddr", port.port());
     let socat = Running::start(Command::new("socat").args(["-t20", &listens, &does]));
     asks(0, port);

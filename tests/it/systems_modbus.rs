@@ -192,25 +192,25 @@ fn what_has_no_answer_or_a_wrong_one_is_said_to_have_failed() {
     let node = poll(address, "1s");
     let mut reader = Reader::of(&node);
     let mut link = accept_one(&device);
-    let mut next = || {
+    let next = |mut link: &TcpStream| {
         let mut request = [0; 12];
         link.read_exact(&mut request).unwrap();
-        (request, link.try_clone().unwrap())
+        request
     };
-    let (late, _) = next();
+    let late = next(&link);
     assert_eq!(late[2..10], [0, 0, 0, 6, 1, 6, 0, 10], "a write of register 10");
     assert_eq!(reader.hears("failed"), "failed write 10 no answer");
-    let (request, mut link) = next();
+    let request = next(&link);
     // The answer that is too late is for nobody.
     link.write_all(&late).unwrap();
     link.write_all(&[&request[..2], &[0, 0, 0, 3, 1, 0x86, 6]].concat()).unwrap();
     assert_eq!(reader.hears("failed"), "failed write 10 exception 6, device busy");
     node.line("an answer to nothing, or too late");
-    let (request, mut link) = next();
+    let request = next(&link);
     assert_eq!(request[7..], [3, 0, 0, 0, 4], "then it reads four registers");
     link.write_all(&[&request[..2], &[0, 0, 0, 5, 1, 3, 2, 0, 1]].concat()).unwrap();
     assert_eq!(reader.hears("failed"), "failed read 0 with an answer of the wrong length");
-    next();
+    next(&link);
     abort(link);
     drop(device);
     assert!(reader.hears("failed write").starts_with("failed write 10 the connection ended: reset"));

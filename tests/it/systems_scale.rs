@@ -119,7 +119,7 @@ fn what_fails_the_checksum_is_dropped_counted_and_said_and_the_next_good_frame_p
         link.write_all(b"\r\n").unwrap();
         assert_eq!(desk.hears(), format!("good {nth}"), "after {bad:02X?}");
     }
-    node.line("its checksum is wrong: 021200");
+    node.line("its checksum is wrong: 0231323e35302803 (1 in all, 1 were good)");
     drop((link, desk));
     let (code, log) = node.stop();
     assert_eq!((code, totals(&log).0), (0, bad.len() as u32), "{log:#?}");

@@ -18,11 +18,4 @@ impl NodeProcess {
         command.envs(variables.iter().map(|(name, value)| (*name, value.to_string())));
         Self::spawn(&mut command)
     }
-
-    /// Where its listener of this name is.
-    pub(crate) fn address_by_name(&self, name: &str) -> SocketAddr {
-        let mut events = (0..).map(|nth| self.nth_event("listening", nth));
-        let event = events.find(|event| event["endpoint"] == name).unwrap();
-        event["address"].as_str().unwrap().parse().unwrap()
-    }
 }
