@@ -43,5 +43,5 @@ pub use self::relay::{
     BridgeOptions, JoinOn, NameFrame, Naming, Pattern, RelayMode, RelayOptions, Reply, RequestOptions,
     Strategy, Tag, TagError, TagOptions, TargetOptions, Unknown,
 };
-pub use self::script::{OnError, ScriptError, ScriptOptions, Source as ScriptSource};
+pub use self::script::{OnError, ScriptError, ScriptOptions, Setting, Source as ScriptSource};
 pub use self::signal::{Connection, Signal, SignalRef};

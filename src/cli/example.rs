@@ -82,7 +82,17 @@ const EXAMPLES: &[Example] = &[
     example!("echo", "echo.toml"),
     example!("wires", "wires.toml"),
     example!("commissioning", "commissioning.toml"),
-    example!("chat", "chat.toml"),
+    example!("hello", "hello.toml", "hello-client.toml"),
+    example!("aggregator", "aggregator.toml", "aggregator.luau"),
+    example!("summary", "summary.toml", "aggregator.luau"),
+    example!(
+        "chat-login",
+        "chat-login.toml",
+        "chat-login.luau",
+        "chat-login-client.toml",
+        "chat-login-client.luau"
+    ),
+    example!("chat", "chat.toml", "chat.luau", "chat-client.toml", "chat-client.luau"),
     example!("both-roles", "both-roles.toml"),
     example!("hub", "hub.toml"),
     example!("publish", "publish.toml"),

@@ -11,7 +11,7 @@ use super::kinds::{
 };
 use super::messages::{Auto, FramingText};
 use super::tags::{Off, Written};
-use super::wires::{Args, Expected, Filters, MaybeMember, Member};
+use super::wires::{Args, Expected, Filters, MaybeMember, Member, Settings};
 use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig, ScriptConfig};
 use crate::address::Address;
 use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow};
@@ -231,6 +231,7 @@ pub(crate) fn script() -> Vec<Key<ScriptConfig>> {
         key(a::<Time>(), "max_time", |s| &mut s.options.max_time, Live, "how long a function may run until it returns or waits"),
         key(a::<OneOf<OnError>>(), "on_error", |s| &mut s.options.on_error, Live, "drop: what the function was called with is dropped; close: its connection is closed, too"),
         key(a::<Text>(), "passwords", |s| &mut s.passwords, Live, "the file auth.verify looks in, seen from the folder of this one; node passwd writes it"),
+        key(a::<Settings>(), "settings", |s| &mut s.options.settings, Live, "what the script finds in its table `settings`"),
     ]
 }
 

@@ -8,7 +8,7 @@ use super::wiring;
 use super::{Node, NodeError};
 use crate::address::Address;
 use crate::config::keys::{self, Key};
-use crate::config::{Config, Fault, Place, Reload};
+use crate::config::{ClientConfig, Config, Fault, Place, Reload};
 use crate::relay::Stop;
 
 /// What a reload has changed.
@@ -39,12 +39,14 @@ impl Node {
         }
         let leads = wiring::check(&config).await?;
         let (talks, talked) = (conversation(&config), conversation(&self.config));
-        if talks != talked
-            && let Some((id, _)) = talks.or(talked)
-        {
+        let (shows, showed) = (terminal(&config), terminal(&self.config));
+        let is_other = (talks != talked, shows != showed);
+        let relay = talks.or(talked).filter(|_| is_other.0).map(|(id, _)| ("relay", id));
+        let client = shows.or(showed).filter(|_| is_other.1).map(|(id, _)| ("client", id));
+        if let Some((table, id)) = relay.or(client) {
             let text = "standard input and output come and go with the process; start the node anew";
             return Err(NodeError::Config(vec![Fault {
-                place: Place::new("relay", id, ""),
+                place: Place::new(table, id, ""),
                 text: text.into(),
             }]));
         }
@@ -72,6 +74,11 @@ fn conversation(config: &Config) -> Option<(&String, Vec<(&str, &Address)>)> {
     let from = config.from(relay).map(|(name, listener)| (name, &listener.bind));
     let to = config.to(relay).map(|(name, client)| (name, &client.to));
     Some((id, from.chain(to).collect()))
+}
+
+/// The client that is standard input and output for wires and scripts.
+fn terminal(config: &Config) -> Option<(&String, &ClientConfig)> {
+    config.client.iter().find(|(id, client)| client.to == Address::Stdio && config.is_wired(id))
 }
 
 /// Has the keys of `[node]` that cannot follow stay as they were, and names those that should have.
