@@ -3,11 +3,11 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 
 use crate::support::{
-    ANY, NodeProcess, PATIENCE, PYTHON, Running, abort, accept_one, connect, hold_free_port, listener,
-    needs_pymodbus, root, run, wait_until,
+    ANY, NodeProcess, PATIENCE, PYTHON, Running, abort, accept_one, binary, connect, hold_free_port,
+    listener, needs_pymodbus, root, run, wait_until,
 };
 
 /// A request and its answer, without transaction and protocol, in hexadecimal digits.
@@ -136,61 +136,62 @@ fn pymodbus_reads_and_writes_the_simulated_plc_and_gets_its_exceptions() {
     assert_eq!(node.stop().0, 0);
 }
 
-/// What a master that polls says.
-struct Reader(BufReader<TcpStream>);
+/// A master that polls, and what it prints.
+struct Poll {
+    node: NodeProcess,
+    lines: BufReader<ChildStdout>,
+}
 
-impl Reader {
-    fn of(node: &NodeProcess) -> Self {
-        Self(BufReader::new(connect(node.address())))
+impl Poll {
+    fn of(plc: SocketAddr, every: &str) -> Self {
+        let mut command = Command::new(binary());
+        command.args(["run", "--log-format", "json"]).arg(root().join("config/plc-poll.toml"));
+        command.env("PLC", plc.to_string()).env("EVERY", every);
+        let mut node = NodeProcess::spawn_as_is(command.stdin(Stdio::null()).stdout(Stdio::piped()));
+        let lines = BufReader::new(node.stdout());
+        Self { node, lines }
     }
 
     /// The next line that begins so.
-    fn hears(&mut self, beginning: &str) -> String {
-        let mut heard = Vec::new();
+    fn prints(&mut self, beginning: &str) -> String {
+        let mut before = Vec::new();
         loop {
             let mut line = String::new();
-            let count = self.0.read_line(&mut line).unwrap_or_else(|error| panic!("{error}: {heard:#?}"));
-            assert!(count > 0 && heard.len() < 10_000, "no {beginning:?} in {heard:#?}");
+            let count = self.lines.read_line(&mut line).unwrap();
+            assert!(count > 0 && before.len() < 1_000, "no {beginning:?} in {before:#?}");
             if line.starts_with(beginning) {
                 return line.trim_end().to_owned();
             }
-            heard.push(line);
+            before.push(line);
         }
     }
 }
 
-fn poll(plc: SocketAddr, every: &str) -> NodeProcess {
-    let variables = [("PLC", plc.to_string()), ("READERS", ANY.to_string()), ("EVERY", every.to_owned())];
-    NodeProcess::shipped("plc-poll", &variables)
-}
-
 #[test]
-fn the_master_polls_a_pymodbus_device_says_so_in_lines_and_goes_on_after_it_was_killed() {
+fn the_master_polls_a_pymodbus_device_and_goes_on_after_it_was_killed() {
     if !needs_pymodbus() {
         return;
     }
     let target = hold_free_port().1;
-    let node = poll(target, "100ms");
-    let mut reader = Reader::of(&node);
-    assert_eq!(reader.hears("failed connect"), "failed connect the PLC is away");
+    let mut poll = Poll::of(target, "100ms");
+    assert_eq!(poll.prints("failed connect"), "failed connect the PLC is away");
     for _ in 0..2 {
         let device = Running::start(&mut pymodbus("device", target.port()));
-        let wrote = reader.hears("wrote ");
+        let wrote = poll.prints("wrote ");
         let (_, tick) = wrote.rsplit_once(' ').unwrap();
         assert!(wrote.starts_with("wrote 10 ") && tick.parse::<u16>().unwrap() > 0, "{wrote}");
-        assert_eq!(reader.hears("read "), "read 0 1000 1001 1002 1003");
+        assert_eq!(poll.prints("read "), "read 0 1000 1001 1002 1003");
         drop(device);
-        reader.hears("failed connect");
+        poll.prints("failed connect");
     }
-    assert_eq!(node.stop().0, 0);
+    assert_eq!(poll.node.stop().0, 0);
 }
 
 /// A device that is mute, then answers something else, then is restarted.
 #[test]
 fn what_has_no_answer_or_a_wrong_one_is_said_to_have_failed() {
     let (device, address) = listener();
-    let node = poll(address, "1s");
-    let mut reader = Reader::of(&node);
+    let mut poll = Poll::of(address, "1s");
     let mut link = accept_one(&device);
     let next = |mut link: &TcpStream| {
         let mut request = [0; 12];
@@ -199,24 +200,23 @@ fn what_has_no_answer_or_a_wrong_one_is_said_to_have_failed() {
     };
     let late = next(&link);
     assert_eq!(late[2..10], [0, 0, 0, 6, 1, 6, 0, 10], "a write of register 10");
-    assert_eq!(reader.hears("failed"), "failed write 10 no answer");
+    assert_eq!(poll.prints("failed"), "failed write 10 no answer");
     let request = next(&link);
     // The answer that is too late is for nobody.
     link.write_all(&late).unwrap();
     link.write_all(&[&request[..2], &[0, 0, 0, 3, 1, 0x86, 6]].concat()).unwrap();
-    assert_eq!(reader.hears("failed"), "failed write 10 exception 6, device busy");
-    node.line("an answer to nothing, or too late");
+    assert_eq!(poll.prints("failed"), "failed write 10 exception 6, device busy");
+    poll.node.line("an answer to nothing, or too late");
     let request = next(&link);
     assert_eq!(request[7..], [3, 0, 0, 0, 4], "then it reads four registers");
     link.write_all(&[&request[..2], &[0, 0, 0, 5, 1, 3, 2, 0, 1]].concat()).unwrap();
-    assert_eq!(reader.hears("failed"), "failed read 0 with an answer of the wrong length");
+    assert_eq!(poll.prints("failed"), "failed read 0 with an answer of the wrong length");
     next(&link);
     abort(link);
     drop(device);
-    assert!(reader.hears("failed write").starts_with("failed write 10 the connection ended: reset"));
-    reader.hears("failed connect");
-    drop(reader);
-    assert_eq!(node.stop().0, 0);
+    assert!(poll.prints("failed write").starts_with("failed write 10 the connection ended: reset"));
+    poll.prints("failed connect");
+    assert_eq!(poll.node.stop().0, 0);
 }
 
 /// All three without hardware, through a restart of the PLC, and of the gateway.
@@ -226,26 +226,24 @@ fn two_masters_share_the_simulated_plc_through_the_gateway_while_both_are_starte
     let plc = || NodeProcess::shipped("plc-sim", &[("PLC", plc_at)]);
     let gateway = || NodeProcess::shipped("modbus", &[("MASTERS", gateway_at), ("DEVICE", plc_at)]);
     let (mut device, mut between) = (plc(), gateway());
-    let masters = [poll(gateway_at, "200ms"), poll(gateway_at, "200ms")];
-    let mut readers = masters.each_ref().map(Reader::of);
-    let shared = |readers: &mut [Reader; 2]| {
-        readers.iter_mut().for_each(|reader| assert!(reader.hears("read ").starts_with("read 0 ")));
+    let mut masters = [Poll::of(gateway_at, "200ms"), Poll::of(gateway_at, "200ms")];
+    let shared = |masters: &mut [Poll; 2]| {
+        masters.iter_mut().for_each(|master| assert!(master.prints("read ").starts_with("read 0 ")));
     };
-    shared(&mut readers);
+    shared(&mut masters);
     assert_eq!(device.stop().0, 0);
-    for reader in &mut readers {
-        reader.hears("failed ");
+    for master in &mut masters {
+        master.prints("failed ");
     }
     device = plc();
-    shared(&mut readers);
+    shared(&mut masters);
     assert_eq!(between.stop().0, 0);
-    for reader in &mut readers {
-        assert_eq!(reader.hears("failed connect"), "failed connect the PLC is away");
+    for master in &mut masters {
+        assert_eq!(master.prints("failed connect"), "failed connect the PLC is away");
     }
     between = gateway();
-    shared(&mut readers);
-    drop(readers);
-    for node in masters.into_iter().chain([between, device]) {
+    shared(&mut masters);
+    for node in masters.into_iter().map(|master| master.node).chain([between, device]) {
         assert_eq!(node.stop().0, 0);
     }
 }
