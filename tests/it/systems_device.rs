@@ -132,7 +132,7 @@ fn readings_wait_for_a_desk_that_listens_and_every_one_that_is_lost_is_counted()
     for nth in 1..=count {
         device.says(&format!("reading {nth} {}", "x".repeat(100)));
     }
-    node.line("readings lost for the desk");
+    node.line("lost at the end of the desk, overflow");
     let mut desk = Program::start(&desks, "listens", "10.81.2.2", 7042);
     let mut heard = Vec::new();
     while heard.last() != Some(&count) {
@@ -146,7 +146,7 @@ fn readings_wait_for_a_desk_that_listens_and_every_one_that_is_lost_is_counted()
         node.lines().iter().any(|line| line.contains("\"disconnected\"") && line.contains("\"device\""))
     });
     desk.says("command 1");
-    node.line("\"unheard\"");
+    node.line("lost at the end of the desk, unheard: 1 lines");
     let mut device = Program::start(&devices, "dials", "10.81.1.1", 7041);
     device.is_there();
     device.says("reading again");
