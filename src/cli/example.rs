@@ -105,5 +105,6 @@ const EXAMPLES: &[Example] = &[
     example!("half-close", "half-close.toml", "half-close-client.toml"),
     example!("device-bridge", "device-bridge.toml"),
     example!("device-meet", "device-meet.toml"),
+    example!("tls", "tls.toml"),
     example!("reference", "reference.toml"),
 ];
