@@ -99,5 +99,6 @@ const EXAMPLES: &[Example] = &[
     example!("bridge", "bridge.toml"),
     example!("collect", "collect.toml"),
     example!("modbus", "modbus.toml"),
+    example!("tls", "tls.toml"),
     example!("reference", "reference.toml"),
 ];

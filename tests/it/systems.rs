@@ -10,7 +10,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Liner, NodeProcess, System, abort, accept_one, binary, connect, hold_free_port, listener, needs, root, run,
+    Liner, NodeProcess, System, abort, accept_one, binary, connect, hold_free_port, listener, needs, root,
+    run,
 };
 
 #[test]
@@ -267,9 +268,12 @@ fn a_summary_has_what_each_device_has_sent_within_an_interval() {
 fn a_summary_may_stand_beside_the_readings_and_forgets_who_is_gone() {
     let (listener, address) = listener();
     let system = System::new("summary");
-    for line in
-        ["[[connect]]  ", "signal = \"field.message_received\"\n", "via = [\"trim\"]\n", "slot = \"script.aggregator.forward\""]
-    {
+    for line in [
+        "[[connect]]  ",
+        "signal = \"field.message_received\"\n",
+        "via = [\"trim\"]\n",
+        "slot = \"script.aggregator.forward\"",
+    ] {
         system.edit("summary.toml", &format!("#{line}"), line);
     }
     system.edit("summary.toml", "forget_after = 360", "forget_after = 2");
