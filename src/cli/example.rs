@@ -106,5 +106,6 @@ const EXAMPLES: &[Example] = &[
     example!("device-bridge", "device-bridge.toml"),
     example!("device-meet", "device-meet.toml"),
     example!("tls", "tls.toml"),
+    example!("stx-chat", "stx-chat.toml", "stx-chat.luau", "stx-chat-client.toml", "stx-chat-client.luau"),
     example!("reference", "reference.toml"),
 ];
