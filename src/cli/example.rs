@@ -98,7 +98,15 @@ const EXAMPLES: &[Example] = &[
     example!("publish", "publish.toml"),
     example!("bridge", "bridge.toml"),
     example!("collect", "collect.toml"),
-    example!("modbus", "modbus.toml", "plc-sim.toml", "plc-sim.luau", "plc-poll.toml", "plc-poll.luau"),
+    example!(
+        "modbus",
+        "modbus.toml",
+        "modbus.luau",
+        "plc-sim.toml",
+        "plc-sim.luau",
+        "plc-poll.toml",
+        "plc-poll.luau"
+    ),
     example!("plc-sim", "plc-sim.toml", "plc-sim.luau"),
     example!("plc-poll", "plc-poll.toml", "plc-poll.luau"),
     example!("scale", "scale.toml", "scale.luau"),

@@ -419,7 +419,9 @@ fn live_tries_every_bind_name_and_target_and_sends_nothing() {
 fn keys() -> Vec<(String, String, String, Option<Value>)> {
     let schema: Value = serde_json::from_str(&printed(&["schema"])).unwrap();
     let mut keys = Vec::new();
-    for table in ["node", "listen", "client", "relay", "tls", "discovery", "timer", "script", "connect", "step"] {
+    for table in
+        ["node", "listen", "client", "relay", "tls", "discovery", "timer", "script", "connect", "step"]
+    {
         let of = &schema["properties"][table];
         let of = match table {
             "node" => of,

@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::support::{
-    Ending, NodeProcess, PATIENCE, accept_one, binary, connect, listener, read_all, run,
-};
+use crate::support::{Ending, NodeProcess, PATIENCE, accept_one, binary, connect, listener, read_all, run};
 
 /// A node with files in a folder of its own.
 struct Files {

@@ -231,9 +231,12 @@ fn two_masters_share_the_simulated_plc_through_the_gateway_while_both_are_starte
         masters.iter_mut().for_each(|master| assert!(master.prints("read ").starts_with("read 0 ")));
     };
     shared(&mut masters);
+    for master in &mut masters {
+        assert_eq!(master.prints("failed write"), "failed write 10 exception 1, illegal function");
+    }
     assert_eq!(device.stop().0, 0);
     for master in &mut masters {
-        master.prints("failed ");
+        assert!(master.prints("failed read").starts_with("failed read 0 "));
     }
     device = plc();
     shared(&mut masters);
@@ -245,5 +248,68 @@ fn two_masters_share_the_simulated_plc_through_the_gateway_while_both_are_starte
     shared(&mut masters);
     for node in masters.into_iter().map(|master| master.node).chain([between, device]) {
         assert_eq!(node.stop().0, 0);
+    }
+}
+
+/// The gateway before a simulated PLC, with these variables.
+fn guarded(more: &[(&str, &str)]) -> (NodeProcess, NodeProcess, TcpStream) {
+    let plc = NodeProcess::shipped("plc-sim", &[("PLC", ANY)]);
+    let mut variables = vec![("MASTERS", ANY.to_string()), ("DEVICE", plc.address().to_string())];
+    variables.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
+    let gateway = NodeProcess::shipped("modbus", &variables);
+    let master = connect(gateway.address());
+    (plc, gateway, master)
+}
+
+#[test]
+fn the_gateway_refuses_what_writes_with_exception_1_and_the_device_never_hears_of_it() {
+    let (plc, gateway, mut master) = guarded(&[]);
+    let writes = [
+        "07 06 0014 BEEF",
+        "07 10 0014 0001 02 BEEF",
+        "07 05 0014 FF00",
+        "07 0F 0000 0008 01 FF",
+        "07 15 07 06 0004 0007 0001 BEEF",
+        "07 16 0014 0000 BEEF",
+        "07 17 0014 0001 0014 0001 02 BEEF",
+        "07 08 0001 0000",
+        "07 00",
+        "07 5A 00",
+        "07 86 0014 BEEF",
+    ];
+    for (nth, request) in (0xFFF8u16..=0xFFFF).chain(0..).zip(writes) {
+        master.write_all(&adu(nth, request)).unwrap();
+        let code = u8::from_str_radix(&request[3..5], 16).unwrap() | 0x80;
+        hears(&master, &adu(nth, &format!("07 {code:02X} 01")), request);
+        // Reading is not disturbed, and nothing was written.
+        master.write_all(&adu(nth, "07 03 0014 0001")).unwrap();
+        hears(&master, &adu(nth, "07 03 02 0000"), "a read");
+    }
+    // The exception of the PLC itself: this one has passed.
+    master.write_all(&adu(9, "07 04 0000 0001")).unwrap();
+    hears(&master, &adu(9, "07 84 01"), "input registers");
+    drop(master);
+    let (code, log) = gateway.stop();
+    assert_eq!(code, 0);
+    assert_eq!(log.iter().filter(|line| line.contains("refused function")).count(), writes.len());
+    assert_eq!(plc.stop().0, 0);
+}
+
+#[test]
+fn the_gateway_allows_functions_and_masters_that_are_listed() {
+    for (variable, value, sixteen_is_allowed) in
+        [("WRITES", "6", false), ("WRITES", "6, 16", true), ("WRITERS", "192.0.2.1 127.0.0.1", true)]
+    {
+        let (plc, gateway, mut master) = guarded(&[(variable, value)]);
+        master.write_all(&adu(1, "07 06 0014 BEEF")).unwrap();
+        hears(&master, &adu(1, "07 06 0014 BEEF"), value);
+        master.write_all(&adu(2, "07 10 0015 0001 02 0001")).unwrap();
+        let answer = if sixteen_is_allowed { "07 10 0015 0001" } else { "07 90 01" };
+        hears(&master, &adu(2, answer), value);
+        master.write_all(&adu(3, "07 03 0014 0002")).unwrap();
+        let second = if sixteen_is_allowed { "0001" } else { "0000" };
+        hears(&master, &adu(3, &format!("07 03 04 BEEF {second}")), value);
+        drop(master);
+        assert_eq!((gateway.stop().0, plc.stop().0), (0, 0));
     }
 }
