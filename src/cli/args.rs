@@ -374,6 +374,7 @@ impl Args {
             framing,
             max_frame: meaning.size("--max-frame", &self.max_frame),
             queue: QueueOptions { max: meaning.size("--queue", &self.queue), overflow: self.overflow },
+            allow_half_open: false,
         }
     }
 

@@ -128,8 +128,13 @@ impl Config {
                     faults.push(Fault { place, text });
                 }
             }
+            let wired_only = |place, messages: &MessageOptions| {
+                let text = "only wires and scripts need it: a relay knows what follows an end; remove it";
+                messages.allow_half_open.then(|| Fault { place, text: text.into() })
+            };
             for (name, listener) in self.from(relay) {
                 let at = |key| Place::new("listen", name, key);
+                faults.extend(wired_only(at("allow_half_open"), &listener.options.messages));
                 check(relay, &listener.options.messages, true, &at, &mut faults);
             }
             if relay.mode == RelayMode::Collect {
@@ -137,6 +142,7 @@ impl Config {
             }
             for (name, client) in self.to(relay) {
                 let at = |key| Place::new("client", name, key);
+                faults.extend(wired_only(at("allow_half_open"), &client.options.messages));
                 check(relay, &self.messages(relay, client), false, &at, &mut faults);
                 if relay.mode == RelayMode::Publish && client.to == Address::Echo {
                     let text = "echo: has nothing to say and hears nothing; name another target";
@@ -175,7 +181,7 @@ pub(super) fn check(
     faults: &mut Vec<Fault>,
 ) {
     let mut add = |key, text: String| faults.push(Fault { place: at(key), text });
-    let MessageOptions { framing, max_frame, queue } = messages;
+    let MessageOptions { framing, max_frame, queue, allow_half_open: _ } = messages;
     let mode = relay.mode.name();
     if !relay.mode.is_group() {
         let given = [

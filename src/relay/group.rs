@@ -273,8 +273,8 @@ impl Group {
                 self.put(member, wire.clone(), *frames, *frames, 0);
             }
         }
-        if forms.is_empty() && self.keeps() && from.side == Side::From {
-            // A reload has removed the target.
+        if forms.is_empty() && self.keeps() {
+            // A reload has removed the target; or the target speaks, and no client is there.
             let amount = Amount { frames: run.frames, bytes: run.wire.len() as u64 };
             from.lose(&self.shared, DropCause::Unheard, amount);
         }
@@ -537,7 +537,8 @@ impl Mailbox {
         self.say_losses(shared, false);
     }
 
-    fn say_losses(&self, shared: &Shared, is_last: bool) {
+    /// Says what was lost and not said yet; unless it is the last time, only where a second has passed.
+    pub(super) fn say_losses(&self, shared: &Shared, is_last: bool) {
         let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
         for cause in DropCause::ALL {
             let loss = &mut losses[cause as usize];

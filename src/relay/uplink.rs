@@ -93,7 +93,9 @@ impl Uplink {
         match &self.kept {
             Some(mailbox) => {
                 mailbox.lead_to(target);
-                Member::of_uplink(&self.group, &self.limits, conn, mailbox)
+                // What was lost while it was away is known now.
+                mailbox.say_losses(&self.group.shared, true);
+                Member::of_uplink(&self.group, &self.limits, conn, mailbox, &plan.messages)
             }
             None => Member::new(&self.group, &self.limits, conn, plan.side, &plan.messages).of_target(),
         }
@@ -193,6 +195,9 @@ pub(crate) async fn keep(
         now = next;
         let targets = &now.targets;
         let shared = &uplink.group.shared;
+        if let Some(mailbox) = &uplink.kept {
+            mailbox.say_losses(shared, false);
+        }
         tokio::select! {
             biased;
             () = uplink.turned(true) => {}

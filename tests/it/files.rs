@@ -230,7 +230,7 @@ fn shipped(name: &str, variables: &[(&str, SocketAddr)]) -> NodeProcess {
 }
 
 /// Every file of `config/`.
-const SHIPPED: [&str; 23] = [
+const SHIPPED: [&str; 30] = [
     "relay",
     "echo",
     "both-roles",
@@ -249,6 +249,13 @@ const SHIPPED: [&str; 23] = [
     "summary",
     "chat-login",
     "chat-login-client",
+    "plc-sim",
+    "plc-poll",
+    "scale",
+    "half-close",
+    "half-close-client",
+    "device-bridge",
+    "device-meet",
     "chat",
     "chat-client",
     "stx-chat",

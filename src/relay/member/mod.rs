@@ -55,6 +55,8 @@ pub(super) struct Member {
     answered: Option<u64>,
     /// Our half was finished, since a slot has asked for that.
     has_shut: bool,
+    /// In a wired group: it stays until that.
+    allows_half_open: bool,
     /// Why it has ended, once it has.
     reason: Option<Reason>,
     unsent: u64,
@@ -103,7 +105,7 @@ impl Member {
         let endpoint = conn.record().endpoint();
         let limit = messages.queue.of_member();
         let mailbox = Mailbox::new(Some(conn.id()), endpoint, side, framing, messages.max_frame(), limit);
-        Self::with(group, limits, conn, group.join(mailbox))
+        Self::with(group, limits, conn, group.join(mailbox)).allowing(messages)
     }
 
     /// A connection to a target whose queue outlives it.
@@ -112,9 +114,10 @@ impl Member {
         limits: &Arc<Limits>,
         conn: Conn,
         mailbox: &Arc<Mailbox>,
+        messages: &MessageOptions,
     ) -> Self {
         mailbox.set_connection(Some(conn.id()));
-        let mut member = Self::with(group, limits, conn, Arc::clone(mailbox)).of_target();
+        let mut member = Self::with(group, limits, conn, Arc::clone(mailbox)).of_target().allowing(messages);
         member.keeps = true;
         if let Some(exchange) = &group.exchange {
             exchange.connected(group);
@@ -153,10 +156,16 @@ impl Member {
             is_parting: false,
             answered: None,
             has_shut: false,
+            allows_half_open: false,
             reason: None,
             unsent: 0,
             is_over: false,
         }
+    }
+
+    fn allowing(mut self, messages: &MessageOptions) -> Self {
+        self.allows_half_open = messages.allow_half_open;
+        self
     }
 
     /// With the options of its relay: how it is called, and who gets its answers.
@@ -454,10 +463,12 @@ impl Member {
         self.passing.get_or_insert_with(|| Passing::new(&self.conn))
     }
 
-    /// Whether it stays after its peer has finished. In a wired group it does until it is answered.
+    /// Whether it stays after its peer has finished. In a wired group it does until it is answered, or a slot
+    /// has finished our half.
     fn stays(&self, cx: &mut Context<'_>) -> bool {
         match (&self.group.wires, self.answered) {
             (Some(_), _) if self.is_terminal() && self.decoder.remainder() == 0 => true,
+            (Some(_), Some(_)) if self.allows_half_open => !self.has_shut,
             (Some(wires), Some(place)) => wires.poll_answered(cx, self.conn.id(), place).is_pending(),
             _ => self.only_listens() || self.is_passing(cx),
         }
