@@ -62,5 +62,6 @@ mod tls_wires;
 mod topologies;
 mod traces;
 mod uplinks;
+mod via;
 mod wire;
 mod wires;
