@@ -259,7 +259,13 @@ fn dies(listener: &TcpListener, times: usize, lines: usize, is_over: &AtomicBool
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_accounts_add_up_while_two_targets_die_by_turns() {
     for resends in [false, true] {
-        let ((first, a), (second, b)) = (listener(), listener());
+        let [(first, a), (second, b)] = [(); 2].map(|()| {
+            let (held, address) = hold_free_port();
+            // So that one connection cannot take everything.
+            held.set_recv_buffer_size(16 << 10).unwrap();
+            held.listen(16).unwrap();
+            (TcpListener::from(held), address)
+        });
         let node = node(&[a, b], &format!("strategy = \"round_robin\"\nresend = {resends}")).await;
         let address = node.addresses()[0];
         let (senders, each) = (10, 10_000);
