@@ -234,7 +234,17 @@ pub(crate) async fn probe(
     options: &DialOptions,
     own: &[SocketAddr],
 ) -> Result<(), DialError> {
-    connect(target, options, own, &Unseen, None).await.map(drop)
+    let (stream, ..) = connect(target, options, own, &Unseen, None).await?;
+    if let Stream::Tls(mut tls) = stream {
+        // Whoever just closes has broken off, as a server sees it. What it says until its own end is let go.
+        let ended = async {
+            poll_fn(|cx| tls.poll_shutdown(cx)).await?;
+            while poll_fn(|cx| tls.poll_read(cx, &mut [0; 64])).await? > 0 {}
+            io::Result::Ok(())
+        };
+        let _ = timeout(FAREWELL, ended).await;
+    }
+    Ok(())
 }
 
 async fn connect_unix(
@@ -457,6 +467,8 @@ const STAGGER: Duration = Duration::from_millis(250);
 const UNIX_PAUSE: Duration = Duration::from_millis(10);
 /// Addresses of one name that are tried in one dial.
 const MOST: usize = 8;
+/// For the end of a TLS session that was only a check.
+const FAREWELL: Duration = Duration::from_secs(1);
 const EMFILE: i32 = rustix::io::Errno::MFILE.raw_os_error();
 const ENFILE: i32 = rustix::io::Errno::NFILE.raw_os_error();
 

@@ -52,6 +52,7 @@ mod supervisor;
 mod tags;
 mod tls;
 mod tls_limits;
+mod tls_peers;
 mod tls_wires;
 mod topologies;
 mod traces;
