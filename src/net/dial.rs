@@ -98,15 +98,6 @@ impl Dialling for Record {
     }
 }
 
-/// Nobody.
-struct Unseen;
-
-impl Dialling for Unseen {
-    fn set_state(&self, _: State) {}
-
-    fn host_found(&self, _: &[SocketAddr]) {}
-}
-
 impl DialError {
     /// What kind of failure it is.
     pub fn kind(&self) -> SocketErrorKind {
@@ -237,25 +228,6 @@ async fn reach(
             Ok((Stream::Tcp(stream), peer.into(), local.into()))
         }
     }
-}
-
-/// Connects to `target` only to see that it can be reached; nobody is told. Cancel safe.
-pub(crate) async fn probe(
-    target: &Target,
-    options: &DialOptions,
-    own: &[SocketAddr],
-) -> Result<(), DialError> {
-    let (stream, ..) = connect(target, options, own, &Unseen, None).await?;
-    if let Stream::Tls(mut tls) = stream {
-        // Whoever just closes has broken off, as a server sees it. What it says until its own end is let go.
-        let ended = async {
-            poll_fn(|cx| tls.poll_shutdown(cx)).await?;
-            while poll_fn(|cx| tls.poll_read(cx, &mut [0; 64])).await? > 0 {}
-            io::Result::Ok(())
-        };
-        let _ = timeout(FAREWELL, ended).await;
-    }
-    Ok(())
 }
 
 async fn connect_unix(
@@ -478,8 +450,6 @@ const STAGGER: Duration = Duration::from_millis(250);
 const UNIX_PAUSE: Duration = Duration::from_millis(10);
 /// Addresses of one name that are tried in one dial.
 const MOST: usize = 8;
-/// For the end of a TLS session that was only a check.
-const FAREWELL: Duration = Duration::from_secs(1);
 const EMFILE: i32 = rustix::io::Errno::MFILE.raw_os_error();
 const ENFILE: i32 = rustix::io::Errno::NFILE.raw_os_error();
 
