@@ -62,6 +62,7 @@ mod tags;
 mod terminals;
 mod tls;
 mod tls_limits;
+mod tls_peers;
 mod tls_wires;
 mod topologies;
 mod traces;
