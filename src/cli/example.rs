@@ -100,5 +100,6 @@ const EXAMPLES: &[Example] = &[
     example!("collect", "collect.toml"),
     example!("modbus", "modbus.toml"),
     example!("tls", "tls.toml"),
+    example!("stx-chat", "stx-chat.toml", "stx-chat.luau", "stx-chat-client.toml", "stx-chat-client.luau"),
     example!("reference", "reference.toml"),
 ];

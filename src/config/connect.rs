@@ -47,6 +47,7 @@ impl Config {
             _ if self.listen.contains_key(object) => Some(Of::Listener),
             _ if self.client.contains_key(object) => Some(Of::Client),
             _ if self.relay.contains_key(object) => Some(Of::Relay),
+            _ if self.discovery.contains_key(object) => Some(Of::Discovery),
             _ if self.timer.contains_key(object) => Some(Of::Timer),
             _ if self.scripts().any(|script| script == object) => Some(Of::Script),
             _ => None,

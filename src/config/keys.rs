@@ -7,13 +7,13 @@ use toml::de::DeValue;
 
 use super::kinds::{
     AddressText, InterfaceName, Kind, Limit, Names, Networks, Number, OneOf, Problem, Size, SocketPath,
-    Source, Switch, Text, Time, Word,
+    SomeNetworks, Source, Switch, Text, Time, Word,
 };
 use super::layers::{FilePath, SystemOrFile, ViaText};
 use super::messages::{Auto, FramingText, Off};
 use super::tags::Written;
 use super::wires::{Args, Expected, Filters, MaybeMember, Member, Settings};
-use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig, ScriptConfig};
+use super::{ClientConfig, Config, DiscoveryConfig, ListenConfig, LogFormat, RelayConfig, ScriptConfig};
 use crate::address::Address;
 use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow, ProxyVersion, TlsOptions};
 use crate::relay::{JoinOn, NameFrame, Naming, RelayMode, Reply, Strategy, Tag, Unknown};
@@ -225,6 +225,18 @@ pub(crate) fn tls() -> Vec<Key<TlsOptions>> {
         key(a::<SystemOrFile>(), "ca", |t| &mut t.ca, NewConnections, "to connect: whose certificates of servers are believed; system: those of this machine"),
         key(a::<Off<FilePath>>(), "client_ca", |t| &mut t.client_ca, NewConnections, "to listen: clients must show a certificate signed by one of these; off: they need none"),
         key(a::<Auto<Text>>(), "server_name", |t| &mut t.server_name, NewConnections, "to connect: the name the server's certificate must be for; auto: the host that is dialled"),
+    ]
+}
+
+/// The keys of `[discovery.ID]`.
+#[rustfmt::skip]
+pub(crate) fn discovery() -> Vec<Key<DiscoveryConfig>> {
+    vec![
+        required(key(a::<AddressText>(), "bind", |d: &mut DiscoveryConfig| &mut d.bind, Rebind, "the UDP port on which it is asked; on all interfaces, since a broadcast reaches no single address")),
+        required(key(a::<Text>(), "for", |d| &mut d.listener, Live, "the listener whose TCP port it tells, for as long as that accepts")),
+        required(key(a::<SomeNetworks>(), "networks", |d| d.options.networks.allow_mut(), Live, "who is answered; nobody else gets a word")),
+        key(a::<Number<u32>>(), "answer_rate", |d| &mut d.options.answer_rate, Live, "answers in a second, to all together"),
+        key(a::<Number<u32>>(), "answer_rate_per_address", |d| &mut d.options.answer_rate_per_address, Live, "answers in a second to one address, or to one /64 of IPv6"),
     ]
 }
 

@@ -53,6 +53,7 @@ impl Node {
         let matches = self.wiring.match_listeners(&config).await;
         self.wiring.check_access(&config, &matches)?;
         let bound = self.wiring.bind_new(&config, &matches).await?;
+        let told = self.discoveries.bind_new(&config)?;
         let started = self.scripts.start_new(&config, &self.registry).await?;
 
         // From here on nothing waits and nothing fails.
@@ -73,7 +74,7 @@ impl Node {
         }
         self.config = config;
         let closed = self.wiring.close_unmatched(&matches, &self.config);
-        self.open(bound, closed, started, &leads);
+        self.open(bound, told, closed, started, &leads);
         Ok(changes)
     }
 }
@@ -111,6 +112,7 @@ fn changes(old: &Config, new: &Config) -> Changes {
     changes.compare("client", keys::client, &old.client, &new.client);
     changes.compare("tls", keys::tls, &old.tls, &new.tls);
     changes.compare("relay", keys::relay, &old.relay, &new.relay);
+    changes.compare("discovery", keys::discovery, &old.discovery, &new.discovery);
     changes.compare("timer", keys::timer, &old.timer, &new.timer);
     changes.compare("script", keys::script, &old.script, &new.script);
     // The file may have changed, and not its name.

@@ -66,7 +66,9 @@ impl Object {
             }
             Some(ObjectKind::Timer { running: true, .. }) => "running".into(),
             Some(ObjectKind::Timer { running: false, .. }) => "stopped".into(),
-            Some(ObjectKind::Relay { .. } | ObjectKind::Script { .. }) => "running".into(),
+            Some(ObjectKind::Relay { .. } | ObjectKind::Discovery { .. } | ObjectKind::Script { .. }) => {
+                "running".into()
+            }
             None => "gone".into(),
         }
     }

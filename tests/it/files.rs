@@ -230,7 +230,7 @@ fn shipped(name: &str, variables: &[(&str, SocketAddr)]) -> NodeProcess {
 }
 
 /// Every file of `config/`.
-const SHIPPED: [&str; 20] = [
+const SHIPPED: [&str; 22] = [
     "relay",
     "echo",
     "both-roles",
@@ -250,6 +250,8 @@ const SHIPPED: [&str; 20] = [
     "chat-login-client",
     "chat",
     "chat-client",
+    "stx-chat",
+    "stx-chat-client",
     "reference",
 ];
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
@@ -410,7 +412,7 @@ fn live_tries_every_bind_name_and_target_and_sends_nothing() {
 fn keys() -> Vec<(String, String, String, Option<Value>)> {
     let schema: Value = serde_json::from_str(&printed(&["schema"])).unwrap();
     let mut keys = Vec::new();
-    for table in ["node", "listen", "client", "relay", "tls", "timer", "connect", "step"] {
+    for table in ["node", "listen", "client", "relay", "tls", "discovery", "timer", "connect", "step"] {
         let of = &schema["properties"][table];
         let of = match table {
             "node" => of,
@@ -438,7 +440,8 @@ fn the_reference_file_has_every_key_at_its_default() {
             .replace("listen1", "front")
             .replace("connect1", "back")
             .replace("relay.relay", "relay.link")
-            + "[timer.heartbeat]\nevery = \"30s\"\n[[connect]]\nsignal = \"heartbeat.timeout\"\n\
+            + "[discovery.lan]\nbind = \"4000\"\nfor = \"front\"\nnetworks = [\"127.0.0.0/8\"]\n\
+               [timer.heartbeat]\nevery = \"30s\"\n[[connect]]\nsignal = \"heartbeat.timeout\"\n\
                slot = \"log.info\"\n[[step]]\nwait = \"heartbeat.timeout\"\nwithin = \"1m\"\n",
     )
     .unwrap();
