@@ -39,6 +39,7 @@ impl Config {
         faults.0.extend(self.check_layers());
         faults.0.extend(self.check_waiting());
         faults.0.extend(self.check_wires());
+        faults.0.extend(self.check_via());
         faults.0.extend(self.check_scripts());
         faults.0.extend(self.circles(&self.literal_leads()));
         faults.0

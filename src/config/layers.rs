@@ -133,12 +133,15 @@ impl Config {
         }
         for (id, client) in &self.client {
             let at = |key| Place::new("client", id, key);
-            let is_tcp = matches!(client.to, Address::Tcp { .. });
+            let is_tcp = matches!(client.to, Address::Tcp { .. } | Address::Discover { .. });
             self.check_name(client.tls.as_deref(), at("tls"), is_tcp, &mut faults);
             let given =
                 [(client.options.send_proxy.is_some(), "send_proxy"), (client.proxy.is_some(), "proxy")];
             for (_, key) in given.into_iter().filter(|(is_given, _)| *is_given && !is_tcp) {
                 faults.add(at(key), format!("{} is not dialled by TCP; remove it", client.to));
+            }
+            if client.proxy.is_some() && matches!(client.to, Address::Discover { .. }) {
+                faults.add(at("proxy"), "who answers a broadcast is on our own networks; remove it");
             }
         }
         for (id, tls) in &self.tls {

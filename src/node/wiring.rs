@@ -20,9 +20,9 @@ use crate::bus::EventBus;
 use crate::config::{ClientConfig, Config, Leads, ListenConfig, RelayConfig};
 use crate::event::Endpoint;
 use crate::net::{Listener, Target, addresses, bind, check_source, is_own, no_networks};
-use crate::registry::{Condition, Door, ListenerState, Object, Places};
+use crate::registry::{Condition, Door, ListenerState, Object, Peers, Places};
 use crate::relay::{
-    Ended, Entrance, Limits, Outlet, Relay, RelayMode, RelayOptions, Shared, Side, Stop, Targets,
+    Clients, Ended, Entrance, Limits, Outlet, Relay, RelayMode, RelayOptions, Shared, Side, Stop, Targets,
     most_connections, serve, serve_stdio,
 };
 
@@ -286,6 +286,7 @@ impl Wiring {
         let mut limits = BTreeMap::new();
         let mut groups = BTreeMap::new();
         let mut bridges = BTreeMap::new();
+        let mut members = BTreeMap::new();
         let mut bound: BTreeMap<_, _> = bound.into_iter().map(|bound| (bound.id, bound.listeners)).collect();
         // Before any listener takes clients, who could have all the places.
         let mut relays: Vec<_> = config.relay.iter().collect();
@@ -305,6 +306,7 @@ impl Wiring {
             let joined = relay.mode.is_group().then(|| {
                 let outlets = std::mem::take(&mut outlets);
                 let mut joined = Joined::new(self.groups.remove(name), &self.shared, relay);
+                joined.filter(name, relay, wires.registry());
                 joined.follow(config, relay, outlets, stop, serving);
                 joined
             });
@@ -333,10 +335,15 @@ impl Wiring {
                 let (relay, side) = (Arc::clone(&running), side(relay, id));
                 let (options, greeting) = (listener.options.clone(), self.speakers.greeting(listener));
                 let entrance = Entrance { endpoint: id.into(), options, greeting, relay, side };
+                if let Some(group) = groups.get(name) {
+                    let clients: Arc<dyn Peers> = Arc::new(Clients::new(group.group(), id));
+                    members.insert(Arc::from(id), clients);
+                }
                 let (bound, held) = (bound.remove(id), closed.remove(id));
                 self.admit(listener, entrance, bound, held, one.as_ref(), stop, serving);
             }
         }
+        wires.registry().join(members);
         for id in wired(config) {
             if let Some((listener, group)) = config.listen.get(id).zip(wires.group(id)) {
                 let limit = Arc::new(Limits::new(&RelayOptions::default()));

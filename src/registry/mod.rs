@@ -9,6 +9,8 @@ mod condition;
 mod door;
 mod error;
 mod intake;
+mod lanes;
+mod passage;
 mod peers;
 mod places;
 mod slots;
@@ -32,6 +34,8 @@ pub use self::door::ListenerState;
 pub(crate) use self::door::{Clock, Door, Line, Wanted};
 pub use self::error::CallError;
 pub(crate) use self::intake::{Fact, INTAKE, Intake, Item, Undone};
+pub(crate) use self::lanes::in_lanes;
+pub(crate) use self::passage::{Passage, Passed};
 pub(crate) use self::peers::{Ending, Peers, SendError, To};
 pub(crate) use self::places::{Place, Places};
 #[cfg(test)]
@@ -52,6 +56,8 @@ struct State {
     objects: BTreeMap<Arc<str>, Object>,
     /// What slots write to, of listeners and clients that no relay has.
     wired: BTreeMap<Arc<str>, Wired>,
+    /// What slots called by hand write to, of listeners whose clients are members of a relay.
+    members: BTreeMap<Arc<str>, Arc<dyn Peers>>,
     /// Where the signals of an object go, if anyone wants them.
     intakes: BTreeMap<Arc<str>, Arc<Intake>>,
 }
@@ -171,6 +177,17 @@ impl Registry {
     /// Makes `objects` all there are.
     pub(crate) fn replace(&self, objects: BTreeMap<Arc<str>, Object>) {
         self.lock().objects = objects;
+    }
+
+    /// Says whom slots called by hand write to, of listeners that relays have.
+    pub(crate) fn join(&self, members: BTreeMap<Arc<str>, Arc<dyn Peers>>) {
+        self.lock().members = members;
+    }
+
+    /// The clients of a listener that are members of a relay.
+    fn members(&self, object: &str) -> Option<Wired> {
+        let peers = Arc::clone(self.lock().members.get(object)?);
+        Some(Wired { peers, line: None })
     }
 
     /// Says what slots write to, and where signals go.

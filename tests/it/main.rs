@@ -60,5 +60,6 @@ mod tls_limits;
 mod tls_wires;
 mod topologies;
 mod traces;
+mod via;
 mod wire;
 mod wires;

@@ -16,6 +16,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::group::{Group, Mailbox, Side};
 use super::sweep::Watch;
+use super::via::Passing;
 use super::{Limits, RelayOptions, Stop};
 use crate::budget::PROMISE;
 use crate::event::{ConnectionId, Endpoint, Reason};
@@ -45,6 +46,8 @@ pub(super) struct Member {
     has_finished: bool,
     /// The node stops, and it stays only for answers.
     is_leaving: bool,
+    /// In a group with filters.
+    pub(super) passing: Option<Passing>,
     /// In a wired group: what it has sent is taken through once this place is.
     answered: Option<u64>,
     /// Our half was finished, since a slot has asked for that.
@@ -143,6 +146,7 @@ impl Member {
             patience: None,
             has_finished: false,
             is_leaving: false,
+            passing: None,
             answered: None,
             has_shut: false,
             reason: None,
@@ -220,6 +224,9 @@ impl Member {
         if let Some(leave) = self.call_by_address() {
             return Poll::Ready(leave);
         }
+        if let Some(leave) = self.group.via.leave(self.conn.id()) {
+            return Poll::Ready(leave);
+        }
         let is_flushed = match self.poll_flush(cx) {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(error)) => return Poll::Ready(self.broke(error)),
@@ -245,6 +252,7 @@ impl Member {
             && (is_flushed || self.keeps && self.answered.is_none())
             && !self.stays(cx)
             && !self.is_owed()
+            && self.has_nothing_left()
         {
             return Poll::Ready(self.farewell());
         }
@@ -426,13 +434,29 @@ impl Member {
         }
     }
 
+    /// Whether nothing has come into its queue since that was written.
+    fn has_nothing_left(&self) -> bool {
+        self.has_shut || self.keeps && self.answered.is_none() || self.mailbox.waiting().frames == 0
+    }
+
+    /// What its group knows it by, if messages go through filters.
+    pub(super) fn passing(&mut self) -> &mut Passing {
+        self.passing.get_or_insert_with(|| Passing::new(&self.conn))
+    }
+
     /// Whether it stays after its peer has finished. In a wired group it does until it is answered.
     fn stays(&self, cx: &mut Context<'_>) -> bool {
         match (&self.group.wires, self.answered) {
             (Some(_), _) if self.is_terminal() && self.decoder.remainder() == 0 => true,
             (Some(wires), Some(place)) => wires.poll_answered(cx, self.conn.id(), place).is_pending(),
-            _ => self.only_listens(),
+            _ => self.only_listens() || self.is_passing(cx),
         }
+    }
+
+    /// Whether messages of its are on their way through filters, which may answer it.
+    fn is_passing(&self, cx: &mut Context<'_>) -> bool {
+        let passing = self.passing.as_ref().filter(|_| !self.keeps);
+        passing.is_some_and(|passing| passing.poll_done(&self.group, cx).is_pending())
     }
 
     /// Who subscribes to what others publish may finish its own half at once, and stays.
