@@ -98,6 +98,7 @@ const EXAMPLES: &[Example] = &[
     example!("publish", "publish.toml"),
     example!("bridge", "bridge.toml"),
     example!("collect", "collect.toml"),
+    example!("failover", "failover.toml"),
     example!(
         "modbus",
         "modbus.toml",

@@ -137,6 +137,9 @@ impl Config {
                 faults.extend(wired_only(at("allow_half_open"), &listener.options.messages));
                 check(relay, &listener.options.messages, true, &at, &mut faults);
             }
+            if relay.mode == RelayMode::Collect {
+                self.check_common(relay, &mut faults);
+            }
             for (name, client) in self.to(relay) {
                 let at = |key| Place::new("client", name, key);
                 faults.extend(wired_only(at("allow_half_open"), &client.options.messages));
@@ -148,6 +151,24 @@ impl Config {
             }
         }
         faults
+    }
+
+    /// Targets that take turns have what waits in common.
+    fn check_common(&self, relay: &RelayConfig, faults: &mut Vec<Fault>) {
+        let mut targets = self.to(relay).map(|(name, client)| (name, self.messages(relay, client)));
+        let Some((first, common)) = targets.next() else { return };
+        for (name, own) in targets {
+            let differs = [
+                ("framing", own.framing != common.framing),
+                ("max_frame", own.max_frame() != common.max_frame()),
+                ("queue_max", own.queue.of_uplink().max != common.queue.of_uplink().max),
+                ("queue_overflow", own.queue.of_uplink().overflow != common.queue.of_uplink().overflow),
+            ];
+            for (key, _) in differs.into_iter().filter(|(_, differs)| *differs) {
+                let text = format!("it shares one queue with `{first}`, which has another; write the same");
+                faults.push(Fault { place: Place::new("client", name, key), text });
+            }
+        }
     }
 }
 

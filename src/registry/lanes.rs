@@ -193,7 +193,7 @@ mod tests {
         let mut task = JoinSet::new();
         task.spawn(in_lanes(Arc::clone(&intake), begin(&told, &gate)));
         while told.lock().unwrap().len() < 2 {
-            tokio::task::yield_now().await;
+            yield_now().await;
         }
         assert_eq!(*told.lock().unwrap(), ["a", "b"]);
         assert!(intake.has_some_of(one.id) && !intake.has_some_of(other.id));

@@ -52,7 +52,8 @@ pub(crate) struct Group {
 pub(super) struct Mailbox {
     /// None while a target that is kept connected is not.
     connection: Mutex<Option<ConnectionId>>,
-    endpoint: Arc<str>,
+    /// Of several targets, the one that is or was connected.
+    endpoint: Mutex<Arc<str>>,
     pub(super) side: Side,
     pub(super) framing: Framing,
     pub(super) max_frame: usize,
@@ -407,7 +408,7 @@ impl Mailbox {
     ) -> Self {
         Self {
             connection: Mutex::new(connection),
-            endpoint: Arc::clone(endpoint),
+            endpoint: Mutex::new(Arc::clone(endpoint)),
             side,
             framing,
             max_frame,
@@ -463,7 +464,15 @@ impl Mailbox {
 
     /// Its listener's or target's name.
     pub(super) fn endpoint(&self) -> Arc<str> {
-        Arc::clone(&self.endpoint)
+        Arc::clone(&self.endpoint.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// It leads to this target from now on, whose accounts say so.
+    pub(super) fn lead_to(&self, target: &Arc<str>) {
+        self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).clone_from(target);
+        if let Some(ledger) = &self.ledger {
+            ledger.lead_to(target);
+        }
     }
 
     /// Which end it is at.
@@ -539,7 +548,7 @@ impl Mailbox {
             }
             (loss.said, loss.is_unsaid) = (Some(Instant::now()), false);
             let Amount { frames, bytes } = loss.amount;
-            let (connection, endpoint) = (self.connection(), Arc::clone(&self.endpoint));
+            let (connection, endpoint) = (self.connection(), self.endpoint());
             shared.bus.emit(EventKind::FramesDropped, || Event::FramesDropped {
                 connection,
                 endpoint,
@@ -551,7 +560,7 @@ impl Mailbox {
     }
 
     fn say_level(&self, shared: &Shared, level: Level, waiting: u64) {
-        let (connection, endpoint) = (self.connection(), Arc::clone(&self.endpoint));
+        let (connection, endpoint) = (self.connection(), self.endpoint());
         match level {
             Level::High => {
                 let high = || Event::WriteBufferHigh { connection, endpoint, waiting };

@@ -177,7 +177,7 @@ fn a_room_loaded_anew_asks_for_names_and_the_client_says_its_own() {
     let room = System::new("chat");
     let node = room.run("chat.toml", &[ANY]);
     let address = node.address().to_string();
-    let mut ann = terminal(&room, ("CHAT", &address), "ann");
+    let mut ann = terminal(&room, ("CHAT", address.as_str()), "ann");
     ann.awaits("* ann has joined; 1 here");
     room.edit("chat.luau", "has joined;", "is back;");
     node.signal(Signal::HUP);
@@ -362,7 +362,8 @@ fn with_tls_the_chat_is_the_same_and_who_speaks_in_clear_is_not_heard() {
     let mut clear = Liner::to(address);
     clear.says("LOGIN ann annann");
     assert!(!clear.rest().iter().any(|line| line.contains("LOGIN")));
-    let mut bob = chat.terminal("chat-login-client.toml", &[("CHAT", &address.to_string())]);
+    let at = address.to_string();
+    let mut bob = chat.terminal("chat-login-client.toml", &[("CHAT", at.as_str())]);
     bob.types("login bob bobbob");
     bob.awaits("* you are bob; type: chat NAME");
     let code = "import socket, ssl, sys\n\

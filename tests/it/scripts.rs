@@ -561,7 +561,7 @@ fn the_page_on_scripts_names_every_key_with_its_default() {
         serde_json::from_slice(&run(Command::new(binary()).arg("schema"), &[]).stdout).unwrap();
     let keys = &schema["properties"]["script"]["patternProperties"]["^[a-z][a-z0-9_]*$"]["properties"];
     let keys = keys.as_object().unwrap();
-    assert_eq!(keys.len(), 7);
+    assert_eq!(keys.len(), 8);
     for (name, key) in keys {
         let row = page.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
         let row = row.unwrap_or_else(|| panic!("{name} is not in the page"));

@@ -3,6 +3,7 @@
 //! queue; idle it holds no buffer.
 
 mod leave;
+mod part;
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -48,6 +49,8 @@ pub(super) struct Member {
     is_leaving: bool,
     /// In a group with filters.
     pub(super) passing: Option<Passing>,
+    /// Another connection takes its place: it writes no more than what was begun.
+    is_parting: bool,
     /// In a wired group: what it has sent is taken through once this place is.
     answered: Option<u64>,
     /// Our half was finished, since a slot has asked for that.
@@ -84,7 +87,7 @@ pub(super) enum Leave {
 /// What ends the serving of a member.
 enum Told {
     Leave(Leave),
-    /// Its target has been replaced.
+    /// Another connection takes its place.
     Part,
     /// The node stops.
     Stop,
@@ -150,6 +153,7 @@ impl Member {
             has_finished: false,
             is_leaving: false,
             passing: None,
+            is_parting: false,
             answered: None,
             has_shut: false,
             allows_half_open: false,
@@ -216,6 +220,7 @@ impl Member {
             Told::Leave(Leave::Closed) if self.keeps => self.part().await,
             Told::Leave(Leave::Asked) => self.drain(Reason::Closed).await,
             Told::Leave(leave) => self.end(leave),
+            Told::Part if self.keeps => self.make_way().await,
             Told::Part => self.part().await,
             Told::Stop => self.drain(Reason::Shutdown).await,
         }
@@ -311,15 +316,20 @@ impl Member {
         if self.has_shut {
             return Poll::Ready(Ok(()));
         }
-        let away = self.direction(false);
+        let (away, is_parting) = (self.direction(false), self.is_parting);
         let Self { group, mailbox, conn, .. } = self;
         loop {
             let written = group.with_queue(mailbox, |queue| {
-                if queue.is_empty() {
+                if queue.is_empty() || is_parting && queue.begun().is_empty() {
                     return (Default::default(), None);
                 }
                 let mut slices = [IoSlice::new(&[]); SLICES];
-                let count = queue.slices(&mut slices);
+                let count = if is_parting {
+                    slices[0] = IoSlice::new(queue.begun());
+                    1
+                } else {
+                    queue.slices(&mut slices)
+                };
                 let offset = conn.sent();
                 let written = conn.poll_write_vectored(cx, &slices[..count]);
                 let Poll::Ready(Ok(bytes)) = written else { return (Default::default(), Some(written)) };
