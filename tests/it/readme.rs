@@ -36,7 +36,7 @@ fn script(block: &str) -> String {
         }
     }
     script.push_str("for job in ${jobs[@]}; do kill $job 2>/dev/null || true; done\n");
-    script.push_str("for job in ${jobs[@]}; do wait $job; done\n");
+    script.push_str("for job in ${jobs[@]}; do wait $job || [ $? = 127 ]; done\n");
     script
 }
 

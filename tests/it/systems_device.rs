@@ -14,7 +14,7 @@ use crate::support::{
 /// A program that says each line of its input over its connection, and prints each line it hears. It
 /// dials, or listens, and does so again whenever the connection is over.
 const PROGRAM: &str = r#"
-import socket, sys, threading, time
+import os, socket, sys, threading, time
 role, host, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
 peer, there = None, threading.Event()
 
@@ -39,6 +39,10 @@ def talk():
         peer.close()
         print("gone", flush=True)
 
+# Nobody waits for it for ever.
+watchdog = threading.Timer(60, os._exit, [1])
+watchdog.daemon = True
+watchdog.start()
 threading.Thread(target=talk, daemon=True).start()
 for line in sys.stdin:
     there.wait()

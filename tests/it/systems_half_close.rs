@@ -52,6 +52,7 @@ fn as_a_server_it_answers_nc_socat_and_python_after_their_end() {
         answered(Command::new("socat").args(["-t20", "-", &format!("TCP:{address}")]));
     });
     let code = "import socket, sys\n\
+                socket.setdefaulttimeout(20)\n\
                 peer = socket.create_connection(('127.0.0.1', int(sys.argv[1])))\n\
                 peer.sendall(sys.stdin.buffer.read())\n\
                 peer.shutdown(socket.SHUT_WR)\n\
@@ -102,6 +103,7 @@ fn as_a_client_it_is_answered_by_socat_and_python_after_its_end() {
     assert_eq!(fs::read_to_string(&got).unwrap(), REQUEST);
 
     let code = "import socket, sys\n\
+                socket.setdefaulttimeout(20)\n\
                 server = socket.create_server(('127.0.0.1', 0))\n\
                 print(server.getsockname()[1], flush=True)\n\
                 peer = server.accept()[0]\n\

@@ -1,13 +1,14 @@
 //! The Modbus systems of `config/`: a simulated PLC, a master that polls, and
 //! the gateway between them, against raw sockets and pymodbus, and each other.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use crate::support::{
-    ANY, NodeProcess, PATIENCE, PYTHON, Running, abort, accept_one, binary, connect, hold_free_port,
-    listener, needs_pymodbus, root, run, wait_until,
+    ANY, NodeProcess, PATIENCE, PYTHON, Running, System, Terminal, abort, accept_one, connect,
+    hold_free_port, listener, needs_pymodbus, root, run, wait_until,
 };
 
 /// A request and its answer, without transaction and protocol, in hexadecimal digits.
@@ -138,32 +139,32 @@ fn pymodbus_reads_and_writes_the_simulated_plc_and_gets_its_exceptions() {
 
 /// A master that polls, and what it prints.
 struct Poll {
-    node: NodeProcess,
-    lines: BufReader<ChildStdout>,
+    _system: System,
+    terminal: Terminal,
 }
 
 impl Poll {
     fn of(plc: SocketAddr, every: &str) -> Self {
-        let mut command = Command::new(binary());
-        command.args(["run", "--log-format", "json"]).arg(root().join("config/plc-poll.toml"));
-        command.env("PLC", plc.to_string()).env("EVERY", every);
-        let mut node = NodeProcess::spawn_as_is(command.stdin(Stdio::null()).stdout(Stdio::piped()));
-        let lines = BufReader::new(node.stdout());
-        Self { node, lines }
+        let system = System::new("plc-poll");
+        let terminal = system.terminal("plc-poll.toml", &[("PLC", &plc.to_string()), ("EVERY", every)]);
+        Self { _system: system, terminal }
     }
 
     /// The next line that begins so.
-    fn prints(&mut self, beginning: &str) -> String {
-        let mut before = Vec::new();
+    fn prints(&self, beginning: &str) -> String {
+        let (give_up, mut before) = (Instant::now() + PATIENCE, Vec::new());
         loop {
-            let mut line = String::new();
-            let count = self.lines.read_line(&mut line).unwrap();
-            assert!(count > 0 && before.len() < 1_000, "no {beginning:?} in {before:#?}");
+            assert!(Instant::now() < give_up, "no {beginning:?} in {before:#?}");
+            let line = self.terminal.shows();
             if line.starts_with(beginning) {
-                return line.trim_end().to_owned();
+                return line;
             }
             before.push(line);
         }
+    }
+
+    fn stop(self) -> i32 {
+        self.terminal.node.stop().0
     }
 }
 
@@ -173,7 +174,7 @@ fn the_master_polls_a_pymodbus_device_and_goes_on_after_it_was_killed() {
         return;
     }
     let target = hold_free_port().1;
-    let mut poll = Poll::of(target, "100ms");
+    let poll = Poll::of(target, "100ms");
     assert_eq!(poll.prints("failed connect"), "failed connect the PLC is away");
     for _ in 0..2 {
         let device = Running::start(&mut pymodbus("device", target.port()));
@@ -184,14 +185,14 @@ fn the_master_polls_a_pymodbus_device_and_goes_on_after_it_was_killed() {
         drop(device);
         poll.prints("failed connect");
     }
-    assert_eq!(poll.node.stop().0, 0);
+    assert_eq!(poll.stop(), 0);
 }
 
 /// A device that is mute, then answers something else, then is restarted.
 #[test]
 fn what_has_no_answer_or_a_wrong_one_is_said_to_have_failed() {
     let (device, address) = listener();
-    let mut poll = Poll::of(address, "1s");
+    let poll = Poll::of(address, "1s");
     let mut link = accept_one(&device);
     let next = |mut link: &TcpStream| {
         let mut request = [0; 12];
@@ -206,7 +207,7 @@ fn what_has_no_answer_or_a_wrong_one_is_said_to_have_failed() {
     link.write_all(&late).unwrap();
     link.write_all(&[&request[..2], &[0, 0, 0, 3, 1, 0x86, 6]].concat()).unwrap();
     assert_eq!(poll.prints("failed"), "failed write 10 exception 6, device busy");
-    poll.node.line("an answer to nothing, or too late");
+    poll.terminal.node.line("an answer to nothing, or too late");
     let request = next(&link);
     assert_eq!(request[7..], [3, 0, 0, 0, 4], "then it reads four registers");
     link.write_all(&[&request[..2], &[0, 0, 0, 5, 1, 3, 2, 0, 1]].concat()).unwrap();
@@ -216,7 +217,7 @@ fn what_has_no_answer_or_a_wrong_one_is_said_to_have_failed() {
     drop(device);
     assert!(poll.prints("failed write").starts_with("failed write 10 the connection ended: reset"));
     poll.prints("failed connect");
-    assert_eq!(poll.node.stop().0, 0);
+    assert_eq!(poll.stop(), 0);
 }
 
 /// All three without hardware, through a restart of the PLC, and of the gateway.
@@ -226,28 +227,28 @@ fn two_masters_share_the_simulated_plc_through_the_gateway_while_both_are_starte
     let plc = || NodeProcess::shipped("plc-sim", &[("PLC", plc_at)]);
     let gateway = || NodeProcess::shipped("modbus", &[("MASTERS", gateway_at), ("DEVICE", plc_at)]);
     let (mut device, mut between) = (plc(), gateway());
-    let mut masters = [Poll::of(gateway_at, "200ms"), Poll::of(gateway_at, "200ms")];
-    let shared = |masters: &mut [Poll; 2]| {
-        masters.iter_mut().for_each(|master| assert!(master.prints("read ").starts_with("read 0 ")));
+    let masters = [Poll::of(gateway_at, "200ms"), Poll::of(gateway_at, "200ms")];
+    let shared = |masters: &[Poll; 2]| {
+        masters.iter().for_each(|master| assert!(master.prints("read ").starts_with("read 0 ")));
     };
-    shared(&mut masters);
-    for master in &mut masters {
+    shared(&masters);
+    for master in &masters {
         assert_eq!(master.prints("failed write"), "failed write 10 exception 1, illegal function");
     }
     assert_eq!(device.stop().0, 0);
-    for master in &mut masters {
+    for master in &masters {
         assert!(master.prints("failed read").starts_with("failed read 0 "));
     }
     device = plc();
-    shared(&mut masters);
+    shared(&masters);
     assert_eq!(between.stop().0, 0);
-    for master in &mut masters {
+    for master in &masters {
         assert_eq!(master.prints("failed connect"), "failed connect the PLC is away");
     }
     between = gateway();
-    shared(&mut masters);
-    for node in masters.into_iter().map(|master| master.node).chain([between, device]) {
-        assert_eq!(node.stop().0, 0);
+    shared(&masters);
+    for code in masters.map(Poll::stop).into_iter().chain([between.stop().0, device.stop().0]) {
+        assert_eq!(code, 0);
     }
 }
 
