@@ -203,10 +203,11 @@ fn a_check_of_a_target_is_a_whole_handshake_with_a_proper_end() {
     let plant = Plant::new();
     let back = listening(&plant, &["--connect", "echo:"]);
     let file = plant.file("node.toml");
+    // Only where there are several is any checked.
+    let target = format!("to = \"localhost:{}\"\ntls = \"them\"\n", back.address().port());
     let config = format!(
-        "[listen.front]\nbind = \"127.0.0.1:0\"\n[client.back]\nto = \"localhost:{}\"\ntls = \"them\"\n\
-         [relay.r]\nfrom = \"front\"\nto = \"back\"\ncheck = \"100ms\"\n[tls.them]\nca = \"{}\"\n",
-        back.address().port(),
+        "[listen.front]\nbind = \"127.0.0.1:0\"\n[client.one]\n{target}[client.two]\n{target}[relay.r]\n\
+         from = \"front\"\nto = [\"one\", \"two\"]\ncheck = \"100ms\"\n[tls.them]\nca = \"{}\"\n",
         plant.path("ca.pem")
     );
     fs::write(&file, config).unwrap();
