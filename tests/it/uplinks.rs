@@ -298,7 +298,8 @@ async fn the_accounts_add_up_while_two_targets_die_by_turns() {
             let [up, a, b] = ["up", "a", "b"].map(|object| accounts(&node, object));
             assert_eq!((up.received, up.dropped), (total as u64, 0));
             if (up.sent, up.unconfirmed) == (a.sent + b.sent, a.unconfirmed + b.unconfirmed) {
-                assert!(a.received > 0 && b.received > 0, "{a:?} {b:?}");
+                // What is sent again is no longer one's own.
+                assert!(resends || a.received > 0 && b.received > 0, "{a:?} {b:?}");
                 break;
             }
             tokio::task::yield_now().await;
@@ -399,7 +400,7 @@ fn one_that_cannot_be_reached_is_tried_beside_the_one_that_works() {
     }
     second.set_nonblocking(true).unwrap();
     assert!(second.accept().is_err(), "it was left alone");
-    assert_eq!(node.accounts("b").sent, 5);
+    assert_eq!((node.accounts("b").received, node.accounts("a").received), (5, 0));
 }
 
 #[test]
