@@ -28,6 +28,7 @@ pub(super) fn named(name: &str) -> Result<&'static str, String> {
 const EXAMPLES: &[(&str, &str)] = &[
     ("relay", include_str!("../../config/relay.toml")),
     ("echo", include_str!("../../config/echo.toml")),
+    ("heartbeat", include_str!("../../config/heartbeat.toml")),
     ("wires", include_str!("../../config/wires.toml")),
     ("commissioning", include_str!("../../config/commissioning.toml")),
     ("chat", include_str!("../../config/chat.toml")),

@@ -12,6 +12,7 @@ mod kinds;
 mod loops;
 mod messages;
 mod origin;
+mod peer;
 mod requests;
 mod script;
 mod show;

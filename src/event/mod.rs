@@ -243,6 +243,22 @@ pub enum Event {
         #[serde(rename = "seconds", serialize_with = "seconds")]
         duration: Duration,
     },
+    /// A peer has not answered a probe in time, and is given up.
+    ///
+    /// From: the connection's task. Order: its `disconnected`, with the reason `heartbeat`, is next.
+    HeartbeatMissed {
+        /// The connection.
+        connection: ConnectionId,
+        /// Its listener's or target's name.
+        endpoint: Arc<str>,
+        /// The peer.
+        peer: Endpoint,
+        /// Our own address.
+        local: Endpoint,
+        /// How long was waited.
+        #[serde(rename = "seconds", serialize_with = "seconds")]
+        within: Duration,
+    },
     /// Events were lost for everyone, because the outbox was full.
     ///
     /// From: the dispatcher. Each subscription also counts them as
@@ -347,6 +363,7 @@ impl Event {
             | Self::BytesWritten { endpoint, .. }
             | Self::ReadFinished { endpoint, .. }
             | Self::ErrorOccurred { endpoint, .. }
+            | Self::HeartbeatMissed { endpoint, .. }
             | Self::Disconnected { endpoint, .. }
             | Self::WriteBufferHigh { endpoint, .. }
             | Self::WriteBufferLow { endpoint, .. }
@@ -383,6 +400,7 @@ impl Event {
             Self::RequestFailed { .. } => EventKind::RequestFailed,
             Self::Reconnecting { .. } => EventKind::Reconnecting,
             Self::TargetChanged { .. } => EventKind::TargetChanged,
+            Self::HeartbeatMissed { .. } => EventKind::HeartbeatMissed,
         }
     }
 }
@@ -415,6 +433,7 @@ pub enum EventKind {
     RequestFailed,
     Reconnecting,
     TargetChanged,
+    HeartbeatMissed,
 }
 
 impl EventKind {
@@ -443,11 +462,12 @@ impl EventKind {
             Self::RequestFailed => "request_failed",
             Self::Reconnecting => "reconnecting",
             Self::TargetChanged => "target_changed",
+            Self::HeartbeatMissed => "heartbeat_missed",
         }
     }
 
     /// All kinds, in the order of declaration.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Listening,
         Self::AcceptError,
         Self::AcceptPaused,
@@ -470,6 +490,7 @@ impl EventKind {
         Self::RequestFailed,
         Self::Reconnecting,
         Self::TargetChanged,
+        Self::HeartbeatMissed,
     ];
 
     /// Tells whether notices of this kind are coalesced and carry totals.

@@ -142,7 +142,7 @@ pub(crate) async fn dial(
     let limit = options.connect_timeout;
     let outcome = timeout(limit, connect(target, options, own, attempt.record()));
     match outcome.await.unwrap_or(Err(DialError::TimedOut(limit))) {
-        Ok((stream, peer, local)) => Ok(attempt.succeed(stream, peer, local)),
+        Ok((stream, peer, local)) => Ok(attempt.succeed(stream, peer, local).on_terms(&options.peer)),
         Err(error) => {
             attempt.fail(&error.to_string());
             Err(error)

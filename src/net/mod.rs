@@ -14,6 +14,7 @@ mod inherited;
 mod kernel;
 mod listener;
 mod options;
+mod peer;
 #[cfg(feature = "cli")]
 mod private;
 mod queue;
@@ -41,6 +42,7 @@ pub(crate) use self::listener::{
     ACCEPT_PAUSE, Accepted, Listener, bind, check_source, is_of_the_client, no_networks,
 };
 pub use self::options::{DialOptions, Keepalive, ListenOptions, MessageOptions, QueueOptions};
+pub use self::peer::{Heartbeat, PeerOptions};
 #[cfg(feature = "cli")]
 pub(crate) use self::private::bind_private;
 pub use self::queue::Overflow;

@@ -8,6 +8,7 @@ use socket2::{SockRef, TcpKeepalive};
 
 use super::access::AccessList;
 use super::kernel::KernelOptions;
+use super::peer::PeerOptions;
 use super::queue::{Overflow, QueueLimit};
 use crate::framing::Framing;
 
@@ -52,6 +53,8 @@ pub struct ListenOptions {
     pub kernel: KernelOptions,
     /// Messages, in a relay that joins many.
     pub messages: MessageOptions,
+    /// What its peers are told first, and how long they may be silent.
+    pub peer: PeerOptions,
 }
 
 /// Options of outbound connections.
@@ -67,6 +70,8 @@ pub struct DialOptions {
     pub kernel: KernelOptions,
     /// Messages, in a relay that joins many.
     pub messages: MessageOptions,
+    /// What its peers are told first, and how long they may be silent.
+    pub peer: PeerOptions,
 }
 
 impl Default for DialOptions {
@@ -78,6 +83,7 @@ impl Default for DialOptions {
             keepalive: Keepalive::default(),
             kernel: KernelOptions::default(),
             messages: MessageOptions::default(),
+            peer: PeerOptions::default(),
         }
     }
 }

@@ -2,14 +2,17 @@
 //! first is dialled and kept, unread; when the two are to be joined the second
 //! is dialled, and they are a pair. After that the first is dialled again.
 
+use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Buf;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::bridge::{Bridge, BridgeOptions, JoinOn, carry, part, passes};
 use super::pair::Pair;
@@ -17,7 +20,7 @@ use super::session::connect;
 use super::targets::Reached;
 use super::uplink::{again, cut};
 use super::{Ended, Outlet, Relay, Stop};
-use crate::event::{Event, EventKind, Reason};
+use crate::event::{ConnectionId, Event, EventKind, Reason};
 use crate::net::{Conn, Target, reason_of};
 
 /// Joins the two again and again, until the node stops or a reload has replaced the bridge; a session that
@@ -78,7 +81,7 @@ async fn turn(relay: Arc<Relay>, bridge: Arc<Bridge>, mut first: Conn, stop: wat
     let waited = tokio::select! {
         biased;
         () = bridge.over(stop) => Waited::InVain(Reason::Shutdown),
-        waited = wait(&relay, options, &first) => waited,
+        waited = wait(&relay, options, &mut first) => waited,
     };
     let pair = match waited {
         Waited::Speaks => connect(relay, first).await,
@@ -108,10 +111,13 @@ enum Waited {
     /// The second is connected.
     Second(Box<Conn>),
     InVain(Reason),
-    Broke(std::io::Error),
+    Broke(io::Error),
 }
 
-async fn wait(relay: &Relay, options: BridgeOptions, first: &Conn) -> Waited {
+async fn wait(relay: &Relay, options: BridgeOptions, first: &mut Conn) -> Waited {
+    if let Err(error) = greet(first).await {
+        return Waited::Broke(error);
+    }
     if options.join_on == JoinOn::Data {
         return match first.speaks().await {
             Ok(true) => Waited::Speaks,
@@ -121,18 +127,31 @@ async fn wait(relay: &Relay, options: BridgeOptions, first: &Conn) -> Waited {
     }
     tokio::select! {
         biased;
-        second = reach(relay, first) => Waited::Second(Box::new(second)),
+        second = reach(relay, first.id()) => Waited::Second(Box::new(second)),
         error = first.leaves() => error.map_or(Waited::InVain(Reason::Closed), Waited::Broke),
         () = passes(options.wait_timeout) => Waited::InVain(Reason::NoTarget),
     }
 }
 
+/// Tells the first what it is told first: it may have nothing to say before.
+async fn greet(first: &mut Conn) -> io::Result<()> {
+    let Some(mut hello) = first.take_hello() else { return Ok(()) };
+    let greeting = async {
+        while !hello.is_empty() {
+            let count = poll_fn(|cx| first.poll_write(cx, &hello)).await?;
+            hello.advance(count);
+        }
+        poll_fn(|cx| first.poll_flush(cx)).await
+    };
+    timeout(GREETING, greeting).await.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
+}
+
 /// Dials the second until it answers.
-async fn reach(relay: &Relay, first: &Conn) -> Conn {
+async fn reach(relay: &Relay, first: ConnectionId) -> Conn {
     let mut attempt = 0;
     let outlet = relay.targets.outlet(0).expect("the second of two was left to the relay");
     loop {
-        if let Ok(second) = outlet.dial(&relay.shared.bus, Some(first.id())).await {
+        if let Ok(second) = outlet.dial(&relay.shared.bus, Some(first)).await {
             return second;
         }
         sleep(pause(relay, &outlet.target, &mut attempt)).await;
@@ -151,3 +170,6 @@ fn pause(relay: &Relay, target: &Target, attempt: &mut u32) -> Duration {
     });
     pause
 }
+
+/// For a peer to take what it is told first.
+const GREETING: Duration = Duration::from_secs(5);

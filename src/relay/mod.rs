@@ -20,6 +20,7 @@ mod sweep;
 mod tag;
 mod targets;
 mod uplink;
+mod vigil;
 mod wired;
 
 use std::net::SocketAddr;

@@ -220,9 +220,10 @@ fn shipped(name: &str, variables: &[(&str, SocketAddr)]) -> NodeProcess {
 }
 
 /// Every file of `config/`.
-const SHIPPED: [&str; 12] = [
+const SHIPPED: [&str; 13] = [
     "relay",
     "echo",
+    "heartbeat",
     "both-roles",
     "hub",
     "publish",
