@@ -167,13 +167,15 @@ impl FromStr for Address {
         let rest = text.strip_prefix("tcp://").unwrap_or(text);
         if let Some((scheme, target)) = rest.split_once("://") {
             let target = target.split('/').next().unwrap_or_default();
-            let hint =
-                if matches!(scheme, "http" | "https" | "ws" | "wss" | "ftp" | "ssh") && !target.is_empty() {
-                    let port = if target.contains(':') { "" } else { ":PORT" };
-                    format!("write `{target}{port}` without `{scheme}://`")
-                } else {
-                    "write HOST:PORT, unix:/path, systemd:NAME, stdio: or echo:".into()
-                };
+            let hint = if scheme == "tls" {
+                "write HOST:PORT here, and beside it tls = \"ID\" for a [tls.ID]".into()
+            } else if matches!(scheme, "http" | "https" | "ws" | "wss" | "ftp" | "ssh") && !target.is_empty()
+            {
+                let port = if target.contains(':') { "" } else { ":PORT" };
+                format!("write `{target}{port}` without `{scheme}://`")
+            } else {
+                "write HOST:PORT, unix:/path, systemd:NAME, stdio: or echo:".into()
+            };
             return fault(format!("`{scheme}://` is not an address form of this program"), hint);
         }
         tcp(rest)

@@ -34,8 +34,9 @@ pub use self::flow::{Tap, TapChunk, TapDirection, TapReader};
 pub use self::framing::Framing;
 pub use self::net::{
     AccessList, BindError, CidrError, DialError, DialOptions, Heartbeat, Keepalive, KernelOptions,
-    ListenOptions, MessageOptions, Overflow, PeerOptions, QueueOptions, Reconnect, ServerOptions,
-    SocketError, SocketErrorKind, SocketOptions, TcpServer, TcpSocket, inherit_sockets, server, socket,
+    ListenOptions, MessageOptions, Overflow, PeerOptions, ProxyVersion, QueueOptions, Reconnect,
+    ServerOptions, SocketError, SocketErrorKind, SocketOptions, TcpServer, TcpSocket, TlsOptions, Via,
+    ViaError, inherit_sockets, server, socket,
 };
 pub use self::node::{Changes, Node, NodeError, Outcome, Stopper};
 pub use self::registry::Registry;

@@ -38,5 +38,6 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("bridge", include_str!("../../config/bridge.toml")),
     ("collect", include_str!("../../config/collect.toml")),
     ("modbus", include_str!("../../config/modbus.toml")),
+    ("tls", include_str!("../../config/tls.toml")),
     ("reference", include_str!("../../config/reference.toml")),
 ];

@@ -188,6 +188,12 @@ fn listener(id: &str, listener: &ListenConfig) -> String {
     if let Some(most) = listener.options.max_connections {
         let _ = write!(text, "; up to {most} at once");
     }
+    if let Some(tls) = &listener.tls {
+        let _ = write!(text, "; by TLS as tls.{tls}");
+    }
+    if listener.options.accept_proxy {
+        let _ = write!(text, "; announced by proxies of {}", list(&listener.options.trusted));
+    }
     messages(&mut text, &listener.options.messages);
     peer(&mut text, &listener.options.peer);
     text
@@ -201,6 +207,15 @@ fn client(id: &str, client: &ClientConfig) -> String {
     };
     if let Some(source) = client.options.source {
         let _ = write!(text, " from {source}");
+    }
+    if let Some(proxy) = &client.proxy {
+        let _ = write!(text, " through {proxy}");
+    }
+    if let Some(tls) = &client.tls {
+        let _ = write!(text, " by TLS as tls.{tls}");
+    }
+    if let Some(version) = client.options.send_proxy {
+        let _ = write!(text, ", told by PROXY {} for whom", version.name());
     }
     let _ = write!(text, ", within {}", humantime::format_duration(client.options.connect_timeout));
     messages(&mut text, &client.options.messages);

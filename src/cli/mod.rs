@@ -2,11 +2,17 @@
 //! signals stop it. Data goes to stdout, everything else to stderr.
 
 mod args;
+#[cfg(feature = "tls")]
+mod cert;
+#[cfg(not(feature = "tls"))]
+#[path = "cert_absent.rs"]
+mod cert;
 mod documents;
 mod dump;
 mod example;
 mod explain;
 mod faults;
+mod layers;
 mod live;
 mod owner;
 mod passwd;
@@ -15,6 +21,7 @@ mod remote;
 mod report;
 mod schema;
 mod screen;
+mod seeing;
 mod words;
 mod writer;
 
@@ -67,6 +74,10 @@ pub fn main() -> ExitCode {
             Err(fault) => refuse(&[fault], false),
         },
         Ok(Command::Schema) => print(&schema::text()),
+        Ok(Command::Cert { folder, names, days }) => match cert::make(&folder, &names, days) {
+            Ok(text) => print(&text),
+            Err(fault) => refuse(&[format!("cert: {fault}")], false),
+        },
         Ok(Command::Print(text)) => print(&text),
         Ok(Command::Check { config, live: true, .. }) => try_all(&config),
         Ok(Command::Check { config, files, .. }) => print(&explain::config(&config, &files)),

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::address::Address;
 use crate::config::keys::{self, Key};
 use crate::config::{ClientConfig, Config, ListenConfig, RelayConfig, ScriptConfig};
+use crate::net::TlsOptions;
 use crate::wiring::{StepOptions, TimerOptions, WireOptions};
 
 /// The schema, indented.
@@ -24,6 +25,7 @@ pub(super) fn text() -> String {
             },
             "listen": objects(table("A listener", &keys::listen(), &listen)),
             "client": objects(table("A target", &keys::client(), &client)),
+            "tls": objects(table("How TLS is spoken", &keys::tls(), &TlsOptions::default())),
             "timer": objects(table("What fires after a time", &keys::timer(), &TimerOptions::default())),
             "script": objects(table("Functions in Luau", &keys::script(), &ScriptConfig::default())),
             "connect": list(table("A wire from a signal to a slot", &keys::connect(), &WireOptions::default())),

@@ -36,6 +36,7 @@ impl Config {
         self.check_ends(&mut faults);
         faults.0.extend(self.check_messages());
         faults.0.extend(self.check_peers());
+        faults.0.extend(self.check_layers());
         faults.0.extend(self.check_waiting());
         faults.0.extend(self.check_wires());
         faults.0.extend(self.check_scripts());
@@ -56,6 +57,7 @@ impl Config {
             let text = "no relay leads here, and no wire; name it in the `to` of a relay, or remove it";
             faults.add(Place::new("client", id, ""), text);
         }
+        faults.0.extend(self.unused_tls());
         for id in self.timer.keys().filter(|id| !used.contains(id.as_str())) {
             let text = "nothing hears it; wire its signal `timeout`, or remove it";
             faults.add(Place::new("timer", id, ""), text);
@@ -74,11 +76,14 @@ impl Config {
             ("relay", self.relay.keys().collect()),
             ("timer", self.timer.keys().collect()),
             ("script", self.script.keys().collect()),
+            ("tls", self.tls.keys().collect()),
         ];
         for (nth, (table, ids)) in tables.iter().enumerate() {
             for id in ids {
                 let place = Place::new(table, id, "");
-                if let Some((other, _)) = tables[..nth].iter().find(|(_, others)| others.contains(id)) {
+                // A [tls.ID] is no object, and may be called like one.
+                let mut others = tables[..nth].iter().filter(|_| *table != "tls");
+                if let Some((other, _)) = others.find(|(_, others)| others.contains(id)) {
                     faults.add(place, format!("there is {other}.{id} already; give one another name"));
                 } else if TAKEN.contains(&id.as_str()) {
                     faults.add(place, format!("`{id}` is taken by the node itself; choose another name"));

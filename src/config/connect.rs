@@ -321,9 +321,12 @@ impl Config {
             let Some(signal) = carries.signal else { continue };
             let is_there = match name {
                 Name::Data => signal.has_data(),
-                Name::ConnectionId | Name::ConnectionPeer | Name::ConnectionLocal | Name::ConnectionLabel => {
-                    signal.has_connection
-                }
+                Name::ConnectionId
+                | Name::ConnectionPeer
+                | Name::ConnectionLocal
+                | Name::ConnectionLabel
+                | Name::ConnectionCertificate
+                | Name::ConnectionVia => signal.has_connection,
                 Name::Carried(name) => signal.carries.contains(&&**name),
                 Name::Signal | Name::Time | Name::Of { .. } => true,
             };

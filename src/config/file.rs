@@ -19,6 +19,7 @@ use super::syntax;
 use super::{ClientConfig, Config, ListenConfig, Place, RelayConfig, ScriptConfig};
 use crate::address::Address;
 use crate::nearest::did_you_mean;
+use crate::net::TlsOptions;
 use crate::wiring::{StepOptions, TimerOptions, WireOptions};
 
 /// Files that are no config: everything that is wrong with them, a line each,
@@ -232,7 +233,7 @@ impl Reading {
             let table = TABLES.iter().find(|table| **table == name.get_ref().as_ref());
             let Some(table) = table else {
                 let hint = did_you_mean(&shown, TABLES.into_iter()).unwrap_or_else(|| {
-                    "; the tables are [node], [vars], [listen.ID], [client.ID], [relay.ID], [timer.ID], \
+                    "; the tables are [node], [vars], [listen.ID], [client.ID], [relay.ID], [tls.ID], [timer.ID], \
                      [script.ID], [[connect]] and [[step]]"
                         .into()
                 });
@@ -322,6 +323,11 @@ impl Reading {
                 let mut client = ClientConfig::new(NOWHERE);
                 self.keys(file, &place, inside, &keys::client(), &mut client);
                 self.config.client.insert(id.to_owned(), client);
+            }
+            "tls" => {
+                let mut tls = TlsOptions::default();
+                self.keys(file, &place, inside, &keys::tls(), &mut tls);
+                self.config.tls.insert(id.to_owned(), tls);
             }
             "timer" => {
                 let mut timer = TimerOptions::default();
@@ -424,7 +430,7 @@ fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-const TABLES: [&str; 8] = ["node", "listen", "client", "relay", "timer", "script", "connect", "step"];
+const TABLES: [&str; 9] = ["node", "listen", "client", "relay", "tls", "timer", "script", "connect", "step"];
 /// Those of them that are lists.
 const LISTS: [&str; 2] = ["connect", "step"];
 /// Stands for an address that is missing or could not be read; its object is not judged.

@@ -9,13 +9,14 @@ use super::kinds::{
     AddressText, InterfaceName, Kind, Limit, Names, Networks, Number, OneOf, Problem, Size, SocketPath,
     Source, Switch, Text, Time, Word,
 };
-use super::messages::{Auto, FramingText};
+use super::layers::{FilePath, SystemOrFile, ViaText};
+use super::messages::{Auto, FramingText, Off};
 use super::peer::{Beats, Data};
-use super::tags::{Off, Written};
+use super::tags::Written;
 use super::wires::{Args, Expected, Filters, MaybeMember, Member};
 use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig, ScriptConfig};
 use crate::address::Address;
-use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow};
+use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow, ProxyVersion, TlsOptions};
 use crate::relay::{JoinOn, NameFrame, Naming, RelayMode, Reply, Strategy, Tag, Unknown};
 use crate::script::OnError;
 use crate::wiring::{StepOptions, TimerOptions, WireOptions};
@@ -163,6 +164,9 @@ pub(crate) fn listen() -> Vec<Key<ListenConfig>> {
         key(a::<Limit>(), "read_timeout", |l| &mut l.options.peer.read_timeout, NewConnections, "ends a connection from which nothing has come for so long"),
         key(a::<Limit>(), "write_timeout", |l| &mut l.options.peer.write_timeout, NewConnections, "ends a connection for which bytes wait, and that has taken none for so long"),
         key(a::<Limit>(), "first_frame_timeout", |l| &mut l.options.peer.first_frame_timeout, NewConnections, "ends a connection that has not sent a whole message so long after its beginning; without framing, a byte"),
+        key(a::<Off<Text>>(), "tls", |l| &mut l.tls, NewConnections, "the [tls.ID] it speaks; off: none"),
+        key(a::<Switch>(), "accept_proxy", |l| &mut l.options.accept_proxy, NewConnections, "each client is announced by a PROXY header, version 1 or 2"),
+        key(a::<Networks<false>>(), "trusted", |l| &mut l.options.trusted, NewConnections, "the networks of the proxies whose headers are believed"),
     ]
 }
 
@@ -182,6 +186,9 @@ pub(crate) fn client() -> Vec<Key<ClientConfig>> {
         key(a::<Auto<Size>>(), "kernel_send_buffer", |c| &mut c.options.kernel.kernel_send_buffer, NewConnections, "SO_SNDBUF; auto: the kernel adapts it"),
         key(a::<Auto<FramingText>>(), "framing", |c| &mut c.options.messages.framing, NewConnections, "how messages are told apart; auto: as the relay's listener"),
         key(a::<Auto<Size>>(), "max_frame", |c| &mut c.options.messages.max_frame, NewConnections, "the most a message may have; auto: 1MiB"),
+        key(a::<Off<Text>>(), "tls", |c| &mut c.tls, NewConnections, "the [tls.ID] that is spoken with it; off: none"),
+        key(a::<Off<OneOf<ProxyVersion>>>(), "send_proxy", |c| &mut c.options.send_proxy, NewConnections, "tells the target by a PROXY header which client it is for"),
+        key(a::<Off<ViaText>>(), "proxy", |c| &mut c.proxy, NewConnections, "the SOCKS5 or HTTP proxy that makes the connection; its password is shown as ***"),
         key(a::<Auto<Size>>(), "queue_max", |c| &mut c.options.messages.queue.max, NewConnections, "what may wait for it; auto: 1MiB, and 16MiB in mode collect and where it is wired"),
         key(a::<Auto<OneOf<Overflow>>>(), "queue_overflow", |c| &mut c.options.messages.queue.overflow, NewConnections, "what happens when more would; auto: disconnect, and block in mode collect and where it is wired"),
         key(a::<Off<Data>>(), "hello", |c| &mut c.options.peer.hello, NewConnections, "what the target is sent first, after each connect: one message; without framing, these bytes"),
@@ -217,6 +224,18 @@ pub(crate) fn relay() -> Vec<Key<RelayConfig>> {
         key(a::<OneOf<JoinOn>>(), "join_on", |r| &mut r.options.bridge.join_on, NewConnections, "in mode bridge, when the second target is dialled: data: the first has something to say; connection: it is connected"),
         key(a::<Limit>(), "idle_timeout", |r| &mut r.options.idle_timeout, Live, "ends a pair, or a member of another mode, in which nothing moves for so long"),
         key(a::<Time>(), "half_closed_timeout", |r| &mut r.options.half_closed_timeout, Live, "the same once one side has finished"),
+    ]
+}
+
+/// The keys of `[tls.ID]`.
+#[rustfmt::skip]
+pub(crate) fn tls() -> Vec<Key<TlsOptions>> {
+    vec![
+        key(a::<Off<FilePath>>(), "cert", |t: &mut TlsOptions| &mut t.cert, NewConnections, "our certificate, as a PEM file; a listener needs one"),
+        key(a::<Off<FilePath>>(), "key", |t| &mut t.key, NewConnections, "its private key, as a PEM file"),
+        key(a::<SystemOrFile>(), "ca", |t| &mut t.ca, NewConnections, "to connect: whose certificates of servers are believed; system: those of this machine"),
+        key(a::<Off<FilePath>>(), "client_ca", |t| &mut t.client_ca, NewConnections, "to listen: clients must show a certificate signed by one of these; off: they need none"),
+        key(a::<Auto<Text>>(), "server_name", |t| &mut t.server_name, NewConnections, "to connect: the name the server's certificate must be for; auto: the host that is dialled"),
     ]
 }
 
@@ -325,14 +344,14 @@ impl Word for LogFormat {
 impl ListenConfig {
     /// A listener at `bind` with the default of every option.
     pub fn new(bind: Address) -> Self {
-        Self { bind, options: ListenOptions::default() }
+        Self { bind, options: ListenOptions::default(), tls: None }
     }
 }
 
 impl ClientConfig {
     /// A client of `to` with the default of every option.
     pub fn new(to: Address) -> Self {
-        Self { to, options: DialOptions::default() }
+        Self { to, options: DialOptions::default(), tls: None, proxy: None }
     }
 }
 

@@ -9,6 +9,7 @@ mod expand;
 mod file;
 pub(crate) mod keys;
 mod kinds;
+mod layers;
 mod loops;
 mod messages;
 mod origin;
@@ -35,7 +36,7 @@ pub use self::origin::Origins;
 pub use self::script::ScriptConfig;
 use crate::address::Address;
 use crate::flow::Tap;
-use crate::net::{DialOptions, ListenOptions};
+use crate::net::{DialOptions, ListenOptions, TlsOptions, Via};
 use crate::relay::{RelayMode, RelayOptions};
 use crate::wiring::{StepOptions, TimerOptions, WireOptions};
 
@@ -69,6 +70,8 @@ pub struct Config {
     pub listen: BTreeMap<String, ListenConfig>,
     /// The targets.
     pub client: BTreeMap<String, ClientConfig>,
+    /// How TLS is spoken, for the listeners and targets that name it.
+    pub tls: BTreeMap<String, TlsOptions>,
     /// What joins the two.
     pub relay: BTreeMap<String, RelayConfig>,
     /// The timers.
@@ -169,6 +172,8 @@ pub struct ListenConfig {
     pub bind: Address,
     /// How.
     pub options: ListenOptions,
+    /// Which of [`Config::tls`] it speaks.
+    pub tls: Option<String>,
 }
 
 /// A target. In a pair it is dialled anew for each client.
@@ -178,6 +183,10 @@ pub struct ClientConfig {
     pub to: Address,
     /// How.
     pub options: DialOptions,
+    /// Which of [`Config::tls`] is spoken with it.
+    pub tls: Option<String>,
+    /// The proxy that makes the connection.
+    pub proxy: Option<Via>,
 }
 
 /// A relay from listeners to targets.
@@ -266,7 +275,7 @@ pub struct Fault {
 /// The part of a [`Config`] that a fault is about, as a path in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
-    /// The table: `node`, `listen`, `client`, `relay`, `timer`, `script`, `connect` or `step`.
+    /// The table: `node`, `listen`, `client`, `relay`, `tls`, `timer`, `script`, `connect` or `step`.
     pub table: &'static str,
     /// The object in it; empty for `node`, and counted from 1 in lists.
     pub id: String,

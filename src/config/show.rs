@@ -6,6 +6,7 @@ use std::fmt::Write;
 use super::keys::{self, Key};
 use super::{ClientConfig, Config, ListenConfig, RelayConfig, ScriptConfig};
 use crate::address::Address;
+use crate::net::TlsOptions;
 use crate::wiring::{StepOptions, TimerOptions, WireOptions};
 
 impl Config {
@@ -28,6 +29,9 @@ impl Config {
         }
         for (id, client) in &self.client {
             table(&mut out, &format!("client.{id}"), &keys::client(), client, &empty.1, all);
+        }
+        for (id, tls) in &self.tls {
+            table(&mut out, &format!("tls.{id}"), &keys::tls(), tls, &TlsOptions::default(), all);
         }
         for (id, relay) in &self.relay {
             table(&mut out, &format!("relay.{id}"), &keys::relay(), relay, &RelayConfig::default(), all);

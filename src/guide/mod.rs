@@ -21,6 +21,9 @@ pub mod wiring {}
 #[doc = include_str!("addresses.md")]
 pub mod addresses {}
 
+#[doc = include_str!("tls.md")]
+pub mod tls {}
+
 #[doc = include_str!("events.md")]
 pub mod events {}
 
@@ -92,6 +95,11 @@ pub const PAGES: &[Page] = &[
         topic: "addresses",
         about: "how addresses are written and what is dialled",
         text: include_str!("addresses.md"),
+    },
+    Page {
+        topic: "tls",
+        about: "TLS, certificates, PROXY headers, SOCKS5 and HTTP proxies on the way",
+        text: include_str!("tls.md"),
     },
     Page {
         topic: "events",

@@ -12,19 +12,28 @@ mod error;
 mod holder;
 mod inherited;
 mod kernel;
+mod layers;
 mod listener;
 mod options;
 mod peer;
 #[cfg(feature = "cli")]
 mod private;
+mod proxy_header;
 mod queue;
 mod resolve;
 pub mod server;
 pub mod socket;
 mod stdio;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "tls_absent.rs"]
+mod tls;
+mod tls_options;
 mod transport;
 mod unacknowledged;
 mod unread;
+mod via;
 
 pub(crate) use self::access::network;
 pub use self::access::{AccessList, CidrError};
@@ -35,6 +44,7 @@ pub use self::error::{SocketError, SocketErrorKind};
 pub use self::inherited::inherit_sockets;
 pub(crate) use self::inherited::unused_sockets;
 pub use self::kernel::KernelOptions;
+pub(crate) use self::layers::{Greeting, Layers};
 pub use self::listener::BindError;
 #[cfg(feature = "cli")]
 pub(crate) use self::listener::UnixPath;
@@ -45,11 +55,18 @@ pub use self::options::{DialOptions, Keepalive, ListenOptions, MessageOptions, Q
 pub use self::peer::{Heartbeat, PeerOptions};
 #[cfg(feature = "cli")]
 pub(crate) use self::private::bind_private;
+pub use self::proxy_header::ProxyVersion;
 pub use self::queue::Overflow;
 pub(crate) use self::queue::{Amount, Change, Level, PLACE as QUEUE_PLACE, Queue, QueueLimit};
 pub(crate) use self::resolve::{addresses, is_own};
 pub use self::server::{ServerOptions, TcpServer};
 pub use self::socket::{Reconnect, SocketOptions, TcpSocket};
+pub(crate) use self::tls::{Loaded, Roles, Tls, load as load_tls};
+pub use self::tls_options::TlsOptions;
 #[cfg(test)]
 pub(crate) use self::transport::Stream;
 pub(crate) use self::unacknowledged::Unacknowledged;
+pub use self::via::{Via, ViaError};
+
+/// What a config that wants TLS is told where it is not built.
+pub(crate) const NO_TLS: &str = "this program was built without TLS; build it with the feature `tls`";

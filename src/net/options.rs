@@ -4,11 +4,13 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use socket2::{SockRef, TcpKeepalive};
 
 use super::access::AccessList;
 use super::kernel::KernelOptions;
 use super::peer::PeerOptions;
+use super::proxy_header::ProxyVersion;
 use super::queue::{Overflow, QueueLimit};
 use crate::framing::Framing;
 
@@ -55,6 +57,11 @@ pub struct ListenOptions {
     pub messages: MessageOptions,
     /// What its peers are told first, and how long they may be silent.
     pub peer: PeerOptions,
+    /// Every connection begins with a PROXY header (version 1 or 2, within 3 s), and is
+    /// from then on the one announced: in events, to the lists of `access`, to its target.
+    pub accept_proxy: bool,
+    /// From where such headers are believed; others are reset. At least one network with `accept_proxy`.
+    pub trusted: Vec<IpNet>,
 }
 
 /// Options of outbound connections.
@@ -72,6 +79,8 @@ pub struct DialOptions {
     pub messages: MessageOptions,
     /// What its peers are told first, and how long they may be silent.
     pub peer: PeerOptions,
+    /// Begins the connection with a PROXY header that names the client it is made for.
+    pub send_proxy: Option<ProxyVersion>,
 }
 
 impl Default for DialOptions {
@@ -84,6 +93,7 @@ impl Default for DialOptions {
             kernel: KernelOptions::default(),
             messages: MessageOptions::default(),
             peer: PeerOptions::default(),
+            send_proxy: None,
         }
     }
 }

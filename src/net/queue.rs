@@ -241,8 +241,8 @@ impl Queue {
         Some(frames)
     }
 
-    /// The destination has been replaced: a frame that was cut begins again,
-    /// and those before it in its piece are out. Yields how many that are.
+    /// Nothing more is written to this destination: a frame that was cut begins
+    /// again at the next, and those before it in its piece are out. Yields how many that are.
     pub(crate) fn restart(&mut self) -> (Change, u64) {
         let Some(piece) = self.pieces.front_mut() else { return (Change::default(), 0) };
         let (mut end, mut frames) = (0, 0);
@@ -253,9 +253,15 @@ impl Queue {
             }
             (end, frames) = (next, frames + 1);
         }
-        piece.bytes.advance(end);
+        let bytes = piece.bytes.split_to(end);
         piece.frames -= frames;
-        self.held -= end;
+        match &mut self.unconfirmed {
+            Some(unconfirmed) if frames > 0 => {
+                unconfirmed.push_back(Piece { bytes, frames });
+                self.held += PLACE;
+            }
+            _ => self.held -= end,
+        }
         self.waiting.frames -= frames;
         self.waiting.bytes += (self.written - end) as u64;
         self.written = 0;
@@ -431,6 +437,20 @@ mod tests {
         assert_eq!(queue.restart().1, 0);
         assert_eq!(write(&mut queue, 100), "three\nfour\n");
         assert_eq!((queue.restart().1, queue.held(), queue.waiting()), (0, 0, Amount::default()));
+    }
+
+    #[test]
+    fn what_is_out_of_a_piece_that_was_cut_can_be_confirmed_before_the_rest_waits_again() {
+        let mut queue = queue(1_000, Overflow::Block).until_confirmed();
+        push(&mut queue, "one\ntwo\nthree\n");
+        assert_eq!(write(&mut queue, 10), "one\ntwo\nth");
+        assert_eq!(queue.restart().1, 2);
+        assert_eq!((queue.held(), queue.waiting()), (14 + 2 * PLACE, Amount { frames: 1, bytes: 6 }));
+        queue.confirm(1);
+        assert_eq!((queue.resend(), queue.waiting()), (Some(1), Amount { frames: 2, bytes: 10 }));
+        assert_eq!(write(&mut queue, 100), "two\nthree\n");
+        queue.confirm(2);
+        assert_eq!(queue.held(), 0);
     }
 
     #[test]

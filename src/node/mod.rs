@@ -3,6 +3,7 @@
 
 mod bridges;
 mod joined;
+mod material;
 mod reload;
 mod scripts;
 mod wires;
@@ -18,6 +19,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+#[cfg(feature = "cli")]
+pub(crate) use self::material::{Speakers, read as read_material};
 pub use self::reload::Changes;
 use self::scripts::{Scripts, Started};
 use self::wires::Wires;
@@ -132,7 +135,9 @@ impl Node {
         // Taken first: if the node does not start it goes, and subscriptions end.
         let events = bus.dispatcher();
         let leads = wiring::check(&config).await?;
-        let wiring = Wiring::new(&config, &bus);
+        let material = material::read(&config).await?;
+        let mut wiring = Wiring::new(&config, &bus);
+        wiring.speakers.follow(material);
         let bound = wiring.bind_new(&config, &Default::default()).await?;
         for name in unused_sockets() {
             warn!(name, "no listener uses this socket of the service manager; clients wait there in vain");

@@ -4,8 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::wiring;
-use super::{Node, NodeError};
+use super::{Node, NodeError, material, wiring};
 use crate::address::Address;
 use crate::config::keys::{self, Key};
 use crate::config::{Config, Fault, Place, Reload};
@@ -38,6 +37,7 @@ impl Node {
             return Err(NodeError::Stopping);
         }
         let leads = wiring::check(&config).await?;
+        let material = material::read(&config).await?;
         let (talks, talked) = (conversation(&config), conversation(&self.config));
         if talks != talked
             && let Some((id, _)) = talks.or(talked)
@@ -58,6 +58,17 @@ impl Node {
         config.tap = self.config.tap.take();
         let mut changes = changes(&self.config, &config);
         changes.restart.extend(restart);
+        for id in self.wiring.speakers.follow(material) {
+            // Their names may have stayed, and what is in them not.
+            let name = format!("tls.{id}");
+            if !changes
+                .changed
+                .iter()
+                .any(|key| key.strip_prefix(&name).is_some_and(|key| key.starts_with('.')))
+            {
+                changes.changed.push(name);
+            }
+        }
         self.config = config;
         let closed = self.wiring.close_unmatched(&matches, &self.config);
         self.open(bound, closed, started, &leads);
@@ -91,6 +102,7 @@ fn changes(old: &Config, new: &Config) -> Changes {
     changes.note("node", keys::node(), old, new);
     changes.compare("listen", keys::listen, &old.listen, &new.listen);
     changes.compare("client", keys::client, &old.client, &new.client);
+    changes.compare("tls", keys::tls, &old.tls, &new.tls);
     changes.compare("relay", keys::relay, &old.relay, &new.relay);
     changes.compare("timer", keys::timer, &old.timer, &new.timer);
     changes.compare("script", keys::script, &old.script, &new.script);

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use super::NodeError;
 use super::bridges::Bridged;
 use super::joined::{Joined, side};
+use super::material::Speakers;
 use super::wires::{Wires, wired};
 use crate::address::{Address, Host};
 use crate::bus::EventBus;
@@ -40,6 +41,8 @@ pub(super) struct Wiring {
     conditions: BTreeMap<String, (Address, Arc<Condition>)>,
     /// The checks of targets; the next config has others.
     checks: JoinSet<()>,
+    /// Who speaks TLS, and with which certificates.
+    pub(super) speakers: Speakers,
 }
 
 /// A listener whose tasks run.
@@ -144,6 +147,7 @@ impl Wiring {
             open: Vec::new(),
             conditions: BTreeMap::new(),
             checks: JoinSet::new(),
+            speakers: Speakers::default(),
         }
     }
 
@@ -323,8 +327,8 @@ impl Wiring {
             let one = once.then(|| Arc::new(Places::new(1)));
             for (id, listener) in config.from(relay) {
                 let (relay, side) = (Arc::clone(&running), side(relay, id));
-                let entrance =
-                    Entrance { endpoint: id.into(), options: listener.options.clone(), relay, side };
+                let (options, greeting) = (listener.options.clone(), self.speakers.greeting(listener));
+                let entrance = Entrance { endpoint: id.into(), options, greeting, relay, side };
                 let (bound, held) = (bound.remove(id), closed.remove(id));
                 self.admit(listener, entrance, bound, held, one.as_ref(), stop, serving);
             }
@@ -342,8 +346,8 @@ impl Wiring {
                     group,
                     false,
                 ));
-                let options = listener.options.clone();
-                let entrance = Entrance { endpoint: id.into(), options, relay, side: Side::From };
+                let (options, greeting) = (listener.options.clone(), self.speakers.greeting(listener));
+                let entrance = Entrance { endpoint: id.into(), options, greeting, relay, side: Side::From };
                 let (bound, held) = (bound.remove(id), closed.remove(id));
                 self.admit(listener, entrance, bound, held, None, stop, serving);
             } else {
@@ -475,7 +479,7 @@ impl Wiring {
             };
             let (_, condition) = &self.conditions[id];
             Outlet {
-                target: Target::new(id.into(), client.to.clone()),
+                target: Target::new(id.into(), client.to.clone()).through(self.speakers.layers(client)),
                 options: client.options.clone(),
                 own,
                 condition: Arc::clone(condition),

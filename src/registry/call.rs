@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::CallError;
-use crate::event::{ConnectionId, Endpoint};
+use crate::event::{ConnectionId, Endpoint, Introduction};
 
 /// One argument of a slot.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +47,7 @@ pub(crate) struct Party {
     pub(crate) object: Arc<str>,
     pub(crate) peer: Endpoint,
     pub(crate) local: Endpoint,
+    pub(crate) introduction: Introduction,
 }
 
 /// The custom signals that led to a call, oldest first, as `script.a.name`.

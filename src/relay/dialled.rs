@@ -20,7 +20,8 @@ use super::session::connect;
 use super::targets::Reached;
 use super::uplink::{again, cut};
 use super::{Ended, Outlet, Relay, Stop};
-use crate::event::{ConnectionId, Event, EventKind, Reason};
+use crate::bus::Record;
+use crate::event::{Event, EventKind, Reason};
 use crate::net::{Conn, Target, reason_of};
 
 /// Joins the two again and again, until the node stops or a reload has replaced the bridge; a session that
@@ -125,9 +126,10 @@ async fn wait(relay: &Relay, options: BridgeOptions, first: &mut Conn) -> Waited
             Err(error) => Waited::Broke(error),
         };
     }
+    let record = Arc::clone(first.record());
     tokio::select! {
         biased;
-        second = reach(relay, first.id()) => Waited::Second(Box::new(second)),
+        second = reach(relay, &record) => Waited::Second(Box::new(second)),
         error = first.leaves() => error.map_or(Waited::InVain(Reason::Closed), Waited::Broke),
         () = passes(options.wait_timeout) => Waited::InVain(Reason::NoTarget),
     }
@@ -147,7 +149,7 @@ async fn greet(first: &mut Conn) -> io::Result<()> {
 }
 
 /// Dials the second until it answers.
-async fn reach(relay: &Relay, first: ConnectionId) -> Conn {
+async fn reach(relay: &Relay, first: &Record) -> Conn {
     let mut attempt = 0;
     let outlet = relay.targets.outlet(0).expect("the second of two was left to the relay");
     loop {

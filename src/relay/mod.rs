@@ -10,6 +10,7 @@ mod charged;
 mod dialled;
 mod exchange;
 mod group;
+mod handshake;
 mod member;
 mod named;
 mod pair;

@@ -44,8 +44,8 @@ impl Wires {
     /// A connection is there; its signal is the first it puts in.
     pub(super) fn entered(&self, conn: &Conn, mailbox: &Arc<Mailbox>, is_dialled: bool) {
         let (peer, local) = conn.record().ends();
-        let party = Party { id: conn.id(), object: Arc::clone(conn.record().endpoint()), peer, local };
-        let party = Arc::new(party);
+        let (object, introduction) = (Arc::clone(conn.record().endpoint()), conn.record().introduction());
+        let party = Arc::new(Party { id: conn.id(), object, peer, local, introduction });
         let present = Present { party: Arc::clone(&party), mailbox: Arc::clone(mailbox) };
         self.lock().insert(conn.id(), present);
         let name = if is_dialled { "connected" } else { "new_connection" };

@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 
 use super::*;
-use crate::event::{ConnectionId, Endpoint};
+use crate::event::{ConnectionId, Endpoint, Introduction};
 use crate::framing::Framing;
 use crate::registry::{
     Door, Ending, INTAKE, Intake, Item, Object, Party, Peers, Places, Registry, SendError, To, Undone, Wired,
@@ -100,6 +100,7 @@ async fn run(wires: usize, via: &[Filter], args: &str) -> f64 {
         object: "a".into(),
         peer: Endpoint::Tcp(([127, 0, 0, 1], 9_000).into()),
         local: Endpoint::Echo,
+        introduction: Introduction::default(),
     };
     let party = Arc::new(party);
     let mut wire = BytesMut::new();

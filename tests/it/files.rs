@@ -220,7 +220,7 @@ fn shipped(name: &str, variables: &[(&str, SocketAddr)]) -> NodeProcess {
 }
 
 /// Every file of `config/`.
-const SHIPPED: [&str; 13] = [
+const SHIPPED: [&str; 14] = [
     "relay",
     "echo",
     "heartbeat",
@@ -230,6 +230,7 @@ const SHIPPED: [&str; 13] = [
     "collect",
     "modbus",
     "bridge",
+    "tls",
     "wires",
     "commissioning",
     "chat",
@@ -393,7 +394,7 @@ fn live_tries_every_bind_name_and_target_and_sends_nothing() {
 fn keys() -> Vec<(String, String, String, Option<Value>)> {
     let schema: Value = serde_json::from_str(&printed(&["schema"])).unwrap();
     let mut keys = Vec::new();
-    for table in ["node", "listen", "client", "relay", "timer", "connect", "step"] {
+    for table in ["node", "listen", "client", "relay", "tls", "timer", "connect", "step"] {
         let of = &schema["properties"][table];
         let of = match table {
             "node" => of,
@@ -445,13 +446,21 @@ fn the_reference_file_has_every_key_at_its_default() {
         }
         text.push_str(&format!("{line}\n"));
     }
+    // Named by nobody it would be a fault.
+    text.push_str("\n# [tls.own]  for tls = \"own\" in a listener or client\n");
+    for (_, name, about, default) in keys.iter().filter(|(table, ..)| *table == "tls") {
+        text.push_str(&format!("# {about}\n#{name} = {}\n", default.as_ref().unwrap()));
+    }
     let path = root().join("config/reference.toml");
     if std::env::var_os("UPDATE").is_some() {
         fs::write(&path, &text).unwrap();
     }
     assert_eq!(fs::read_to_string(&path).unwrap(), text, "config/reference.toml is out of date");
     for (table, name, ..) in &keys {
-        assert!(text.contains(&format!("\n{name} = ")), "{table}.{name}");
+        assert!(
+            text.contains(&format!("\n{name} = ")) || text.contains(&format!("\n#{name} = ")),
+            "{table}.{name}"
+        );
     }
 }
 

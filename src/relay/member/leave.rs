@@ -125,6 +125,7 @@ impl Member {
         if let Some(exchange) = self.group.exchange.as_ref().filter(|_| self.keeps) {
             exchange.closing();
         }
+        self.cut();
         // Fails only on a connection that has broken, which the end tells.
         let _ = poll_fn(|cx| self.conn.poll_shutdown(cx)).await;
         self.confirmed().await;
@@ -171,6 +172,16 @@ impl Member {
         ledger.is_waiting()
     }
 
+    /// Nothing more is written: of a piece that was written in part, those messages are out that are so whole.
+    fn cut(&self) {
+        let Some(ledger) = self.mailbox.ledger.as_ref().filter(|_| self.keeps) else { return };
+        self.group.with_queue(&self.mailbox, |queue| {
+            let (change, out) = queue.restart();
+            ledger.wrote(out, self.conn.sent(), queue.waiting().frames);
+            (change, ())
+        });
+    }
+
     /// Its peer's kernel has so many bytes.
     fn acknowledged(&self, ledger: &Ledger, bytes: u64) {
         let messages = ledger.acknowledged(bytes);
@@ -186,15 +197,12 @@ impl Member {
             self.unsent = left.bytes;
             return left;
         };
-        let sent = self.conn.sent();
+        self.cut();
         self.group.with_queue(&self.mailbox, |queue| {
             if let Some(again) = queue.resend() {
                 ledger.resend(again, queue.waiting().frames);
-                return (Change::default(), ());
             }
-            let (change, out) = queue.restart();
-            ledger.wrote(out, sent, queue.waiting().frames);
-            (change, ())
+            (Change::default(), ())
         });
         ledger.ended();
         self.mailbox.set_connection(None);

@@ -342,7 +342,7 @@ impl Member {
                 (change, Some(written))
             });
             match written {
-                None => return Poll::Ready(Ok(())),
+                None => return conn.poll_flush(cx),
                 Some(written) => ready!(written)?,
             };
         }

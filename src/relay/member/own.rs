@@ -142,13 +142,14 @@ impl Member {
         {
             let record = self.conn.record();
             let (peer, local) = record.ends();
-            let (connection, endpoint, within) =
-                (record.id(), Arc::clone(record.endpoint()), heartbeat.within);
+            let (connection, endpoint) = (record.id(), Arc::clone(record.endpoint()));
+            let (name, within) = (record.introduction().name, heartbeat.within);
             self.group.shared.bus.emit(EventKind::HeartbeatMissed, || Event::HeartbeatMissed {
                 connection,
                 endpoint,
                 peer,
                 local,
+                name,
                 within,
             });
             if let Some(wires) = &self.group.wires {
