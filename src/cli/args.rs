@@ -151,6 +151,9 @@ enum Verb {
     Example {
         /// Which; without one they are listed
         name: Option<String>,
+        /// Write it, and the scripts and clients it comes with, into this folder
+        #[arg(long, value_name = "DIR", requires = "name")]
+        into: Option<PathBuf>,
     },
     /// Print the JSON Schema of config files, for editors
     Schema,
@@ -192,7 +195,10 @@ enum Verb {
 #[derive(Debug)]
 pub(super) enum Command {
     Help(Option<String>),
-    Example(Option<String>),
+    Example {
+        name: Option<String>,
+        into: Option<PathBuf>,
+    },
     Schema,
     Cert {
         folder: PathBuf,
@@ -300,7 +306,7 @@ impl Args {
     pub(super) fn meaning(self) -> Result<Command, Vec<String>> {
         match self.command {
             Some(Verb::Help { topic }) => return Ok(Command::Help(topic)),
-            Some(Verb::Example { name }) => return Ok(Command::Example(name)),
+            Some(Verb::Example { name, into }) => return Ok(Command::Example { name, into }),
             Some(Verb::Schema) => return Ok(Command::Schema),
             Some(Verb::Cert { folder, names, days }) => return Ok(Command::Cert { folder, names, days }),
             Some(Verb::Run { files, seeing }) => {

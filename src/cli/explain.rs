@@ -17,6 +17,7 @@ pub(super) fn config(config: &Config, files: &[PathBuf]) -> String {
     for (id, one) in &config.relay {
         relay(&mut out, config, id, one);
     }
+    discovery(&mut out, config);
     wires(&mut out, config);
     scripts(&mut out, config);
     let most = config.node.max_connections.unwrap_or_else(most_connections);
@@ -28,6 +29,22 @@ pub(super) fn config(config: &Config, files: &[PathBuf]) -> String {
         if config.program.threads == 1 { "" } else { "s" },
     );
     out
+}
+
+/// What tells where listeners are.
+fn discovery(out: &mut String, config: &Config) {
+    for (id, one) in &config.discovery {
+        let networks: Vec<_> = one.options.networks.allows().iter().map(ToString::to_string).collect();
+        let _ = writeln!(
+            out,
+            "\ndiscovery.{id}: tells the TCP port of {} on UDP {}, in {}; up to {} times a second, {} to one address",
+            one.listener,
+            one.bind,
+            networks.join(", "),
+            one.options.answer_rate,
+            one.options.answer_rate_per_address,
+        );
+    }
 }
 
 /// What is wired, and the steps of a run.

@@ -10,14 +10,15 @@ use crate::address::Address;
 use crate::bus::EventBus;
 use crate::config::Config;
 use crate::event::Reason;
-use crate::net::{DialOptions, Layers, Target, bind, check_source, dial};
+use crate::net::{DialOptions, Layers, Responder, Target, bind, check_source, dial};
 use crate::node::{Speakers, read_material};
 
 /// The results, a line each in the order of the config, and whether all is well.
 pub(super) async fn try_all(config: &Config) -> (String, bool) {
     let mut trials = JoinSet::new();
     let (listeners, clients) = (config.listen.clone(), config.client.clone());
-    let count = listeners.len() + clients.len();
+    let discoveries = config.discovery.clone();
+    let count = listeners.len() + clients.len() + discoveries.len();
     let leads = config.literal_leads();
     let mut speakers = Speakers::default();
     match read_material(config).await {
@@ -57,6 +58,20 @@ pub(super) async fn try_all(config: &Config) -> (String, bool) {
                 to => reach(&id, to, &client.options, layers).await,
             };
             (first_client + nth, format!("client.{id}"), result, begun.elapsed())
+        });
+    }
+    let first_discovery = first_client + config.client.len();
+    for (nth, (id, discovery)) in discoveries.into_iter().enumerate() {
+        trials.spawn(async move {
+            let begun = Instant::now();
+            let result = match Responder::bind(&id, &discovery.bind) {
+                Ok(bound) => Ok(format!("can be asked on UDP {}", bound.bound())),
+                Err(error) => {
+                    let hint = error.hint.map(|hint| format!("; try {hint}")).unwrap_or_default();
+                    Err(format!("cannot listen on {}: {}{hint}", error.address, error.source))
+                }
+            };
+            (first_discovery + nth, format!("discovery.{id}"), result, begun.elapsed())
         });
     }
     let mut results = Vec::with_capacity(count);

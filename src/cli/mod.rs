@@ -68,9 +68,14 @@ pub fn main() -> ExitCode {
     match args.meaning() {
         Err(faults) => refuse(&faults, typed_json()),
         Ok(Command::Help(topic)) => help(topic.as_deref()),
-        Ok(Command::Example(None)) => print(&example::list()),
-        Ok(Command::Example(Some(name))) => match example::named(&name) {
+        Ok(Command::Example { name: None, .. }) => print(&example::list()),
+        Ok(Command::Example { name: Some(name), into: None }) => match example::named(&name) {
             Ok(text) => print(text),
+            Err(fault) => refuse(&[fault], false),
+        },
+        Ok(Command::Example { name: Some(name), into: Some(folder) }) => match example::write(&name, &folder)
+        {
+            Ok(text) => print(&text),
             Err(fault) => refuse(&[fault], false),
         },
         Ok(Command::Schema) => print(&schema::text()),

@@ -16,7 +16,7 @@ use super::keys::{self, Key};
 use super::kinds::unknown_key;
 use super::origin::{Origins, Spot};
 use super::syntax;
-use super::{ClientConfig, Config, ListenConfig, Place, RelayConfig, ScriptConfig};
+use super::{ClientConfig, Config, DiscoveryConfig, ListenConfig, Place, RelayConfig, ScriptConfig};
 use crate::address::Address;
 use crate::nearest::did_you_mean;
 use crate::net::TlsOptions;
@@ -233,8 +233,8 @@ impl Reading {
             let table = TABLES.iter().find(|table| **table == name.get_ref().as_ref());
             let Some(table) = table else {
                 let hint = did_you_mean(&shown, TABLES.into_iter()).unwrap_or_else(|| {
-                    "; the tables are [node], [vars], [listen.ID], [client.ID], [relay.ID], [tls.ID], [timer.ID], \
-                     [script.ID], [[connect]] and [[step]]"
+                    "; the tables are [node], [vars], [listen.ID], [client.ID], [relay.ID], [tls.ID], \
+                     [discovery.ID], [timer.ID], [script.ID], [[connect]] and [[step]]"
                         .into()
                 });
                 self.fault(file, &span, format!("{shown}: there is no such table{hint}"));
@@ -328,6 +328,11 @@ impl Reading {
                 let mut tls = TlsOptions::default();
                 self.keys(file, &place, inside, &keys::tls(), &mut tls);
                 self.config.tls.insert(id.to_owned(), tls);
+            }
+            "discovery" => {
+                let mut discovery = DiscoveryConfig::new(NOWHERE, "");
+                self.keys(file, &place, inside, &keys::discovery(), &mut discovery);
+                self.config.discovery.insert(id.to_owned(), discovery);
             }
             "timer" => {
                 let mut timer = TimerOptions::default();
@@ -430,7 +435,8 @@ fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-const TABLES: [&str; 9] = ["node", "listen", "client", "relay", "tls", "timer", "script", "connect", "step"];
+const TABLES: [&str; 10] =
+    ["node", "listen", "client", "relay", "tls", "discovery", "timer", "script", "connect", "step"];
 /// Those of them that are lists.
 const LISTS: [&str; 2] = ["connect", "step"];
 /// Stands for an address that is missing or could not be read; its object is not judged.

@@ -7,14 +7,14 @@ use toml::de::DeValue;
 
 use super::kinds::{
     AddressText, InterfaceName, Kind, Limit, Names, Networks, Number, OneOf, Problem, Size, SocketPath,
-    Source, Switch, Text, Time, Word,
+    SomeNetworks, Source, Switch, Text, Time, Word,
 };
 use super::layers::{FilePath, SystemOrFile, ViaText};
 use super::messages::{Auto, FramingText, Off};
 use super::peer::{Beats, Data};
 use super::tags::Written;
-use super::wires::{Args, Expected, Filters, MaybeMember, Member};
-use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig, ScriptConfig};
+use super::wires::{Args, Expected, Filters, MaybeMember, Member, Settings};
+use super::{ClientConfig, Config, DiscoveryConfig, ListenConfig, LogFormat, RelayConfig, ScriptConfig};
 use crate::address::Address;
 use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow, ProxyVersion, TlsOptions};
 use crate::relay::{JoinOn, NameFrame, Naming, RelayMode, Reply, Strategy, Tag, Unknown};
@@ -239,6 +239,18 @@ pub(crate) fn tls() -> Vec<Key<TlsOptions>> {
     ]
 }
 
+/// The keys of `[discovery.ID]`.
+#[rustfmt::skip]
+pub(crate) fn discovery() -> Vec<Key<DiscoveryConfig>> {
+    vec![
+        required(key(a::<AddressText>(), "bind", |d: &mut DiscoveryConfig| &mut d.bind, Rebind, "the UDP port on which it is asked; on all interfaces, since a broadcast reaches no single address")),
+        required(key(a::<Text>(), "for", |d| &mut d.listener, Live, "the listener whose TCP port it tells, for as long as that accepts")),
+        required(key(a::<SomeNetworks>(), "networks", |d| d.options.networks.allow_mut(), Live, "who is answered; nobody else gets a word")),
+        key(a::<Number<u32>>(), "answer_rate", |d| &mut d.options.answer_rate, Live, "answers in a second, to all together"),
+        key(a::<Number<u32>>(), "answer_rate_per_address", |d| &mut d.options.answer_rate_per_address, Live, "answers in a second to one address, or to one /64 of IPv6"),
+    ]
+}
+
 /// The keys of `[timer.ID]`.
 #[rustfmt::skip]
 pub(crate) fn timer() -> Vec<Key<TimerOptions>> {
@@ -259,6 +271,7 @@ pub(crate) fn script() -> Vec<Key<ScriptConfig>> {
         key(a::<Time>(), "max_time", |s| &mut s.options.max_time, Live, "how long a function may run until it returns or waits"),
         key(a::<OneOf<OnError>>(), "on_error", |s| &mut s.options.on_error, Live, "drop: what the function was called with is dropped; close: its connection is closed, too"),
         key(a::<Text>(), "passwords", |s| &mut s.passwords, Live, "the file auth.verify looks in, seen from the folder of this one; node passwd writes it"),
+        key(a::<Settings>(), "settings", |s| &mut s.options.settings, Live, "what the script finds in its table `settings`"),
     ]
 }
 

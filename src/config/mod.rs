@@ -5,6 +5,7 @@
 mod bridge;
 mod check;
 mod connect;
+mod discovery;
 mod expand;
 mod file;
 pub(crate) mod keys;
@@ -27,6 +28,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub(crate) use self::check::LONGEST;
+pub use self::discovery::DiscoveryConfig;
 pub use self::file::FileError;
 pub(crate) use self::keys::Reload;
 #[cfg(feature = "cli")]
@@ -74,6 +76,8 @@ pub struct Config {
     pub tls: BTreeMap<String, TlsOptions>,
     /// What joins the two.
     pub relay: BTreeMap<String, RelayConfig>,
+    /// What tells where listeners are.
+    pub discovery: BTreeMap<String, DiscoveryConfig>,
     /// The timers.
     pub timer: BTreeMap<String, TimerOptions>,
     /// The scripts.
@@ -275,7 +279,7 @@ pub struct Fault {
 /// The part of a [`Config`] that a fault is about, as a path in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
-    /// The table: `node`, `listen`, `client`, `relay`, `tls`, `timer`, `script`, `connect` or `step`.
+    /// The table: `node`, `listen`, `client`, `relay`, `tls`, `discovery`, `timer`, `script`, `connect` or `step`.
     pub table: &'static str,
     /// The object in it; empty for `node`, and counted from 1 in lists.
     pub id: String,

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::keys::{self, Key};
-use super::{ClientConfig, Config, ListenConfig, RelayConfig, ScriptConfig};
+use super::{ClientConfig, Config, DiscoveryConfig, ListenConfig, RelayConfig, ScriptConfig};
 use crate::address::Address;
 use crate::net::TlsOptions;
 use crate::wiring::{StepOptions, TimerOptions, WireOptions};
@@ -35,6 +35,10 @@ impl Config {
         }
         for (id, relay) in &self.relay {
             table(&mut out, &format!("relay.{id}"), &keys::relay(), relay, &RelayConfig::default(), all);
+        }
+        let nothing = DiscoveryConfig::new(Address::Stdio, "");
+        for (id, discovery) in &self.discovery {
+            table(&mut out, &format!("discovery.{id}"), &keys::discovery(), discovery, &nothing, all);
         }
         for (id, timer) in &self.timer {
             table(&mut out, &format!("timer.{id}"), &keys::timer(), timer, &TimerOptions::default(), all);

@@ -39,6 +39,9 @@ pub mod promises {}
 #[doc = include_str!("scripts.md")]
 pub mod scripts {}
 
+#[doc = include_str!("systems.md")]
+pub mod systems {}
+
 #[doc = include_str!("control.md")]
 pub mod control {}
 
@@ -120,6 +123,11 @@ pub const PAGES: &[Page] = &[
         topic: "scripts",
         about: "Luau for what a wire cannot: what is called with what, what there is, limits, costs",
         text: include_str!("scripts.md"),
+    },
+    Page {
+        topic: "systems",
+        about: "chats, collectors, gateways to run: who sends what when, and how to try each",
+        text: include_str!("systems.md"),
     },
     Page {
         topic: "control",

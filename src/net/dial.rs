@@ -16,6 +16,7 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::conn::Conn;
+use super::discovery::discover;
 use super::error::SocketErrorKind;
 use super::layers::Layers;
 use super::options::DialOptions;
@@ -202,6 +203,16 @@ async fn reach(
         Address::Unix(path) => connect_unix(path, dialling).await,
         Address::Systemd(_) => {
             Err(DialError::NoAddress("a socket that was passed to listen on is no target".into()))
+        }
+        Address::Discover { host, port } => {
+            dialling.set_state(State::HostLookup);
+            // Its own allocation, so that other dials do not carry its state along.
+            let found = Box::pin(discover(host, *port, options, own)).await?;
+            dialling.set_state(State::Connecting);
+            dialling.host_found(&[found]);
+            let connected = connect_tcp(found, options, dialling).await;
+            let (stream, peer, local) = connected.map_err(|error| all_failed(vec![error]))?;
+            Ok((Stream::Tcp(stream), peer.into(), local.into()))
         }
         Address::Tcp { host, port } => {
             dialling.set_state(State::HostLookup);

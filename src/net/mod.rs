@@ -1,5 +1,5 @@
 //! Sockets: options, streams, listeners, dials, and [`Conn`], which counts
-//! and announces; and for users of the library [`TcpServer`] and
+//! and announces; the UDP port on which a TCP port is asked for; and for users of the library [`TcpServer`] and
 //! [`TcpSocket`]. Nothing here decides where bytes go.
 
 mod access;
@@ -7,6 +7,7 @@ mod changes;
 mod conn;
 mod diagnosis;
 mod dial;
+mod discovery;
 mod echo;
 mod error;
 mod holder;
@@ -21,6 +22,7 @@ mod private;
 mod proxy_header;
 mod queue;
 mod resolve;
+mod responder;
 pub mod server;
 pub mod socket;
 mod stdio;
@@ -35,8 +37,8 @@ mod unacknowledged;
 mod unread;
 mod via;
 
-pub(crate) use self::access::network;
 pub use self::access::{AccessList, CidrError};
+pub(crate) use self::access::{network, origin};
 pub(crate) use self::conn::{Conn, reason_of, reason_of_drop};
 pub use self::dial::DialError;
 pub(crate) use self::dial::{Target, dial, probe};
@@ -59,6 +61,8 @@ pub use self::proxy_header::ProxyVersion;
 pub use self::queue::Overflow;
 pub(crate) use self::queue::{Amount, Change, Level, PLACE as QUEUE_PLACE, Queue, QueueLimit};
 pub(crate) use self::resolve::{addresses, is_own};
+pub use self::responder::{DiscoveryCounts, DiscoveryOptions};
+pub(crate) use self::responder::{Responder, Tally};
 pub use self::server::{ServerOptions, TcpServer};
 pub use self::socket::{Reconnect, SocketOptions, TcpSocket};
 pub(crate) use self::tls::{Loaded, Roles, Tls, load as load_tls};

@@ -123,7 +123,11 @@ async fn bound_to(address: &Address) -> Vec<SocketAddr> {
     match address {
         Address::Tcp { host: Host::Any, port } => vec![SocketAddr::from(([0u16; 8], *port))],
         Address::Tcp { host, port } => addresses(host, *port).await.unwrap_or_default(),
-        Address::Unix(_) | Address::Systemd(_) | Address::Stdio | Address::Echo => Vec::new(),
+        Address::Unix(_)
+        | Address::Systemd(_)
+        | Address::Discover { .. }
+        | Address::Stdio
+        | Address::Echo => Vec::new(),
     }
 }
 

@@ -14,6 +14,7 @@ mod places;
 mod slots;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -37,6 +38,7 @@ pub(crate) use self::places::{Place, Places};
 pub(crate) use self::slots::SLOTS;
 pub(crate) use self::slots::{Of, Slot};
 use crate::event::Endpoint;
+use crate::net::{DiscoveryCounts, Tally};
 
 /// The objects of a running node. Cloning gives another handle to the same.
 #[derive(Clone, Debug, Default)]
@@ -74,6 +76,11 @@ pub(crate) enum Object {
     Relay {
         from: Vec<String>,
         to: Vec<String>,
+    },
+    Discovery {
+        address: SocketAddr,
+        listener: String,
+        tally: Arc<Tally>,
     },
     Timer(Arc<Clock>),
     /// By the name `script.ID`.
@@ -119,6 +126,16 @@ pub enum ObjectKind {
         from: Vec<String>,
         /// Its clients, in the order in which they are tried.
         to: Vec<String>,
+    },
+    /// Tells who asks where a listener is.
+    Discovery {
+        /// The UDP address at which it is asked.
+        address: SocketAddr,
+        /// The listener.
+        #[serde(rename = "for")]
+        listener: String,
+        /// What became of the requests.
+        requests: DiscoveryCounts,
     },
     /// Fires after a time, once or again and again.
     Timer {
@@ -196,6 +213,9 @@ impl Object {
                 accounts: ledger.as_ref().map(|ledger| ledger.accounts()),
             },
             Self::Relay { from, to } => ObjectKind::Relay { from: from.clone(), to: to.clone() },
+            Self::Discovery { address, listener, tally } => {
+                ObjectKind::Discovery { address: *address, listener: listener.clone(), requests: tally.now() }
+            }
             Self::Timer(clock) => {
                 let (running, fired) = clock.now();
                 ObjectKind::Timer { running, fired }

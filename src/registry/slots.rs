@@ -28,6 +28,7 @@ pub(crate) enum Of {
     Listener,
     Client,
     Relay,
+    Discovery,
     Timer,
     Script,
     Node,
@@ -146,6 +147,7 @@ impl Registry {
                 self.write(object, slot, &call).await
             }
             Some(Object::Relay { .. }) => Of::Relay.slot(object, slot).map(|_| ()),
+            Some(Object::Discovery { .. }) => Of::Discovery.slot(object, slot).map(|_| ()),
         }
     }
 

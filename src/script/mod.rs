@@ -39,6 +39,6 @@ pub(crate) use self::absent::passwords;
 #[cfg(not(feature = "script"))]
 pub(crate) use self::absent::{Script, check};
 pub use self::error::ScriptError;
-pub use self::options::{OnError, ScriptOptions, Source};
+pub use self::options::{OnError, ScriptOptions, Setting, Source};
 #[cfg(feature = "script")]
 pub(crate) use self::task::{Script, check};

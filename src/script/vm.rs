@@ -20,7 +20,7 @@ use mlua::{
 use super::clock::Clock;
 use super::error::ScriptError;
 use super::library;
-use super::options::{ScriptOptions, Source};
+use super::options::{ScriptOptions, Setting, Source};
 use crate::registry::Frame;
 
 /// The interpreter of one script. It stays on the thread it was made on.
@@ -67,6 +67,7 @@ impl Vm {
             let stopped = Rc::default();
             prepare(&lua, clock, &replies, write_log)?;
             add(&lua)?;
+            lua.globals().raw_set("settings", settings(&lua, options)?)?;
             lua.sandbox(true)?;
             lua.set_memory_limit(options.max_memory)?;
             watch(&lua, clock, &stopped);
@@ -330,6 +331,21 @@ fn prepare(
     let metatable = lua.create_table_from([("__index", absent)])?;
     metatable.set_readonly(true);
     globals.set_metatable(Some(metatable))
+}
+
+/// What the config says, for the script to read.
+fn settings(lua: &Lua, options: &ScriptOptions) -> mlua::Result<Table> {
+    let table = lua.create_table()?;
+    for (name, setting) in &options.settings {
+        match setting {
+            Setting::Text(text) => table.raw_set(name.as_str(), text.as_str())?,
+            Setting::Integer(number) => table.raw_set(name.as_str(), *number)?,
+            Setting::Number(text) => table.raw_set(name.as_str(), text.parse().unwrap_or(f64::NAN))?,
+            Setting::Bool(value) => table.raw_set(name.as_str(), *value)?,
+        }
+    }
+    table.set_readonly(true);
+    Ok(table)
 }
 
 /// Has the interpreter ask the clock.

@@ -178,13 +178,23 @@ fn what_the_command_line_means_can_be_written_to_a_file_and_run() {
 fn what_show_prints_is_the_same_config_and_shows_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("copy.toml");
+    for entry in fs::read_dir(root().join("config")).unwrap().map(Result::unwrap) {
+        if entry.path().extension().is_some_and(|extension| extension == "luau") {
+            fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+        }
+    }
     for name in SHIPPED {
         let file = root().join(format!("config/{name}.toml"));
         let shown = printed(&["check", "--show", file.to_str().unwrap()]);
         fs::write(&copy, &shown).unwrap();
         assert_eq!(printed(&["check", "--show", copy.to_str().unwrap()]), shown, "{name}");
-        assert_eq!(printed(&["example", name]), fs::read_to_string(&file).unwrap());
-        assert!(printed(&["example"]).contains(&format!("node example {name}")));
+        let text = fs::read_to_string(&file).unwrap();
+        assert_eq!(printed(&["example", &format!("{name}.toml")]), text);
+        // A client comes with its system.
+        if !name.ends_with("-client") {
+            assert_eq!(printed(&["example", name]), text);
+            assert!(printed(&["example"]).contains(&format!("node example {name}")));
+        }
     }
 }
 
@@ -220,7 +230,7 @@ fn shipped(name: &str, variables: &[(&str, SocketAddr)]) -> NodeProcess {
 }
 
 /// Every file of `config/`.
-const SHIPPED: [&str; 14] = [
+const SHIPPED: [&str; 23] = [
     "relay",
     "echo",
     "heartbeat",
@@ -233,7 +243,16 @@ const SHIPPED: [&str; 14] = [
     "tls",
     "wires",
     "commissioning",
+    "hello",
+    "hello-client",
+    "aggregator",
+    "summary",
+    "chat-login",
+    "chat-login-client",
     "chat",
+    "chat-client",
+    "stx-chat",
+    "stx-chat-client",
     "reference",
 ];
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
@@ -394,7 +413,7 @@ fn live_tries_every_bind_name_and_target_and_sends_nothing() {
 fn keys() -> Vec<(String, String, String, Option<Value>)> {
     let schema: Value = serde_json::from_str(&printed(&["schema"])).unwrap();
     let mut keys = Vec::new();
-    for table in ["node", "listen", "client", "relay", "tls", "timer", "connect", "step"] {
+    for table in ["node", "listen", "client", "relay", "tls", "discovery", "timer", "connect", "step"] {
         let of = &schema["properties"][table];
         let of = match table {
             "node" => of,
@@ -422,7 +441,8 @@ fn the_reference_file_has_every_key_at_its_default() {
             .replace("listen1", "front")
             .replace("connect1", "back")
             .replace("relay.relay", "relay.link")
-            + "[timer.heartbeat]\nevery = \"30s\"\n[[connect]]\nsignal = \"heartbeat.timeout\"\n\
+            + "[discovery.lan]\nbind = \"4000\"\nfor = \"front\"\nnetworks = [\"127.0.0.0/8\"]\n\
+               [timer.heartbeat]\nevery = \"30s\"\n[[connect]]\nsignal = \"heartbeat.timeout\"\n\
                slot = \"log.info\"\n[[step]]\nwait = \"heartbeat.timeout\"\nwithin = \"1m\"\n",
     )
     .unwrap();

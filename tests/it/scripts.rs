@@ -11,7 +11,7 @@ use std::time::Instant;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::support::{Ending, NodeProcess, PATIENCE, binary, connect, read_all, root, run};
+use crate::support::{Ending, NodeProcess, PATIENCE, binary, connect, read_all, run};
 
 /// A node with files in a folder of its own.
 struct Files {
@@ -80,33 +80,6 @@ impl Client {
         self.reader.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
     }
-}
-
-#[test]
-fn a_chat_room_is_a_script_of_thirty_lines() {
-    let mut command = Command::new(binary());
-    command.args(["run", "--log-format", "json"]).arg(root().join("config/chat.toml"));
-    let node = NodeProcess::spawn(command.env("CHAT", "127.0.0.1:0"));
-    let mut ann = Client::of(node.address());
-    assert_eq!(ann.hear(), "Welcome. Set your name with: NICK <name>");
-    let mut bob = Client::of(node.address());
-    assert_eq!(bob.hear(), "Welcome. Set your name with: NICK <name>");
-    let guest = ann.hear();
-    assert!(guest.starts_with("* guest") && guest.ends_with(" joined"), "{guest}");
-    ann.say("NICK ann");
-    assert!(bob.hear().ends_with(" is now ann") && ann.hear().ends_with(" is now ann"));
-    for nth in 0..100 {
-        ann.say(&format!("line {nth}"));
-    }
-    for nth in 0..100 {
-        assert_eq!(bob.hear(), format!("ann> line {nth}"));
-    }
-    bob.say("NICK bob");
-    assert!(ann.hear().ends_with(" is now bob"), "nobody hears itself");
-    ann.stream.shutdown(Shutdown::Write).unwrap();
-    assert!(bob.hear().ends_with(" is now bob"));
-    assert_eq!(bob.hear(), "* ann left (closed)");
-    assert_eq!(node.stop().0, 0);
 }
 
 #[test]

@@ -83,6 +83,7 @@ impl Member {
             let leave = self.broke(error);
             return self.end(leave);
         }
+        let is_terminal = self.is_terminal();
         let discarded = async {
             loop {
                 let conn = &mut self.conn;
@@ -96,7 +97,9 @@ impl Member {
                 }
             }
         };
-        let _ = timeout(FAREWELL, discarded).await;
+        if !is_terminal {
+            let _ = timeout(FAREWELL, discarded).await;
+        }
         self.confirmed().await;
         let left = self.retire();
         self.conn.finish(reason, None, left.bytes);

@@ -342,6 +342,7 @@ impl Member {
                 (change, Some(written))
             });
             match written {
+                // A terminal shows also what is no whole line.
                 None => return conn.poll_flush(cx),
                 Some(written) => ready!(written)?,
             };
@@ -403,13 +404,17 @@ impl Member {
     /// The peer has finished: it leaves, unless all it ever does is listen.
     fn finished(&mut self) {
         self.has_finished = true;
+        if self.is_terminal() {
+            self.take_last_line();
+        }
         self.conn.read_finished();
         if let Some(vigil) = self.vigil() {
             vigil.finished();
         }
+        let is_terminal = self.is_terminal();
         if let Some(wires) = &self.group.wires {
             self.answered = Some(wires.read_finished(&self.conn));
-            if self.watch.half_closed() {
+            if !is_terminal && self.watch.half_closed() {
                 self.group.shared.sweep.attend(&self.limits);
             }
         } else if !self.only_listens() {
@@ -427,9 +432,28 @@ impl Member {
         !self.keeps && self.group.owes(&self.mailbox)
     }
 
+    /// Standard input and output: the screen is there also when nothing more is typed.
+    fn is_terminal(&self) -> bool {
+        self.peer() == Endpoint::Stdio
+    }
+
+    /// What is typed before the end of input is a line, also without its end.
+    fn take_last_line(&mut self) {
+        if let Framing::Lines { end } = self.mailbox.framing
+            && self.decoder.remainder() > 0
+        {
+            self.decoder.feed(end.as_bytes());
+            if let Ok(Some(run)) = self.decoder.run() {
+                // Nobody in a wired group has to say its name.
+                let _ = self.pass_on(run);
+            }
+        }
+    }
+
     /// Whether it stays after its peer has finished. In a wired group it does until it is answered.
     fn stays(&self, cx: &mut Context<'_>) -> bool {
         match (&self.group.wires, self.answered) {
+            (Some(_), _) if self.is_terminal() && self.decoder.remainder() == 0 => true,
             (Some(wires), Some(place)) => wires.poll_answered(cx, self.conn.id(), place).is_pending(),
             _ => self.only_listens(),
         }
