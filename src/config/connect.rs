@@ -290,6 +290,12 @@ impl Config {
         })
     }
 
+    /// Whether a filter of messages has what it needs.
+    pub(super) fn message_filter(&self, filter: &Filter, object: &str) -> Result<(), String> {
+        let signal = Signal::find(Of::Listener, "message_received").ok();
+        self.filter(filter, &Carries { signal, object })
+    }
+
     fn filter(&self, filter: &Filter, carries: &Carries<'_>) -> Result<(), String> {
         match filter {
             Filter::Template(template) => self.template(template, carries),

@@ -149,6 +149,7 @@ impl Reading {
         for (file, table) in tables.iter().enumerate() {
             self.tables(file, table);
         }
+        self.order_scripts();
         let mut faults = self.config.check_parts();
         if self.faults.is_empty() && faults.is_empty() {
             faults = self.config.unused();
@@ -164,6 +165,18 @@ impl Reading {
                 self.faults.push((self.origins.spot(&fault.place), fault.to_string()));
             }
         }
+    }
+
+    /// Remembers which wires stand before which scripts.
+    fn order_scripts(&mut self) {
+        let spot = |table, id: &str| self.origins.spot(&Place::new(table, id, ""));
+        let wires: Vec<_> =
+            (1..=self.config.connect.len()).map(|nth| spot("connect", &nth.to_string())).collect();
+        let mut scripts: Vec<_> =
+            self.config.script.keys().map(|id| (spot("script", id), id.clone())).collect();
+        scripts.sort();
+        let before = |script: Spot| wires.iter().filter(|wire| **wire < script).count();
+        self.config.between = scripts.into_iter().map(|(spot, id)| (before(spot), id)).collect();
     }
 
     fn fault(&mut self, file: usize, span: &Range<usize>, text: impl Into<String>) {

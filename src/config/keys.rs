@@ -164,6 +164,7 @@ pub(crate) fn listen() -> Vec<Key<ListenConfig>> {
         key(a::<Limit>(), "read_timeout", |l| &mut l.options.peer.read_timeout, NewConnections, "ends a connection from which nothing has come for so long"),
         key(a::<Limit>(), "write_timeout", |l| &mut l.options.peer.write_timeout, NewConnections, "ends a connection for which bytes wait, and that has taken none for so long"),
         key(a::<Limit>(), "first_frame_timeout", |l| &mut l.options.peer.first_frame_timeout, NewConnections, "ends a connection that has not sent a whole message so long after its beginning; without framing, a byte"),
+        key(a::<Switch>(), "allow_half_open", |l| &mut l.options.messages.allow_half_open, NewConnections, "where it is wired, whether a connection whose peer has finished stays until a slot ends it, for an hour at most"),
         key(a::<Off<Text>>(), "tls", |l| &mut l.tls, NewConnections, "the [tls.ID] it speaks; off: none"),
         key(a::<Switch>(), "accept_proxy", |l| &mut l.options.accept_proxy, NewConnections, "each client is announced by a PROXY header, version 1 or 2"),
         key(a::<Networks<false>>(), "trusted", |l| &mut l.options.trusted, NewConnections, "the networks of the proxies whose headers are believed"),
@@ -196,6 +197,7 @@ pub(crate) fn client() -> Vec<Key<ClientConfig>> {
         key(a::<Limit>(), "read_timeout", |c| &mut c.options.peer.read_timeout, NewConnections, "ends a connection from which nothing has come for so long"),
         key(a::<Limit>(), "write_timeout", |c| &mut c.options.peer.write_timeout, NewConnections, "ends a connection for which bytes wait, and that has taken none for so long"),
         key(a::<Limit>(), "first_frame_timeout", |c| &mut c.options.peer.first_frame_timeout, NewConnections, "ends a connection that has not sent a whole message so long after its beginning; without framing, a byte"),
+        key(a::<Switch>(), "allow_half_open", |c| &mut c.options.messages.allow_half_open, NewConnections, "where it is wired, whether a connection whose peer has finished stays until a slot ends it, for an hour at most"),
     ]
 }
 
@@ -206,7 +208,9 @@ pub(crate) fn relay() -> Vec<Key<RelayConfig>> {
         required(key(a::<Names>(), "from", |r: &mut RelayConfig| &mut r.from, NewConnections, "the listeners whose clients it takes; in mode publish, who is heard; in mode bridge, a listener, or a client that is dialled first")),
         key(a::<Names>(), "to", |r| &mut r.to, NewConnections, "the clients it leads to: the first is dialled, the next when that fails; in mode publish, who hears; in mode bridge, what from is"),
         key(a::<OneOf<RelayMode>>(), "mode", |r| &mut r.mode, NewConnections, "pair: a connection of its own for each client; echo: all comes back, and there is no to; hub: each client hears what the others send; publish: those in to hear those in from; collect: all go to one target that is kept connected; bridge: two listeners whose clients meet, or two targets that are both dialled"),
-        key(a::<OneOf<Strategy>>(), "strategy", |r| &mut r.options.targets.strategy, NewConnections, "which target a client of a pair gets: failover: the first that is up; round_robin: each in turn; least_connections: the one with the fewest"),
+        key(a::<Filters>(), "via", |r| &mut r.via, Live, "filters that messages go through on their way from `from`, in order, before the relay does anything else with them; not in modes pair, echo and bridge"),
+        key(a::<Filters>(), "via_back", |r| &mut r.via_back, Live, "the same for those that come back, in mode collect"),
+        key(a::<OneOf<Strategy>>(), "strategy", |r| &mut r.options.targets.strategy, NewConnections, "which of several targets a client of a pair gets, or the one connection of mode collect: failover: the first that is up; round_robin: each in turn; least_connections: the one with the fewest"),
         key(a::<Time>(), "hold", |r| &mut r.options.targets.hold, NewConnections, "a target that has failed is not used for so long; if they are checked, it must be reachable for so long before it is used again"),
         key(a::<Limit>(), "check", |r| &mut r.options.targets.check, NewConnections, "each target is tried so often, by a connection that is closed at once"),
         key(a::<OneOf<Reply>>(), "reply", |r| &mut r.options.reply, NewConnections, "in mode collect, who gets what the target says: broadcast: every client; tagged: the one whose name stands before it, as in tag; request: the client that had asked, and they take turns"),

@@ -133,12 +133,15 @@ impl Config {
         }
         for (id, client) in &self.client {
             let at = |key| Place::new("client", id, key);
-            let is_tcp = matches!(client.to, Address::Tcp { .. });
+            let is_tcp = matches!(client.to, Address::Tcp { .. } | Address::Discover { .. });
             self.check_name(client.tls.as_deref(), at("tls"), is_tcp, &mut faults);
             let given =
                 [(client.options.send_proxy.is_some(), "send_proxy"), (client.proxy.is_some(), "proxy")];
             for (_, key) in given.into_iter().filter(|(is_given, _)| *is_given && !is_tcp) {
                 faults.add(at(key), format!("{} is not dialled by TCP; remove it", client.to));
+            }
+            if client.proxy.is_some() && matches!(client.to, Address::Discover { .. }) {
+                faults.add(at("proxy"), "who answers a broadcast is on our own networks; remove it");
             }
         }
         for (id, tls) in &self.tls {
@@ -202,5 +205,19 @@ struct Faults(Vec<Fault>);
 impl Faults {
     fn add(&mut self, place: Place, text: impl Into<String>) {
         self.0.push(Fault { place, text: text.into() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_whose_feature_is_not_built_names_it() {
+        let parse = |text: &str| vec![text.parse().unwrap()];
+        let mut config = Config::relay(parse("9000"), parse("host:9001"));
+        config.listen.values_mut().for_each(|listener| listener.tls = Some("own".into()));
+        let is_named = config.check().iter().any(|fault| fault.text.contains("with the feature `tls`"));
+        assert_eq!(is_named, !cfg!(feature = "tls"));
     }
 }

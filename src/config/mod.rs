@@ -20,6 +20,7 @@ mod script;
 mod show;
 mod syntax;
 mod tags;
+mod via;
 mod wires;
 
 use std::collections::BTreeMap;
@@ -40,7 +41,7 @@ use crate::address::Address;
 use crate::flow::Tap;
 use crate::net::{DialOptions, ListenOptions, TlsOptions, Via};
 use crate::relay::{RelayMode, RelayOptions};
-use crate::wiring::{StepOptions, TimerOptions, WireOptions};
+use crate::wiring::{Filter, StepOptions, TimerOptions, WireOptions};
 
 /// A whole node.
 ///
@@ -86,6 +87,8 @@ pub struct Config {
     pub connect: Vec<WireOptions>,
     /// A scripted run, which begins when the node has started; a reload does not begin it again.
     pub step: Vec<StepOptions>,
+    /// The scripts as the files have them, each with the number of wires that stand before it.
+    pub(crate) between: Vec<(usize, String)>,
     /// Gets a copy of every byte. It is the node's for its life: a reload does not change it.
     pub tap: Option<Tap>,
 }
@@ -194,7 +197,7 @@ pub struct ClientConfig {
 }
 
 /// A relay from listeners to targets.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RelayConfig {
     /// The names of its listeners; in mode publish, of those who are heard; in mode bridge, of one end.
     pub from: Vec<String>,
@@ -203,6 +206,10 @@ pub struct RelayConfig {
     pub to: Vec<String>,
     /// How they are joined.
     pub mode: RelayMode,
+    /// What messages go through on their way from `from`.
+    pub via: Vec<Filter>,
+    /// What messages go through on their way back.
+    pub via_back: Vec<Filter>,
     /// Its limits.
     pub options: RelayOptions,
 }

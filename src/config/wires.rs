@@ -220,7 +220,9 @@ impl Kind for Settings {
     }
 
     fn read(value: &DeValue<'_>) -> Result<Self::Value, Vec<Problem>> {
-        let DeValue::Table(table) = value else { return wrong::<_, Self>() };
+        let DeValue::Table(table) = value else {
+            return problem("is no table; write for example { history = 20 }");
+        };
         let (mut settings, mut problems) = (BTreeMap::new(), Vec::new());
         for (name, value) in table {
             let name = name.get_ref().as_ref();

@@ -22,7 +22,7 @@ use super::layers::Layers;
 use super::options::DialOptions;
 use super::resolve::{addresses, is_own};
 use super::transport::Stream;
-use crate::address::{Address, connectable};
+use crate::address::{Address, Host, connectable};
 use crate::bus::{EventBus, Record};
 use crate::event::{ConnectionId, Endpoint, State};
 
@@ -98,15 +98,6 @@ impl Dialling for Record {
     }
 }
 
-/// Nobody.
-struct Unseen;
-
-impl Dialling for Unseen {
-    fn set_state(&self, _: State) {}
-
-    fn host_found(&self, _: &[SocketAddr]) {}
-}
-
 impl DialError {
     /// What kind of failure it is.
     pub fn kind(&self) -> SocketErrorKind {
@@ -179,11 +170,15 @@ pub(super) async fn connect(
     let begun = Instant::now();
     let reached = timeout(limit, reach(target, options, own, dialling)).await;
     let (stream, peer, local) = reached.unwrap_or(Err(DialError::TimedOut(limit)))?;
-    let (tcp, (host, port)) = match (stream, &target.address) {
-        (Stream::Tcp(tcp), Address::Tcp { host, port }) if !target.layers.is_empty(options) => {
-            (tcp, (host, *port))
+    let found;
+    let (tcp, (host, port)) = match (stream, &target.address, &peer) {
+        (stream, _, _) if target.layers.is_empty(options) => return Ok((stream, peer, local)),
+        (Stream::Tcp(tcp), Address::Tcp { host, port }, _) => (tcp, (host, *port)),
+        (Stream::Tcp(tcp), Address::Discover { .. }, Endpoint::Tcp(address)) => {
+            found = Host::Ip(address.ip());
+            (tcp, (&found, address.port()))
         }
-        (stream, _) => return Ok((stream, peer, local)),
+        (stream, _, _) => return Ok((stream, peer, local)),
     };
     // Its own allocation, so that plain dials do not carry its state along.
     let laid = Box::pin(target.layers.lay(tcp, (host, port), options, client, begun + limit)).await;
@@ -237,15 +232,6 @@ async fn reach(
             Ok((Stream::Tcp(stream), peer.into(), local.into()))
         }
     }
-}
-
-/// Connects to `target` only to see that it can be reached; nobody is told. Cancel safe.
-pub(crate) async fn probe(
-    target: &Target,
-    options: &DialOptions,
-    own: &[SocketAddr],
-) -> Result<(), DialError> {
-    connect(target, options, own, &Unseen, None).await.map(drop)
 }
 
 async fn connect_unix(

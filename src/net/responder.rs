@@ -24,7 +24,7 @@ use crate::address::{Address, Host};
 /// Who is answered, and how often.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiscoveryOptions {
-    /// The networks in which it answers.
+    /// The networks in which it answers; without any, nobody.
     pub networks: AccessList,
     /// Answers in a second, to all together; what was not used in one second is not saved up for the next.
     pub answer_rate: u32,
@@ -174,7 +174,7 @@ fn judge(
     pace: &mut Pace,
     now: Instant,
 ) -> Result<(), Fate> {
-    if !options.networks.permits(from) {
+    if options.networks.allows().is_empty() || !options.networks.permits(from) {
         return Err(Fate::Foreign);
     }
     if !is_request(request) {
@@ -382,6 +382,8 @@ mod tests {
             assert_eq!(ask(REQUEST, from), Ok(()), "{from}");
         }
         assert_eq!(answer(REQUEST, None), Err(Fate::Closed));
+        let nobody = DiscoveryOptions::default();
+        assert_eq!(judge(REQUEST, ip("10.0.0.1"), &nobody, &mut pace, Instant::now()), Err(Fate::Foreign));
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::address::Address;
-use crate::config::Config;
+use crate::config::{Config, DiscoveryConfig};
 use crate::event::Endpoint;
 use crate::net::{BindError, DiscoveryOptions, Responder, Tally};
 use crate::registry::{ListenerState, Object, ObjectKind, Registry};
@@ -42,7 +42,25 @@ impl Discoveries {
         let is_there =
             |id: &String, bind: &Address| self.running.get(id).is_some_and(|known| known.bind == *bind);
         let new = config.discovery.iter().filter(|(id, discovery)| !is_there(id, &discovery.bind));
-        new.map(|(id, discovery)| Ok((id.clone(), Responder::bind(id, &discovery.bind)?))).collect()
+        let bind = |(id, discovery): (&String, &DiscoveryConfig)| {
+            let bound = Responder::bind(id, &discovery.bind).map_err(|mut error| {
+                if let Some(holder) = self.holder(&discovery.bind) {
+                    error.hint = Some(format!(
+                        "to take it from `{holder}` of this node in one reload, and to bind it in the next"
+                    ));
+                }
+                error
+            });
+            Ok((id.clone(), bound?))
+        };
+        new.map(bind).collect()
+    }
+
+    /// The one that holds the port of this address.
+    fn holder(&self, address: &Address) -> Option<&str> {
+        let Address::Tcp { port, .. } = address else { return None };
+        let mut running = self.running.iter();
+        running.find(|(_, running)| running.bound.port() == *port).map(|(id, _)| id.as_str())
     }
 
     /// Has those of the config answer, as it says, and no others.

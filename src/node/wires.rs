@@ -16,9 +16,9 @@ use crate::config::{ClientConfig, Config};
 use crate::event::EventMask;
 use crate::framing::Framing;
 use crate::registry::{
-    Arguments, Clock, Fact, INTAKE, Intake, Item, Ledger, Line, Object, Peers, Registry, Trail, Undone, Wired,
+    Arguments, Clock, Fact, Intake, Item, Ledger, Line, Object, Peers, Registry, Trail, Undone, Wired,
 };
-use crate::relay::{Ended, Group, Outlet, Plan, Shared, Side, Stop, Uplink, keep};
+use crate::relay::{Ended, Group, Outlet, Plan, Shared, Side, Stop, Targets, Uplink, keep};
 use crate::wiring::{
     Destination, Inbox, MemberName, Steps, Tap, Taps, TimerOptions, Wire, consume, pump, run_queue, run_timer,
 };
@@ -117,7 +117,7 @@ impl Wires {
         });
         for object in tells {
             if !self.sources.contains_key(&object) {
-                let intake = Arc::new(Intake::new(INTAKE, &self.undone));
+                let intake = Arc::new(Intake::of_object(&self.undone));
                 let taps = watch::Sender::new(Taps::from([]));
                 let consumer = consume(
                     Arc::clone(&object),
@@ -165,6 +165,10 @@ impl Wires {
         self.registry.rewire(entries.collect(), intakes.collect());
     }
 
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// The group of a wired listener.
     pub(super) fn group(&self, object: &str) -> Option<&Arc<Group>> {
         self.groups.get(object).map(|joined| &joined.group)
@@ -181,7 +185,8 @@ impl Wires {
         let Some(Joined { group, target: Some(target) }) = self.groups.get_mut(object) else { return };
         if target.plan.is_none() {
             let messages = target.client.options.messages;
-            let plan = Arc::new(Plan { outlet, side: Side::To, messages, options: Arc::default() });
+            let targets = Arc::new(Targets::new(object.into(), vec![outlet], Default::default()));
+            let plan = Arc::new(Plan { targets, side: Side::To, messages, options: Arc::default() });
             let uplink = Uplink::new(group, &plan).with_line(&target.line);
             target.ledger = uplink.ledger();
             let plan = watch::Sender::new(plan);
@@ -248,13 +253,21 @@ impl Wires {
             gone.close();
         }
         for (object, source) in &self.sources {
-            let wires = self.wires.iter().filter(|wire| *wire.options().signal.object == **object);
-            let wires = wires.map(|wire| Tap {
-                signal: wire.options().signal.name.as_str().into(),
-                to: Destination::Wire(Arc::clone(wire)),
-            });
-            let steps = self.steps.iter().filter(|(of, _)| of == object).map(|(_, tap)| tap.clone());
-            source.taps.send_replace(wires.chain(scripts.taps(object)).chain(steps).collect());
+            let mut taps = Vec::new();
+            let mut handlers = config.scripts_in_order().into_iter().peekable();
+            for (nth, wire) in self.wires.iter().enumerate() {
+                while let Some((_, script)) = handlers.next_if(|(wires, _)| *wires <= nth) {
+                    taps.extend(scripts.taps(script, object));
+                }
+                if *wire.options().signal.object == **object {
+                    let signal = wire.options().signal.name.as_str().into();
+                    taps.push(Tap { signal, to: Destination::Wire(Arc::clone(wire)) });
+                }
+            }
+            taps.extend(handlers.flat_map(|(_, script)| scripts.taps(script, object)));
+            let steps = self.steps.iter().filter(|(of, _)| of == object);
+            taps.extend(steps.map(|(_, tap)| tap.clone()));
+            source.taps.send_replace(taps.into());
         }
     }
 

@@ -2,12 +2,15 @@
 //! holds the queue writes it; the sum is exact at any moment.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
 /// The accounts of a target that is kept connected, in messages:
 /// `received = sent + queued + dropped + unconfirmed`, at any moment.
+///
+/// Of several targets that take turns each has those of what was handed to it,
+/// and their relay those of everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Accounts {
     /// Taken for it since it began.
@@ -21,6 +24,14 @@ pub struct Accounts {
     /// Handed to our kernel and not acknowledged: on their way, or lost when a
     /// connection ended; with `resend` they are queued again then.
     pub unconfirmed: u64,
+}
+
+/// What an object shows of a ledger.
+#[derive(Clone, Debug)]
+pub(crate) struct Books {
+    pub(crate) ledger: Arc<Ledger>,
+    /// Only what this one of several targets has got.
+    pub(crate) of: Option<Arc<str>>,
 }
 
 /// The same while it is written.
@@ -38,6 +49,20 @@ struct State {
     written: VecDeque<(u64, u64)>,
     /// How many of this connection have been acknowledged.
     confirmed: u64,
+    /// What each target has got.
+    shares: Vec<(Arc<str>, Accounts)>,
+    /// Whose turn it is.
+    turn: usize,
+}
+
+impl Books {
+    /// What is true now.
+    pub(crate) fn accounts(&self) -> Accounts {
+        match &self.of {
+            Some(target) => self.ledger.of(target),
+            None => self.ledger.accounts(),
+        }
+    }
 }
 
 impl Ledger {
@@ -45,6 +70,23 @@ impl Ledger {
     pub(crate) fn accounts(&self) -> Accounts {
         let State { accounts, held, .. } = &*self.lock();
         Accounts { queued: accounts.queued + held, ..*accounts }
+    }
+
+    /// What one target has got, of what is not queued.
+    fn of(&self, target: &str) -> Accounts {
+        let state = self.lock();
+        let share = state.shares.iter().find(|(name, _)| **name == *target);
+        share.map_or_else(Accounts::default, |(_, share)| *share)
+    }
+
+    /// What is written from now on is for this target.
+    pub(crate) fn lead_to(&self, target: &Arc<str>) {
+        let mut state = self.lock();
+        let known = state.shares.iter().position(|(name, _)| name == target);
+        state.turn = known.unwrap_or_else(|| {
+            state.shares.push((Arc::clone(target), Accounts::default()));
+            state.shares.len() - 1
+        });
     }
 
     /// Messages were taken for it that wait for their turn outside its queue.
@@ -91,6 +133,10 @@ impl Ledger {
             return;
         }
         state.accounts.unconfirmed += messages;
+        if let Some(share) = state.share() {
+            share.received += messages;
+            share.unconfirmed += messages;
+        }
         if state.written.len() < ENTRIES {
             state.written.push_back((end, messages));
         } else if let Some(last) = state.written.back_mut() {
@@ -131,6 +177,10 @@ impl Ledger {
         let mut state = self.lock();
         state.accounts.unconfirmed -= messages;
         state.accounts.queued = queued;
+        if let Some(share) = state.share() {
+            share.received -= messages;
+            share.unconfirmed -= messages;
+        }
         state.written.clear();
         state.confirmed = 0;
     }
@@ -157,6 +207,15 @@ impl State {
         self.confirmed += messages;
         self.accounts.sent += messages;
         self.accounts.unconfirmed -= messages;
+        if let Some(share) = self.share() {
+            share.sent += messages;
+            share.unconfirmed -= messages;
+        }
+    }
+
+    /// What the target has got whose turn it is.
+    fn share(&mut self) -> Option<&mut Accounts> {
+        self.shares.get_mut(self.turn).map(|(_, share)| share)
     }
 }
 
@@ -194,6 +253,27 @@ mod tests {
         ledger.wrote(1, 10, 0);
         ledger.answered(1);
         assert_eq!((sum(&ledger).sent, sum(&ledger).unconfirmed), (4, 0));
+    }
+
+    #[test]
+    fn of_targets_that_take_turns_each_has_what_was_handed_to_it() {
+        let ledger = Arc::new(Ledger::default());
+        let of = |target: &str| Books { ledger: Arc::clone(&ledger), of: Some(target.into()) }.accounts();
+        ledger.took(10, 0, 10);
+        ledger.lead_to(&"a".into());
+        ledger.wrote(6, 60, 4);
+        ledger.acknowledged(60);
+        ledger.wrote(3, 90, 1);
+        ledger.ended();
+        ledger.lead_to(&"b".into());
+        ledger.wrote(1, 10, 0);
+        ledger.resend(1, 1);
+        ledger.lead_to(&"a".into());
+        ledger.wrote(1, 10, 0);
+        ledger.acknowledged(10);
+        assert_eq!(of("a"), Accounts { received: 10, sent: 7, unconfirmed: 3, ..Accounts::default() });
+        assert_eq!((of("b"), of("c")), (Accounts::default(), Accounts::default()));
+        assert_eq!((sum(&ledger).sent, sum(&ledger).unconfirmed), (7, 3));
     }
 
     #[test]

@@ -9,6 +9,8 @@ mod condition;
 mod door;
 mod error;
 mod intake;
+mod lanes;
+mod passage;
 mod peers;
 mod places;
 mod slots;
@@ -21,7 +23,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 pub use self::accounts::Accounts;
-pub(crate) use self::accounts::Ledger;
+pub(crate) use self::accounts::{Books, Ledger};
 pub(crate) use self::arrivals::Arrival;
 #[cfg_attr(not(feature = "script"), allow(unused_imports, reason = "for those who implement it"))]
 pub(crate) use self::call::Called;
@@ -32,6 +34,8 @@ pub use self::door::ListenerState;
 pub(crate) use self::door::{Clock, Door, Line, Wanted};
 pub use self::error::CallError;
 pub(crate) use self::intake::{Fact, INTAKE, Intake, Item, Undone};
+pub(crate) use self::lanes::in_lanes;
+pub(crate) use self::passage::{Passage, Passed};
 pub(crate) use self::peers::{Ending, Peers, SendError, To};
 pub(crate) use self::places::{Place, Places};
 #[cfg(test)]
@@ -52,6 +56,8 @@ struct State {
     objects: BTreeMap<Arc<str>, Object>,
     /// What slots write to, of listeners and clients that no relay has.
     wired: BTreeMap<Arc<str>, Wired>,
+    /// What slots called by hand write to, of listeners whose clients are members of a relay.
+    members: BTreeMap<Arc<str>, Arc<dyn Peers>>,
     /// Where the signals of an object go, if anyone wants them.
     intakes: BTreeMap<Arc<str>, Arc<Intake>>,
 }
@@ -71,11 +77,12 @@ pub(crate) enum Object {
     Client {
         to: String,
         condition: Arc<Condition>,
-        ledger: Option<Arc<Ledger>>,
+        books: Option<Books>,
     },
     Relay {
         from: Vec<String>,
         to: Vec<String>,
+        books: Option<Books>,
     },
     Discovery {
         address: SocketAddr,
@@ -116,7 +123,8 @@ pub enum ObjectKind {
         to: String,
         /// False once it could not be reached, until it is again.
         up: bool,
-        /// Where every message is that was taken for it, in mode collect.
+        /// Where every message is that was taken for it, in mode collect; of several targets, those that were
+        /// handed to it.
         #[serde(skip_serializing_if = "Option::is_none")]
         accounts: Option<Accounts>,
     },
@@ -126,6 +134,9 @@ pub enum ObjectKind {
         from: Vec<String>,
         /// Its clients, in the order in which they are tried.
         to: Vec<String>,
+        /// Where every message is that was taken for its clients, in mode collect with several of them.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        accounts: Option<Accounts>,
     },
     /// Tells who asks where a listener is.
     Discovery {
@@ -173,6 +184,17 @@ impl Registry {
         self.lock().objects = objects;
     }
 
+    /// Says whom slots called by hand write to, of listeners that relays have.
+    pub(crate) fn join(&self, members: BTreeMap<Arc<str>, Arc<dyn Peers>>) {
+        self.lock().members = members;
+    }
+
+    /// The clients of a listener that are members of a relay.
+    fn members(&self, object: &str) -> Option<Wired> {
+        let peers = Arc::clone(self.lock().members.get(object)?);
+        Some(Wired { peers, line: None })
+    }
+
     /// Says what slots write to, and where signals go.
     pub(crate) fn rewire(&self, wired: BTreeMap<Arc<str>, Wired>, intakes: BTreeMap<Arc<str>, Arc<Intake>>) {
         let mut state = self.lock();
@@ -207,12 +229,16 @@ impl Object {
                 addresses: door.addresses().to_vec(),
                 connections: door.places().taken(),
             },
-            Self::Client { to, condition, ledger } => ObjectKind::Client {
+            Self::Client { to, condition, books } => ObjectKind::Client {
                 to: to.clone(),
                 up: condition.is_up(),
-                accounts: ledger.as_ref().map(|ledger| ledger.accounts()),
+                accounts: books.as_ref().map(Books::accounts),
             },
-            Self::Relay { from, to } => ObjectKind::Relay { from: from.clone(), to: to.clone() },
+            Self::Relay { from, to, books } => ObjectKind::Relay {
+                from: from.clone(),
+                to: to.clone(),
+                accounts: books.as_ref().map(Books::accounts),
+            },
             Self::Discovery { address, listener, tally } => {
                 ObjectKind::Discovery { address: *address, listener: listener.clone(), requests: tally.now() }
             }
@@ -237,7 +263,7 @@ mod tests {
             (Arc::from("front"), Object::Listener(Arc::clone(&door))),
             (
                 Arc::from("back"),
-                Object::Client { to: "host:1".into(), condition: Arc::default(), ledger: None },
+                Object::Client { to: "host:1".into(), condition: Arc::default(), books: None },
             ),
         ];
         registry.replace(objects.into());

@@ -30,7 +30,13 @@ impl Conn {
 
     fn peers(&self) -> mlua::Result<Option<Arc<dyn Peers>>> {
         self.outside.called()?;
-        Ok(self.outside.registry.wired(&self.party.object).map(|wired| wired.peers))
+        let (registry, object) = (&self.outside.registry, &*self.party.object);
+        let wired = registry.wired(object);
+        if wired.is_none() && registry.find(object).is_some() {
+            let text = format!("a relay has the bytes of `{object}`; a filter may return reply(text)");
+            return Err(Error::runtime(text));
+        }
+        Ok(wired.map(|wired| wired.peers))
     }
 
     fn to(&self) -> To {

@@ -21,6 +21,8 @@ mod escapes;
 #[cfg(feature = "script")]
 mod json;
 #[cfg(feature = "script")]
+mod known;
+#[cfg(feature = "script")]
 mod library;
 #[cfg(feature = "script")]
 mod object;

@@ -114,8 +114,8 @@ pub(crate) fn snake_case(name: &str) -> String {
 pub(super) fn fact(event: &Event, registry: &Registry) -> Option<(Arc<str>, Fact)> {
     let none = Arguments::new;
     let party = |id: ConnectionId, object: &Arc<str>, (peer, local): (&Endpoint, &Endpoint), introduction| {
-        let (object, peer, local) = (Arc::clone(object), peer.clone(), local.clone());
-        Some(Arc::new(Party { id, object, peer, local, introduction }))
+        let ends = (peer.clone(), local.clone());
+        Some(Arc::new(Party::new(id, Arc::clone(object), ends, introduction)))
     };
     let (party, arguments) = match event {
         Event::Listening { address, .. } => (None, none().with("address", address.to_string())),

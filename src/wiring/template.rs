@@ -298,13 +298,9 @@ mod tests {
 
     #[test]
     fn names_stand_for_what_the_signal_carries() {
-        let party = Party {
-            id: ConnectionId::next(),
-            object: "room".into(),
-            peer: Endpoint::Tcp("192.0.2.1:7".parse().unwrap()),
-            local: Endpoint::Stdio,
-            introduction: Introduction { name: Some("pump7".into()), via: None },
-        };
+        let ends = (Endpoint::Tcp("192.0.2.1:7".parse().unwrap()), Endpoint::Stdio);
+        let introduction = Introduction { name: Some("pump7".into()), via: None };
+        let party = Party::new(ConnectionId::next(), "room".into(), ends, introduction);
         let id = party.id;
         let call = Call {
             signal: "room.message_received".into(),

@@ -230,7 +230,7 @@ fn shipped(name: &str, variables: &[(&str, SocketAddr)]) -> NodeProcess {
 }
 
 /// Every file of `config/`.
-const SHIPPED: [&str; 23] = [
+const SHIPPED: [&str; 31] = [
     "relay",
     "echo",
     "heartbeat",
@@ -238,6 +238,7 @@ const SHIPPED: [&str; 23] = [
     "hub",
     "publish",
     "collect",
+    "failover",
     "modbus",
     "bridge",
     "tls",
@@ -249,6 +250,13 @@ const SHIPPED: [&str; 23] = [
     "summary",
     "chat-login",
     "chat-login-client",
+    "plc-sim",
+    "plc-poll",
+    "scale",
+    "half-close",
+    "half-close-client",
+    "device-bridge",
+    "device-meet",
     "chat",
     "chat-client",
     "stx-chat",
@@ -360,6 +368,26 @@ fn the_room_the_readings_and_the_meeting_place_do_what_they_say() {
 }
 
 #[test]
+fn sensors_reach_the_second_server_while_the_first_is_away() {
+    let ((first, a), (second, b)) = (listener(), listener());
+    let node = shipped("failover", &[("SENSORS", ANY), ("FIRST", a), ("SECOND", b)]);
+    let mut sensor = connect(node.address());
+    drop((accept_one(&first), first));
+    sensor.write_all(b"20.5\n").unwrap();
+    let mut line = [0; 5];
+    // A check comes and goes.
+    let server = loop {
+        let mut server = accept_one(&second);
+        if server.read_exact(&mut line).is_ok() {
+            break server;
+        }
+    };
+    assert_eq!(&line, b"20.5\n");
+    drop((server, sensor));
+    assert_eq!(node.stop().0, 0);
+}
+
+#[test]
 fn devices_are_collected_by_their_names_and_answered_by_them() {
     let (upstream, server) = listener();
     let node = shipped("collect", &[("DEVICES", ANY), ("SERVER", server)]);
@@ -413,7 +441,9 @@ fn live_tries_every_bind_name_and_target_and_sends_nothing() {
 fn keys() -> Vec<(String, String, String, Option<Value>)> {
     let schema: Value = serde_json::from_str(&printed(&["schema"])).unwrap();
     let mut keys = Vec::new();
-    for table in ["node", "listen", "client", "relay", "tls", "discovery", "timer", "connect", "step"] {
+    for table in
+        ["node", "listen", "client", "relay", "tls", "discovery", "timer", "script", "connect", "step"]
+    {
         let of = &schema["properties"][table];
         let of = match table {
             "node" => of,
@@ -443,7 +473,8 @@ fn the_reference_file_has_every_key_at_its_default() {
             .replace("relay.relay", "relay.link")
             + "[discovery.lan]\nbind = \"4000\"\nfor = \"front\"\nnetworks = [\"127.0.0.0/8\"]\n\
                [timer.heartbeat]\nevery = \"30s\"\n[[connect]]\nsignal = \"heartbeat.timeout\"\n\
-               slot = \"log.info\"\n[[step]]\nwait = \"heartbeat.timeout\"\nwithin = \"1m\"\n",
+               slot = \"log.info\"\n[script.count]\ntarget = \"heartbeat\"\n\
+               code = \"function on_timeout(n) log.info(n) end\"\n[[step]]\nwait = \"heartbeat.timeout\"\nwithin = \"1m\"\n",
     )
     .unwrap();
     let keys = keys();
@@ -459,8 +490,9 @@ fn the_reference_file_has_every_key_at_its_default() {
                 .find(|(of, key, ..)| *of == table && key == name)
                 .unwrap_or_else(|| panic!("{line}"));
             let given: Value = serde_json::from_str(value).unwrap();
-            // A pair needs a target, a timer a time and a step something to do, so examples stand for their absence.
-            let is_example = matches!(name, "to" | "every" | "wait" | "within");
+            // A pair needs a target, a timer a time, a script a text and a step something to do, so examples stand
+            // for their absence.
+            let is_example = matches!(name, "to" | "every" | "wait" | "within" | "code" | "target");
             assert!(is_example || default.as_ref().is_none_or(|default| *default == given), "{line}");
             text.push_str(&format!("# {about}\n"));
         }
@@ -487,7 +519,8 @@ fn the_reference_file_has_every_key_at_its_default() {
 #[test]
 fn the_page_on_configs_names_every_key_and_when_a_change_takes_effect() {
     let page = signal_node::guide::PAGES.iter().find(|page| page.topic == "config").unwrap().text;
-    for (table, name, about, default) in keys() {
+    // Those of scripts have a page of their own.
+    for (table, name, about, default) in keys().into_iter().filter(|(table, ..)| table != "script") {
         let section = page
             .split("\n## ")
             .find(|section| section.trim_start_matches(['`', '[']).starts_with(table.as_str()))

@@ -6,10 +6,12 @@ use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Liner, NodeProcess, System, abort, accept_one, binary, hold_free_port, listener, needs, root, run,
+    Liner, NodeProcess, System, abort, accept_one, binary, connect, hold_free_port, listener, needs, root,
+    run,
 };
 
 #[test]
@@ -71,7 +73,7 @@ fn a_greeting_is_answered_and_two_terminals_type_to_each_other() {
     assert_eq!(server.shows(), "bye");
     assert_eq!(client.finishes().0, 0);
     let mut raw = Liner::to(server.node.address());
-    assert_eq!(raw.asks("Hello from client!"), "Hello from server!");
+    assert_eq!(raw.asks("Hello from client!\r"), "Hello from server!");
     raw.says("Hello from client?");
     server.awaits("Hello from client?");
     drop(raw);
@@ -118,7 +120,7 @@ fn readings_go_on_with_their_device_and_commands_find_theirs() {
     let mut server = server_of(&listener);
     let mut six = device(&node, &server, "dev6");
     let mut seven = device(&node, &server, "dev7");
-    seven.says("21.5");
+    seven.says("21.5\r");
     assert_eq!(server.hears(), "dev7 21.5");
     six.says("id=dev6\n-3 °C");
     assert_eq!(server.hears(), "dev6 -3 °C");
@@ -146,6 +148,52 @@ fn readings_go_on_with_their_device_and_commands_find_theirs() {
     again.stream.shutdown(Shutdown::Write).unwrap();
     assert_eq!(server.hears(), "-dev7 closed");
     drop((nameless, server));
+    assert_eq!(node.stop().0, 0);
+}
+
+#[test]
+fn a_hundred_devices_share_the_uplink_and_nothing_is_lost_or_mixed() {
+    let (listener, address) = listener();
+    let (_system, node) = aggregator("aggregator", address, &[]);
+    let server = server_of(&listener);
+    let text = (0..30).fold(String::new(), |text, nth| format!("{text}{nth}\n"));
+    let devices: Vec<_> = (0..100)
+        .map(|nth| {
+            let mut device = connect(node.address());
+            write!(device, "id=d{nth}\n{text}").unwrap();
+            device
+        })
+        .collect();
+    let mut next = [0; 100];
+    for _ in 0..100 * 31 {
+        let line = server.hears();
+        let Some((device, reading)) = line.split_once(' ') else { continue };
+        let next = &mut next[device[1..].parse::<usize>().unwrap()];
+        assert_eq!(reading, next.to_string(), "{line}");
+        *next += 1;
+    }
+    assert_eq!(next, [30; 100]);
+    drop((devices, server));
+    node.stop();
+}
+
+#[test]
+fn a_script_loaded_anew_has_devices_come_again() {
+    let (listener, address) = listener();
+    let (system, node) = aggregator("aggregator", address, &[]);
+    let server = server_of(&listener);
+    let mut seven = device(&node, &server, "dev7");
+    system.edit("aggregator.luau", "dev9 is not here", "dev9 is away");
+    node.signal(Signal::HUP);
+    node.line("script.aggregator");
+    // Until the new one is in its place the old one answers.
+    while seven.stream.write_all(b"1\n").is_ok() && seven.is_open() {}
+    drop(seven);
+    let mut seven = Liner::to(node.address());
+    seven.says("id=dev7\n2");
+    server.awaits("+dev7");
+    server.awaits("dev7 2");
+    drop((seven, server));
     assert_eq!(node.stop().0, 0);
 }
 
@@ -220,9 +268,12 @@ fn a_summary_has_what_each_device_has_sent_within_an_interval() {
 fn a_summary_may_stand_beside_the_readings_and_forgets_who_is_gone() {
     let (listener, address) = listener();
     let system = System::new("summary");
-    for line in
-        ["[[connect]]  ", "signal = \"field.message_received\"", "slot = \"script.aggregator.forward\""]
-    {
+    for line in [
+        "[[connect]]  ",
+        "signal = \"field.message_received\"\n",
+        "via = [\"trim\"]\n",
+        "slot = \"script.aggregator.forward\"",
+    ] {
         system.edit("summary.toml", &format!("#{line}"), line);
     }
     system.edit("summary.toml", "forget_after = 360", "forget_after = 2");

@@ -179,11 +179,11 @@ fn names_and_texts_are_bytes_wherever_they_are_cut() {
     let mut clients: Vec<(Client, &[u8])> = Vec::new();
     for (name, text) in [utf8, gbk, odd] {
         let mut client = Client::of(address);
-        // A byte at a time, each in a segment of its own.
-        client.stream.set_nodelay(true).unwrap();
-        for byte in [b"\x021", name, b"\x03\x023", text, b"\x03"].concat() {
-            client.stream.write_all(&[byte]).unwrap();
-        }
+        // What has a frame before it in the same segment was read when that is answered.
+        let login = [b"\x021", name, b"\x03"].concat();
+        client.stream.write_all(&[b"\x023early\x03", &login[..3]].concat()).unwrap();
+        assert_eq!(client.notice(), "4* log in first");
+        client.stream.write_all(&login[3..]).unwrap();
         let mut there: Vec<_> = clients.iter().map(|_| client.hear()).collect();
         there.sort();
         let mut names: Vec<_> = clients.iter().map(|(_, name)| [b"1", *name].concat()).collect();
@@ -193,8 +193,18 @@ fn names_and_texts_are_bytes_wherever_they_are_cut() {
             other.hears(&[b"2", name].concat());
         }
         clients.push((client, name));
-        for (client, _) in &mut clients {
-            client.hears(&[b"4", name, b": ", text].concat());
+        let frame = [b"\x023", text, b"\x03"].concat();
+        for cut in 1..frame.len() {
+            let (begins, ends) = frame.split_at(cut);
+            let (client, _) = clients.last_mut().unwrap();
+            client.stream.write_all(&[b"\x023before\x03", begins].concat()).unwrap();
+            for (client, _) in &mut clients {
+                client.hears(&[b"4", name, b": before"].concat());
+            }
+            clients.last_mut().unwrap().0.stream.write_all(ends).unwrap();
+            for (client, _) in &mut clients {
+                client.hears(&[b"4", name, b": ", text].concat());
+            }
         }
     }
     let text = gbk.1;
@@ -226,7 +236,7 @@ fn of_many_who_talk_at_once_everyone_hears_everything_in_order() {
                     all.extend_from_slice(format!("\x023message {message}\x03").as_bytes());
                 }
                 client.stream.write_all(&all).unwrap();
-                let mut next = vec![0; CLIENTS];
+                let mut next = [0; CLIENTS];
                 for _ in 0..CLIENTS * MESSAGES {
                     let heard = String::from_utf8(client.hear()).unwrap();
                     let (name, text) = heard.split_once(": ").unwrap();

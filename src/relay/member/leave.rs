@@ -107,10 +107,12 @@ impl Member {
         reason
     }
 
-    /// In a wired group: waits until nothing is on its way through wires and scripts, which may be for it.
+    /// Waits until nothing is on its way through wires, scripts and filters, which may be for it.
     async fn settle(&mut self) -> io::Result<()> {
-        let Some(wires) = &self.group.wires else { return Ok(()) };
-        let undone = wires.undone();
+        let undone = match &self.group.wires {
+            Some(wires) => wires.undone(),
+            None => self.group.via.undone(),
+        };
         let mut none = pin!(undone.none());
         poll_fn(|cx| {
             // Or a slot that waits for room here would be waited for.
@@ -122,8 +124,7 @@ impl Member {
         .await
     }
 
-    /// Its target has finished, or is another now: so do we, and wait a little to
-    /// hear that it has got what was written.
+    /// Its target has finished: so do we, and wait a little to hear that it has got what was written.
     pub(super) async fn part(mut self) -> Reason {
         if let Some(exchange) = self.group.exchange.as_ref().filter(|_| self.keeps) {
             exchange.closing();
@@ -159,7 +160,7 @@ impl Member {
     }
 
     /// Counts as sent what the peer's kernel has acknowledged; tells whether some is left.
-    fn confirm(&self, is_shut: bool) -> bool {
+    pub(super) fn confirm(&self, is_shut: bool) -> bool {
         let Some(ledger) = &self.mailbox.ledger else { return false };
         if !ledger.is_waiting() {
             return false;
@@ -176,7 +177,7 @@ impl Member {
     }
 
     /// Nothing more is written: of a piece that was written in part, those messages are out that are so whole.
-    fn cut(&self) {
+    pub(super) fn cut(&self) {
         let Some(ledger) = self.mailbox.ledger.as_ref().filter(|_| self.keeps) else { return };
         self.group.with_queue(&self.mailbox, |queue| {
             let (change, out) = queue.restart();
@@ -223,6 +224,13 @@ impl Drop for Member {
             let left = self.retire();
             self.conn.reset(reason_of_drop(self.conn.record()), None, left.bytes);
         }
+        if let Some(passing) = &self.passing {
+            if !self.keeps {
+                // What is on its way is told of no connection any more.
+                self.mailbox.set_connection(None);
+            }
+            passing.left(&self.group);
+        }
         if let Some(wires) = &self.group.wires {
             let reason = self.reason.unwrap_or_else(|| reason_of_drop(self.conn.record()));
             wires.left(&self.conn, reason, self.unsent);
@@ -239,10 +247,10 @@ fn severed(reason: Reason) -> &'static str {
 }
 
 /// How long a target that has finished has to acknowledge what was written.
-const CONFIRMATION: Duration = Duration::from_secs(5);
+pub(super) const CONFIRMATION: Duration = Duration::from_secs(5);
 /// How often that is looked at then.
-const LOOK: Duration = Duration::from_millis(20);
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 /// And how often otherwise: what it does not know yet of an end is what may be told or sent wrongly.
 const OFTEN: Duration = Duration::from_millis(50);
 /// How long a peer has to finish its half after ours at the stop of the node.
-const FAREWELL: Duration = Duration::from_secs(1);
+pub(super) const FAREWELL: Duration = Duration::from_secs(1);

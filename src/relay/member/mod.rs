@@ -4,6 +4,7 @@
 
 mod leave;
 mod own;
+mod part;
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -18,6 +19,7 @@ use tokio::time::{Sleep, sleep};
 use self::own::Own;
 use super::group::{Group, Mailbox, Side};
 use super::sweep::Watch;
+use super::via::Passing;
 use super::vigil::Vigil;
 use super::{Limits, RelayOptions, Stop};
 use crate::budget::PROMISE;
@@ -50,10 +52,16 @@ pub(super) struct Member {
     has_finished: bool,
     /// The node stops, and it stays only for answers.
     is_leaving: bool,
+    /// In a group with filters.
+    pub(super) passing: Option<Passing>,
+    /// Another connection takes its place: it writes no more than what was begun.
+    is_parting: bool,
     /// In a wired group: what it has sent is taken through once this place is.
     answered: Option<u64>,
     /// Our half was finished, since a slot has asked for that.
     has_shut: bool,
+    /// In a wired group: it stays until that.
+    allows_half_open: bool,
     /// Why it has ended, once it has.
     reason: Option<Reason>,
     unsent: u64,
@@ -84,7 +92,7 @@ pub(super) enum Leave {
 /// What ends the serving of a member.
 enum Told {
     Leave(Leave),
-    /// Its target has been replaced.
+    /// Another connection takes its place.
     Part,
     /// The node stops.
     Stop,
@@ -102,7 +110,7 @@ impl Member {
         let endpoint = conn.record().endpoint();
         let limit = messages.queue.of_member();
         let mailbox = Mailbox::new(Some(conn.id()), endpoint, side, framing, messages.max_frame(), limit);
-        Self::with(group, limits, conn, group.join(mailbox))
+        Self::with(group, limits, conn, group.join(mailbox)).allowing(messages)
     }
 
     /// A connection to a target whose queue outlives it.
@@ -111,9 +119,10 @@ impl Member {
         limits: &Arc<Limits>,
         conn: Conn,
         mailbox: &Arc<Mailbox>,
+        messages: &MessageOptions,
     ) -> Self {
         mailbox.set_connection(Some(conn.id()));
-        let mut member = Self::with(group, limits, conn, Arc::clone(mailbox)).of_target();
+        let mut member = Self::with(group, limits, conn, Arc::clone(mailbox)).of_target().allowing(messages);
         member.keeps = true;
         if let Some(exchange) = &group.exchange {
             exchange.connected(group);
@@ -150,12 +159,20 @@ impl Member {
             patience: None,
             has_finished: false,
             is_leaving: false,
+            passing: None,
+            is_parting: false,
             answered: None,
             has_shut: false,
+            allows_half_open: false,
             reason: None,
             unsent: 0,
             is_over: false,
         }
+    }
+
+    fn allowing(mut self, messages: &MessageOptions) -> Self {
+        self.allows_half_open = messages.allow_half_open;
+        self
     }
 
     /// With the options of its relay: how it is called, and who gets its answers.
@@ -210,6 +227,7 @@ impl Member {
             Told::Leave(Leave::Closed) if self.keeps => self.part().await,
             Told::Leave(Leave::Asked) => self.drain(Reason::Closed).await,
             Told::Leave(leave) => self.end(leave),
+            Told::Part if self.keeps => self.make_way().await,
             Told::Part => self.part().await,
             Told::Stop => self.drain(Reason::Shutdown).await,
         }
@@ -225,6 +243,9 @@ impl Member {
             return Poll::Ready(Leave::Stalled);
         }
         if let Some(leave) = self.call_by_address() {
+            return Poll::Ready(leave);
+        }
+        if let Some(leave) = self.group.via.leave(self.conn.id()) {
             return Poll::Ready(leave);
         }
         let is_flushed = match self.poll_flush(cx) {
@@ -252,6 +273,7 @@ impl Member {
             && (is_flushed || self.keeps && self.answered.is_none())
             && !self.stays(cx)
             && !self.is_owed()
+            && self.has_nothing_left()
         {
             return Poll::Ready(self.farewell());
         }
@@ -314,15 +336,20 @@ impl Member {
 
     /// Writes what waits in its queue.
     fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let away = self.direction(false);
+        let (away, is_parting) = (self.direction(false), self.is_parting);
         let Self { group, mailbox, conn, .. } = self;
         loop {
             let written = group.with_queue(mailbox, |queue| {
-                if queue.is_empty() {
+                if queue.is_empty() || is_parting && queue.begun().is_empty() {
                     return (Default::default(), None);
                 }
                 let mut slices = [IoSlice::new(&[]); SLICES];
-                let count = queue.slices(&mut slices);
+                let count = if is_parting {
+                    slices[0] = IoSlice::new(queue.begun());
+                    1
+                } else {
+                    queue.slices(&mut slices)
+                };
                 let offset = conn.sent();
                 let written = conn.poll_write_vectored(cx, &slices[..count]);
                 let Poll::Ready(Ok(bytes)) = written else { return (Default::default(), Some(written)) };
@@ -450,13 +477,31 @@ impl Member {
         }
     }
 
-    /// Whether it stays after its peer has finished. In a wired group it does until it is answered.
+    /// Whether nothing has come into its queue since that was written.
+    fn has_nothing_left(&self) -> bool {
+        self.has_shut || self.keeps && self.answered.is_none() || self.mailbox.waiting().frames == 0
+    }
+
+    /// What its group knows it by, if messages go through filters.
+    pub(super) fn passing(&mut self) -> &mut Passing {
+        self.passing.get_or_insert_with(|| Passing::new(&self.conn))
+    }
+
+    /// Whether it stays after its peer has finished. In a wired group it does until it is answered, or a slot
+    /// has finished our half.
     fn stays(&self, cx: &mut Context<'_>) -> bool {
         match (&self.group.wires, self.answered) {
             (Some(_), _) if self.is_terminal() && self.decoder.remainder() == 0 => true,
+            (Some(_), Some(_)) if self.allows_half_open => !self.has_shut,
             (Some(wires), Some(place)) => wires.poll_answered(cx, self.conn.id(), place).is_pending(),
-            _ => self.only_listens(),
+            _ => self.only_listens() || self.is_passing(cx),
         }
+    }
+
+    /// Whether messages of its are on their way through filters, which may answer it.
+    fn is_passing(&self, cx: &mut Context<'_>) -> bool {
+        let passing = self.passing.as_ref().filter(|_| !self.keeps);
+        passing.is_some_and(|passing| passing.poll_done(&self.group, cx).is_pending())
     }
 
     /// Who subscribes to what others publish may finish its own half at once, and stays.

@@ -62,7 +62,9 @@ impl Member {
     /// Has a probe written that is due. Only while nothing waits: one that does not take
     /// what waits for it has stopped reading, which is another matter.
     pub(super) fn asks(&mut self) -> bool {
-        let Some(heartbeat) = self.vigil().filter(|vigil| vigil.is_due()).and_then(|vigil| vigil.heartbeat())
+        let is_parting = self.is_parting;
+        let Some(heartbeat) =
+            self.vigil().filter(|vigil| !is_parting && vigil.is_due()).and_then(|vigil| vigil.heartbeat())
         else {
             return false;
         };

@@ -6,12 +6,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 
 use tempfile::TempDir;
 
-use super::{NodeProcess, PATIENCE, binary, connect, run};
+use super::{MOMENT, NodeProcess, PATIENCE, binary, connect, run};
 
 /// The files of an example.
 pub(crate) struct System {
@@ -19,11 +19,19 @@ pub(crate) struct System {
 }
 
 impl System {
-    /// Has them written by `node example NAME --into`.
+    /// Has them written by `node example NAME --into`. `SYSTEM_FILES=FOLDER cargo test` puts others in
+    /// their place, so that a changed script can be tried, or a broken one seen to fail, without a build.
     pub(crate) fn new(name: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let out = run(Command::new(binary()).args(["example", name, "--into"]).arg(folder.path()), &[]);
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let others = std::env::var_os("SYSTEM_FILES");
+        for entry in others.into_iter().flat_map(|others| fs::read_dir(others).unwrap().flatten()) {
+            let file = folder.path().join(entry.file_name());
+            if file.exists() {
+                fs::copy(entry.path(), file).unwrap();
+            }
+        }
         Self { folder }
     }
 
@@ -125,6 +133,11 @@ impl Liner {
     /// Waits for a line, over all others.
     pub(crate) fn awaits(&self, line: &str) {
         wait_for(&self.lines, line);
+    }
+
+    /// Whether the other end has not closed yet, for a moment.
+    pub(crate) fn is_open(&self) -> bool {
+        !matches!(self.lines.recv_timeout(MOMENT), Err(RecvTimeoutError::Disconnected))
     }
 
     /// What it says, and the first answer.
