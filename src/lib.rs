@@ -33,10 +33,10 @@ pub use self::event::{
 pub use self::flow::{Tap, TapChunk, TapDirection, TapReader};
 pub use self::framing::Framing;
 pub use self::net::{
-    AccessList, BindError, CidrError, DialError, DialOptions, DiscoveryCounts, DiscoveryOptions, Keepalive,
-    KernelOptions, ListenOptions, MessageOptions, Overflow, ProxyVersion, QueueOptions, Reconnect,
-    ServerOptions, SocketError, SocketErrorKind, SocketOptions, TcpServer, TcpSocket, TlsOptions, Via,
-    ViaError, inherit_sockets, server, socket,
+    AccessList, BindError, CidrError, DialError, DialOptions, DiscoveryCounts, DiscoveryOptions, Heartbeat,
+    Keepalive, KernelOptions, ListenOptions, MessageOptions, Overflow, PeerOptions, ProxyVersion,
+    QueueOptions, Reconnect, ServerOptions, SocketError, SocketErrorKind, SocketOptions, TcpServer,
+    TcpSocket, TlsOptions, Via, ViaError, inherit_sockets, server, socket,
 };
 pub use self::node::{Changes, Node, NodeError, Outcome, Stopper};
 pub use self::registry::Registry;

@@ -80,6 +80,7 @@ macro_rules! example {
 const EXAMPLES: &[Example] = &[
     example!("relay", "relay.toml"),
     example!("echo", "echo.toml"),
+    example!("heartbeat", "heartbeat.toml"),
     example!("wires", "wires.toml"),
     example!("commissioning", "commissioning.toml"),
     example!("hello", "hello.toml", "hello-client.toml"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::config::{ClientConfig, Config, ListenConfig, RelayConfig};
-use crate::net::MessageOptions;
+use crate::net::{Heartbeat, MessageOptions, PeerOptions};
 use crate::relay::{RelayMode, Reply, RequestOptions, most_connections};
 
 /// What listens where, what goes to what, and the limits.
@@ -167,6 +167,27 @@ fn messages(text: &mut String, messages: &MessageOptions) {
     }
 }
 
+/// What its peers are told, and how they are watched.
+fn peer(text: &mut String, peer: &PeerOptions) {
+    let PeerOptions { hello, heartbeat, read_timeout, write_timeout, first_frame_timeout } = peer;
+    if hello.is_some() {
+        text.push_str("; is told a hello first");
+    }
+    if let Some(Heartbeat { every, within, .. }) = heartbeat {
+        let (every, within) = (humantime::format_duration(*every), humantime::format_duration(*within));
+        let _ = write!(text, "; is asked every {every}, and ended without an answer within {within}");
+    }
+    for (limit, what) in [
+        (read_timeout, "nothing has come"),
+        (write_timeout, "it has taken nothing that waits"),
+        (first_frame_timeout, "no whole message has come at the beginning"),
+    ] {
+        if let Some(limit) = limit {
+            let _ = write!(text, "; ended when {what} for {}", humantime::format_duration(*limit));
+        }
+    }
+}
+
 fn listener(id: &str, listener: &ListenConfig) -> String {
     let mut text = match &listener.bind {
         Address::Stdio => format!("{id}, which is standard input and output"),
@@ -192,6 +213,7 @@ fn listener(id: &str, listener: &ListenConfig) -> String {
         let _ = write!(text, "; announced by proxies of {}", list(&listener.options.trusted));
     }
     messages(&mut text, &listener.options.messages);
+    peer(&mut text, &listener.options.peer);
     text
 }
 
@@ -215,5 +237,6 @@ fn client(id: &str, client: &ClientConfig) -> String {
     }
     let _ = write!(text, ", within {}", humantime::format_duration(client.options.connect_timeout));
     messages(&mut text, &client.options.messages);
+    peer(&mut text, &client.options.peer);
     text
 }

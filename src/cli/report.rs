@@ -249,6 +249,12 @@ impl Reporter {
                 debug!(connection = number(*connection), %endpoint, cause, requests, "requests failed, in all");
                 self.limiter.say(Line { what: "requests failed", endpoint, cause }, OFTEN);
             }
+            Event::HeartbeatMissed { connection, endpoint, peer, within, .. } => {
+                let within = format!("{:.3}s", within.as_secs_f64());
+                debug!(%connection, %endpoint, %peer, within, "heartbeat missed");
+                self.limiter
+                    .say(Line { what: "a peer is gone", endpoint, cause: "a probe had no answer" }, OFTEN);
+            }
             Event::TargetChanged { endpoint, from, to, target } => {
                 warn!(%endpoint, %from, %to, target, "target changed; what comes later goes to this one");
             }
@@ -390,6 +396,7 @@ const FAULTS: &[EventKind] = &[
     EventKind::FramesDropped,
     EventKind::RequestFailed,
     EventKind::TargetChanged,
+    EventKind::HeartbeatMissed,
 ];
 const USUAL: &[EventKind] = &[
     EventKind::Listening,
@@ -405,6 +412,7 @@ const USUAL: &[EventKind] = &[
     EventKind::FramesDropped,
     EventKind::RequestFailed,
     EventKind::TargetChanged,
+    EventKind::HeartbeatMissed,
 ];
 const TALK: &[EventKind] = &[
     EventKind::Listening,
@@ -419,6 +427,7 @@ const TALK: &[EventKind] = &[
     EventKind::Disconnected,
     EventKind::Lagged,
     EventKind::SlotPanicked,
+    EventKind::HeartbeatMissed,
 ];
 const OFTEN: Duration = Duration::from_secs(1);
 const SELDOM: Duration = Duration::from_secs(5);

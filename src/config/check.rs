@@ -36,6 +36,7 @@ impl Config {
         self.check_ends(&mut faults);
         faults.0.extend(self.check_discovery());
         faults.0.extend(self.check_messages());
+        faults.0.extend(self.check_peers());
         faults.0.extend(self.check_layers());
         faults.0.extend(self.check_waiting());
         faults.0.extend(self.check_wires());
@@ -205,7 +206,7 @@ impl Config {
             if let Err(error) = client.to.check_connect() {
                 faults.add(at("to"), error.to_string());
             }
-            check_limit(Some(client.options.connect_timeout), at("connect_timeout"), false, faults);
+            check_limit(Some(client.options.connect_timeout), at("connect_timeout"), false, &mut faults.0);
             for (key, text) in keepalive_faults(&client.options.keepalive) {
                 faults.add(at(key), text);
             }
@@ -292,10 +293,10 @@ impl Config {
                 );
             }
         }
-        check_limit(Some(targets.hold), at("hold"), false, faults);
-        check_limit(targets.check, at("check"), true, faults);
-        check_limit(relay.options.idle_timeout, at("idle_timeout"), true, faults);
-        check_limit(Some(relay.options.half_closed_timeout), at("half_closed_timeout"), false, faults);
+        check_limit(Some(targets.hold), at("hold"), false, &mut faults.0);
+        check_limit(targets.check, at("check"), true, &mut faults.0);
+        check_limit(relay.options.idle_timeout, at("idle_timeout"), true, &mut faults.0);
+        check_limit(Some(relay.options.half_closed_timeout), at("half_closed_timeout"), false, &mut faults.0);
     }
 
     /// What is wrong with a name in a relay that leads nowhere.
@@ -424,13 +425,13 @@ fn check_most(wanted: usize, most: usize, place: Place, faults: &mut Faults) {
     }
 }
 
-fn check_limit(limit: Option<Duration>, place: Place, may_be_off: bool, faults: &mut Faults) {
+pub(super) fn check_limit(limit: Option<Duration>, place: Place, may_be_off: bool, faults: &mut Vec<Fault>) {
     let Some(limit) = limit else { return };
     if limit < Duration::from_millis(1) {
         let off = if may_be_off { "write `off` for no limit" } else { "leave it out for the default" };
-        faults.add(place, format!("must be at least 1ms; {off}"));
+        faults.push(Fault { place, text: format!("must be at least 1ms; {off}") });
     } else if limit > LONGEST {
-        faults.add(place, TOO_LONG);
+        faults.push(Fault { place, text: TOO_LONG.into() });
     }
 }
 

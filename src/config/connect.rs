@@ -193,6 +193,7 @@ impl Config {
                 faults.push(Fault { place: at("bind"), text: text.into() });
             }
             super::messages::check(&wired(), &listener.options.messages, true, &at, faults);
+            super::peer::check(&wired(), &listener.options.peer, &listener.options.messages, &at, faults);
         }
         for (id, client) in self.client.iter().filter(|(id, _)| self.is_wired(id)) {
             let at = |key| Place::new("client", id, key);
@@ -203,6 +204,7 @@ impl Config {
                 faults.push(Fault { place: at("to"), text });
             }
             super::messages::check(&wired(), &client.options.messages, false, &at, faults);
+            super::peer::check(&wired(), &client.options.peer, &client.options.messages, &at, faults);
             if client.options.messages.queue.overflow == Some(Overflow::Disconnect) {
                 let text = "it is kept connected; write block, drop_oldest or drop_newest";
                 faults.push(Fault { place: at("queue_overflow"), text: text.into() });

@@ -11,6 +11,7 @@ use super::kinds::{
 };
 use super::layers::{FilePath, SystemOrFile, ViaText};
 use super::messages::{Auto, FramingText, Off};
+use super::peer::{Beats, Data};
 use super::tags::Written;
 use super::wires::{Args, Expected, Filters, MaybeMember, Member, Settings};
 use super::{ClientConfig, Config, DiscoveryConfig, ListenConfig, LogFormat, RelayConfig, ScriptConfig};
@@ -158,6 +159,11 @@ pub(crate) fn listen() -> Vec<Key<ListenConfig>> {
         key(a::<Auto<Size>>(), "max_frame", |l| &mut l.options.messages.max_frame, NewConnections, "the most a message may have; auto: 1MiB"),
         key(a::<Auto<Size>>(), "queue_max", |l| &mut l.options.messages.queue.max, NewConnections, "what may wait for a connection; auto: 1MiB"),
         key(a::<Auto<OneOf<Overflow>>>(), "queue_overflow", |l| &mut l.options.messages.queue.overflow, NewConnections, "what happens when more would; auto: disconnect"),
+        key(a::<Off<Data>>(), "hello", |l| &mut l.options.peer.hello, NewConnections, "what each client is sent first, after each connect: one message; without framing, these bytes"),
+        key(a::<Off<Beats>>(), "heartbeat", |l| &mut l.options.peer.heartbeat, NewConnections, "a probe to each client, and how soon it must be answered: send, every, within, expect; needs framing"),
+        key(a::<Limit>(), "read_timeout", |l| &mut l.options.peer.read_timeout, NewConnections, "ends a connection from which nothing has come for so long"),
+        key(a::<Limit>(), "write_timeout", |l| &mut l.options.peer.write_timeout, NewConnections, "ends a connection for which bytes wait, and that has taken none for so long"),
+        key(a::<Limit>(), "first_frame_timeout", |l| &mut l.options.peer.first_frame_timeout, NewConnections, "ends a connection that has not sent a whole message so long after its beginning; without framing, a byte"),
         key(a::<Switch>(), "allow_half_open", |l| &mut l.options.messages.allow_half_open, NewConnections, "where it is wired, whether a connection whose peer has finished stays until a slot ends it, for an hour at most"),
         key(a::<Off<Text>>(), "tls", |l| &mut l.tls, NewConnections, "the [tls.ID] it speaks; off: none"),
         key(a::<Switch>(), "accept_proxy", |l| &mut l.options.accept_proxy, NewConnections, "each client is announced by a PROXY header, version 1 or 2"),
@@ -186,6 +192,11 @@ pub(crate) fn client() -> Vec<Key<ClientConfig>> {
         key(a::<Off<ViaText>>(), "proxy", |c| &mut c.proxy, NewConnections, "the SOCKS5 or HTTP proxy that makes the connection; its password is shown as ***"),
         key(a::<Auto<Size>>(), "queue_max", |c| &mut c.options.messages.queue.max, NewConnections, "what may wait for it; auto: 1MiB, and 16MiB in mode collect and where it is wired"),
         key(a::<Auto<OneOf<Overflow>>>(), "queue_overflow", |c| &mut c.options.messages.queue.overflow, NewConnections, "what happens when more would; auto: disconnect, and block in mode collect and where it is wired"),
+        key(a::<Off<Data>>(), "hello", |c| &mut c.options.peer.hello, NewConnections, "what the target is sent first, after each connect: one message; without framing, these bytes"),
+        key(a::<Off<Beats>>(), "heartbeat", |c| &mut c.options.peer.heartbeat, NewConnections, "a probe to the target, and how soon it must be answered: send, every, within, expect; needs framing"),
+        key(a::<Limit>(), "read_timeout", |c| &mut c.options.peer.read_timeout, NewConnections, "ends a connection from which nothing has come for so long"),
+        key(a::<Limit>(), "write_timeout", |c| &mut c.options.peer.write_timeout, NewConnections, "ends a connection for which bytes wait, and that has taken none for so long"),
+        key(a::<Limit>(), "first_frame_timeout", |c| &mut c.options.peer.first_frame_timeout, NewConnections, "ends a connection that has not sent a whole message so long after its beginning; without framing, a byte"),
         key(a::<Switch>(), "allow_half_open", |c| &mut c.options.messages.allow_half_open, NewConnections, "where it is wired, whether a connection whose peer has finished stays until a slot ends it, for an hour at most"),
     ]
 }

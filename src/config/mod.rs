@@ -14,6 +14,7 @@ mod layers;
 mod loops;
 mod messages;
 mod origin;
+mod peer;
 mod requests;
 mod script;
 mod show;

@@ -264,6 +264,25 @@ pub enum Event {
         #[serde(rename = "seconds", serialize_with = "seconds")]
         duration: Duration,
     },
+    /// A peer has not answered a probe in time, and is given up.
+    ///
+    /// From: the connection's task. Order: its `disconnected`, with the reason `heartbeat`, is next.
+    HeartbeatMissed {
+        /// The connection.
+        connection: ConnectionId,
+        /// Its listener's or target's name.
+        endpoint: Arc<str>,
+        /// The peer.
+        peer: Endpoint,
+        /// Our own address.
+        local: Endpoint,
+        /// The name in its certificate, if it had to show one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        name: Option<Arc<str>>,
+        /// How long was waited.
+        #[serde(rename = "seconds", serialize_with = "seconds")]
+        within: Duration,
+    },
     /// Events were lost for everyone, because the outbox was full.
     ///
     /// From: the dispatcher. Each subscription also counts them as
@@ -369,6 +388,7 @@ impl Event {
             | Self::BytesWritten { endpoint, .. }
             | Self::ReadFinished { endpoint, .. }
             | Self::ErrorOccurred { endpoint, .. }
+            | Self::HeartbeatMissed { endpoint, .. }
             | Self::Disconnected { endpoint, .. }
             | Self::WriteBufferHigh { endpoint, .. }
             | Self::WriteBufferLow { endpoint, .. }
@@ -406,6 +426,7 @@ impl Event {
             Self::RequestFailed { .. } => EventKind::RequestFailed,
             Self::Reconnecting { .. } => EventKind::Reconnecting,
             Self::TargetChanged { .. } => EventKind::TargetChanged,
+            Self::HeartbeatMissed { .. } => EventKind::HeartbeatMissed,
         }
     }
 }
@@ -439,6 +460,7 @@ pub enum EventKind {
     RequestFailed,
     Reconnecting,
     TargetChanged,
+    HeartbeatMissed,
 }
 
 impl EventKind {
@@ -468,11 +490,12 @@ impl EventKind {
             Self::RequestFailed => "request_failed",
             Self::Reconnecting => "reconnecting",
             Self::TargetChanged => "target_changed",
+            Self::HeartbeatMissed => "heartbeat_missed",
         }
     }
 
     /// All kinds, in the order of declaration.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Listening,
         Self::AcceptError,
         Self::AcceptPaused,
@@ -496,6 +519,7 @@ impl EventKind {
         Self::RequestFailed,
         Self::Reconnecting,
         Self::TargetChanged,
+        Self::HeartbeatMissed,
     ];
 
     /// Tells whether notices of this kind are coalesced and carry totals.

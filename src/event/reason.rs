@@ -49,6 +49,14 @@ pub enum Reason {
     Unanswered,
     /// It did not say its name, or said that of another; reset.
     Unnamed,
+    /// It did not answer a probe in time; reset.
+    Heartbeat,
+    /// Nothing came from it for the read timeout; reset.
+    ReadTimeout,
+    /// Bytes waited for it, and it took none for the write timeout; reset.
+    WriteTimeout,
+    /// It had not sent a whole message within the first-frame timeout; reset.
+    FirstFrameTimeout,
 }
 
 impl Reason {
@@ -75,6 +83,10 @@ impl Reason {
             Self::NoPartner => "no_partner",
             Self::Unanswered => "unanswered",
             Self::Unnamed => "unnamed",
+            Self::Heartbeat => "heartbeat",
+            Self::ReadTimeout => "read_timeout",
+            Self::WriteTimeout => "write_timeout",
+            Self::FirstFrameTimeout => "first_frame_timeout",
         }
     }
 }

@@ -6,6 +6,8 @@ use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
+
 use super::scratch;
 use super::tap::{Tap, TapDirection};
 use super::turn::Turns;
@@ -62,6 +64,12 @@ pub(crate) struct Surroundings<'a> {
 impl Flow {
     pub(crate) const fn new() -> Self {
         Self { kept: None, reach: FIRST_READ, source_ended: false, source_broke: false, is_bulk: false }
+    }
+
+    /// One that writes this before it reads anything.
+    pub(crate) fn after(first: Option<Bytes>) -> Self {
+        let kept = first.map(|first| Box::new(Kept { bytes: first.into(), written: 0, charge: 0 }));
+        Self { kept, ..Self::new() }
     }
 
     /// Moves bytes until one side would block, the turn is over, or the

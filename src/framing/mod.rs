@@ -4,6 +4,7 @@
 //! reads a socket or knows where frames go.
 
 mod decoder;
+mod expect;
 mod scan;
 mod text;
 mod unfinished;
@@ -11,6 +12,7 @@ mod unfinished;
 use bytes::BytesMut;
 
 pub use self::decoder::{Decoder, Run};
+pub use self::expect::{Expect, Pattern};
 pub use self::text::FramingError;
 pub(crate) use self::unfinished::{Ticket, Unfinished};
 

@@ -12,6 +12,9 @@ pub mod topologies {}
 #[doc = include_str!("targets.md")]
 pub mod targets {}
 
+#[doc = include_str!("silence.md")]
+pub mod silence {}
+
 #[doc = include_str!("wiring.md")]
 pub mod wiring {}
 
@@ -80,6 +83,11 @@ pub const PAGES: &[Page] = &[
         topic: "targets",
         about: "several targets: who gets which, failover, checks",
         text: include_str!("targets.md"),
+    },
+    Page {
+        topic: "silence",
+        about: "heartbeats, limits of silence and of standing still, what a peer is told first",
+        text: include_str!("silence.md"),
     },
     Page {
         topic: "wiring",

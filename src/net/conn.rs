@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::listener::Accepted;
 use super::options::Keepalive;
+use super::peer::PeerOptions;
 use super::transport::Stream;
 use super::unacknowledged::{Unacknowledged, unacknowledged};
 use crate::bus::{EventBus, Record};
@@ -22,8 +25,12 @@ use crate::event::{ConnectionId, Endpoint, Introduction, Reason};
 pub(crate) struct Conn {
     stream: Option<Stream>,
     record: Arc<Record>,
+    /// What is said to its peer and expected of it, if there is anything.
+    terms: Option<Arc<PeerOptions>>,
     /// Small writes go out at once (TCP_NODELAY). An accepted socket inherits that.
     is_prompt: bool,
+    /// Its peer was told what it is told first.
+    is_greeted: bool,
 }
 
 impl Conn {
@@ -46,7 +53,7 @@ impl Conn {
         introduction: Introduction,
     ) -> Self {
         let record = Record::accepted(bus, endpoint, peer, local, introduction);
-        Self { stream: Some(stream), record, is_prompt: true }
+        Self { stream: Some(stream), record, terms: None, is_prompt: true, is_greeted: false }
     }
 
     /// Standard input and output, as a client of ours.
@@ -56,7 +63,24 @@ impl Conn {
 
     /// Takes over a dialled stream, whose record was announced by the dial.
     pub(super) fn dialled(stream: Stream, record: Arc<Record>) -> Self {
-        Self { stream: Some(stream), record, is_prompt: false }
+        Self { stream: Some(stream), record, terms: None, is_prompt: false, is_greeted: false }
+    }
+
+    /// With what its listener or client says to peers and expects of them.
+    pub(crate) fn on_terms(mut self, terms: &PeerOptions) -> Self {
+        self.terms = (*terms != PeerOptions::default()).then(|| Arc::new(terms.clone()));
+        self
+    }
+
+    /// What is expected of its peer, if there is anything.
+    pub(crate) fn terms(&self) -> Option<&Arc<PeerOptions>> {
+        self.terms.as_ref()
+    }
+
+    /// What its peer is to be told first; nothing the second time.
+    pub(crate) fn take_hello(&mut self) -> Option<Bytes> {
+        let is_greeted = std::mem::replace(&mut self.is_greeted, true);
+        self.terms.as_ref().filter(|_| !is_greeted)?.hello.clone()
     }
 
     /// Reads into `buffer`; 0 says that the peer has finished.

@@ -149,7 +149,7 @@ pub(crate) async fn dial(
     let attempt = Attempt::new(bus, target, partner.map(Record::id));
     let client = partner.map(Record::ends);
     match connect(target, options, own, attempt.record(), client.as_ref()).await {
-        Ok((stream, peer, local)) => Ok(attempt.succeed(stream, peer, local)),
+        Ok((stream, peer, local)) => Ok(attempt.succeed(stream, peer, local).on_terms(&options.peer)),
         Err(error) => {
             attempt.fail(&error.to_string());
             Err(error)

@@ -16,6 +16,7 @@ mod kernel;
 mod layers;
 mod listener;
 mod options;
+mod peer;
 #[cfg(feature = "cli")]
 mod private;
 mod probe;
@@ -54,6 +55,7 @@ pub(crate) use self::listener::{
     ACCEPT_PAUSE, Accepted, Listener, bind, check_source, is_of_the_client, no_networks,
 };
 pub use self::options::{DialOptions, Keepalive, ListenOptions, MessageOptions, QueueOptions};
+pub use self::peer::{Heartbeat, PeerOptions};
 #[cfg(feature = "cli")]
 pub(crate) use self::private::bind_private;
 pub(crate) use self::probe::probe;

@@ -9,6 +9,7 @@ use socket2::{SockRef, TcpKeepalive};
 
 use super::access::AccessList;
 use super::kernel::KernelOptions;
+use super::peer::PeerOptions;
 use super::proxy_header::ProxyVersion;
 use super::queue::{Overflow, QueueLimit};
 use crate::framing::Framing;
@@ -54,6 +55,8 @@ pub struct ListenOptions {
     pub kernel: KernelOptions,
     /// Messages, in a relay that joins many.
     pub messages: MessageOptions,
+    /// What its peers are told first, and how long they may be silent.
+    pub peer: PeerOptions,
     /// Every connection begins with a PROXY header (version 1 or 2, within 3 s), and is
     /// from then on the one announced: in events, to the lists of `access`, to its target.
     pub accept_proxy: bool,
@@ -74,6 +77,8 @@ pub struct DialOptions {
     pub kernel: KernelOptions,
     /// Messages, in a relay that joins many.
     pub messages: MessageOptions,
+    /// What its peers are told first, and how long they may be silent.
+    pub peer: PeerOptions,
     /// Begins the connection with a PROXY header that names the client it is made for.
     pub send_proxy: Option<ProxyVersion>,
 }
@@ -87,6 +92,7 @@ impl Default for DialOptions {
             keepalive: Keepalive::default(),
             kernel: KernelOptions::default(),
             messages: MessageOptions::default(),
+            peer: PeerOptions::default(),
             send_proxy: None,
         }
     }

@@ -130,6 +130,7 @@ fn enter(
     places: Admission,
     stop: &watch::Receiver<Stop>,
 ) {
+    let client = client.on_terms(&entrance.options.peer);
     let record = Arc::clone(client.record());
     let relay = &entrance.relay;
     let task = match (&relay.group, &relay.bridge) {

@@ -216,7 +216,7 @@ pub(super) fn part(conn: &mut Conn, reason: Reason) -> Reason {
 pub(super) async fn carry(mut pair: Pair) -> Reason {
     match poll_fn(|cx| pair.poll(cx)).await {
         End::Closed => pair.end(Reason::Closed),
-        End::Limit(reason) => pair.end(reason),
+        End::Limit(passed) => pair.end_at(passed),
         End::Broken(fault) => Box::pin(abort(pair, fault)).await,
     }
 }

@@ -2,14 +2,17 @@
 //! first is dialled and kept, unread; when the two are to be joined the second
 //! is dialled, and they are a pair. After that the first is dialled again.
 
+use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Buf;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::bridge::{Bridge, BridgeOptions, JoinOn, carry, part, passes};
 use super::pair::Pair;
@@ -109,10 +112,13 @@ enum Waited {
     /// The second is connected.
     Second(Box<Conn>),
     InVain(Reason),
-    Broke(std::io::Error),
+    Broke(io::Error),
 }
 
 async fn wait(relay: &Relay, options: BridgeOptions, first: &mut Conn) -> Waited {
+    if let Err(error) = greet(first).await {
+        return Waited::Broke(error);
+    }
     if options.join_on == JoinOn::Data {
         return match first.speaks().await {
             Ok(true) => Waited::Speaks,
@@ -127,6 +133,19 @@ async fn wait(relay: &Relay, options: BridgeOptions, first: &mut Conn) -> Waited
         error = first.leaves() => error.map_or(Waited::InVain(Reason::Closed), Waited::Broke),
         () = passes(options.wait_timeout) => Waited::InVain(Reason::NoTarget),
     }
+}
+
+/// Tells the first what it is told first: it may have nothing to say before.
+async fn greet(first: &mut Conn) -> io::Result<()> {
+    let Some(mut hello) = first.take_hello() else { return Ok(()) };
+    let greeting = async {
+        while !hello.is_empty() {
+            let count = poll_fn(|cx| first.poll_write(cx, &hello)).await?;
+            hello.advance(count);
+        }
+        poll_fn(|cx| first.poll_flush(cx)).await
+    };
+    timeout(GREETING, greeting).await.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Dials the second until it answers.
@@ -153,3 +172,6 @@ fn pause(relay: &Relay, target: &Target, attempt: &mut u32) -> Duration {
     });
     pause
 }
+
+/// For a peer to take what it is told first.
+const GREETING: Duration = Duration::from_secs(5);

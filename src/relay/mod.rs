@@ -23,6 +23,7 @@ mod tag;
 mod targets;
 mod uplink;
 mod via;
+mod vigil;
 mod wired;
 
 use std::net::SocketAddr;

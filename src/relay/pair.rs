@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use super::Relay;
-use super::sweep::Watch;
+use super::sweep::{Passed, Watch};
 use super::targets::{Lead, Reached};
+use super::vigil::Vigil;
 use crate::event::Reason;
 use crate::flow::{Broken, Flow, Side, Surroundings, TapDirection};
 use crate::net::{Conn, reason_of, reason_of_drop};
@@ -48,7 +49,7 @@ pub(super) enum End {
     /// Both sides have finished and everything was delivered.
     Closed,
     /// A limit has passed.
-    Limit(Reason),
+    Limit(Passed),
     /// One of the two broke; the other must be told.
     Broken(Fault),
 }
@@ -61,12 +62,15 @@ pub(super) struct Fault {
 }
 
 impl Pair {
-    pub(super) fn new(relay: Arc<Relay>, client: Conn, reached: Reached) -> Self {
-        let Reached { upstream, nth, lead } = reached;
-        let watch = Arc::new(Watch::new(client.record(), upstream.record()));
+    pub(super) fn new(relay: Arc<Relay>, mut client: Conn, reached: Reached) -> Self {
+        let Reached { mut upstream, nth, lead } = reached;
+        let vigils = [Vigil::over(&client, true), Vigil::over(&upstream, true)];
+        let watch = Arc::new(Watch::new(client.record(), upstream.record(), vigils));
         relay.shared.sweep.add(Arc::clone(&watch), &relay.limits);
         let outlet = u16::try_from(nth).expect("a relay has at most 65,536 targets");
-        let half = || Half { flow: Flow::new(), stage: Stage::Flowing };
+        // What each is told first goes before all that the other says.
+        let half = |to: &mut Conn| Half { flow: Flow::after(to.take_hello()), stage: Stage::Flowing };
+        let (to_target, to_client) = (half(&mut upstream), half(&mut client));
         Self {
             relay,
             watch,
@@ -74,8 +78,8 @@ impl Pair {
             _lead: lead,
             client,
             upstream,
-            to_target: half(),
-            to_client: half(),
+            to_target,
+            to_client,
             client_first: true,
             fault: None,
             over: false,
@@ -84,8 +88,8 @@ impl Pair {
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.watch.wake_with(cx.waker());
-        if let Some(reason) = self.watch.limit() {
-            return Poll::Ready(End::Limit(reason));
+        if let Some(passed) = self.watch.limit() {
+            return Poll::Ready(End::Limit(passed));
         }
         if self.watch.take_settled() {
             // Not at once: most connections are over before it could matter, and it takes four system calls.
@@ -113,6 +117,9 @@ impl Pair {
         }
         if is_news {
             self.relay.shared.sweep.attend(&self.relay.limits);
+        }
+        for of_client in [true, false] {
+            self.tell_vigil(of_client);
         }
         match self.watch.take_look().then(|| self.take_error()).flatten() {
             Some(fault) => Poll::Ready(End::Broken(fault)),
@@ -143,6 +150,19 @@ impl Pair {
                 }
                 Stage::Finished => return Poll::Ready(Ok(())),
             }
+        }
+    }
+
+    /// Says what there is to know about one of the two, if more is expected of it.
+    fn tell_vigil(&self, of_client: bool) {
+        let Some(vigil) = self.watch.vigil(of_client) else { return };
+        let (from, to) = (self.half(of_client), self.half(!of_client));
+        if from.stage != Stage::Flowing {
+            vigil.finished();
+        }
+        vigil.unread(from.flow.unsent() > 0);
+        if vigil.behind(to.flow.unsent() > 0) {
+            self.relay.shared.sweep.keep(vigil);
         }
     }
 
@@ -179,6 +199,13 @@ impl Pair {
         // Anything but both having finished must not look like it.
         self.end_both(reason == Reason::Closed, (reason, None), (reason, None));
         reason
+    }
+
+    /// Ends a pair for which a limit has passed; if that is of one of them, the other has lost its partner.
+    pub(super) fn end_at(mut self, Passed { reason, of_client }: Passed) -> Reason {
+        let of = |client: bool| if of_client == Some(!client) { Reason::PartnerLost } else { reason };
+        self.end_both(false, (of(true), None), (of(false), None));
+        of(true)
     }
 
     /// Begins an abort; if it is cut short, the pair still ends by its cause.

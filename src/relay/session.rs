@@ -70,7 +70,7 @@ impl Future for Session {
                     };
                     match end {
                         End::Closed => return Poll::Ready(pair.end(Reason::Closed)),
-                        End::Limit(reason) => return Poll::Ready(pair.end(reason)),
+                        End::Limit(passed) => return Poll::Ready(pair.end_at(passed)),
                         End::Broken(fault) => self.stage = Stage::Aborting(Box::pin(abort(pair, fault))),
                     }
                 }

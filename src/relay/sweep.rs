@@ -4,7 +4,7 @@
 //! it there is no timer, so that a thread that waits for bytes waits for
 //! nothing else: a timer costs 3 % of the time of a lone message.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::RelayOptions;
+use super::vigil::{Finding, Vigil};
 use crate::bus::Record;
 use crate::event::{ConnectionId, ConnectionMap, Reason};
 
@@ -47,10 +48,10 @@ impl Limits {
     }
 
     /// The limit that passes next, in milliseconds, and why it is one.
-    fn of(&self, half_closed: bool) -> (u64, u8) {
+    fn of(&self, half_closed: bool) -> (u64, Reason) {
         let idle = self.idle.load(Relaxed);
         let half_closed = if half_closed { self.half_closed.load(Relaxed) } else { u64::MAX };
-        if idle <= half_closed { (idle, IDLE) } else { (half_closed, HALF_CLOSED) }
+        if idle <= half_closed { (idle, Reason::Idle) } else { (half_closed, Reason::HalfClosed) }
     }
 }
 
@@ -59,6 +60,8 @@ impl Limits {
 pub(super) struct Watch {
     client: Arc<Record>,
     upstream: Arc<Record>,
+    /// What more is expected of the client, and of the other.
+    vigils: [Option<Arc<Vigil>>; 2],
     /// A task's waker stays good for its life, so it is stored once.
     waker: OnceLock<Waker>,
     half_closed: AtomicBool,
@@ -66,7 +69,15 @@ pub(super) struct Watch {
     look: AtomicBool,
     /// Seen by the sweep for the first time, so it lives long enough to be worth some options.
     settled: AtomicBool,
-    cut: AtomicU8,
+    passed: OnceLock<Passed>,
+}
+
+/// A limit that has passed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Passed {
+    pub(super) reason: Reason,
+    /// Whether it is the client that it was set for; nothing, if it is of both.
+    pub(super) of_client: Option<bool>,
 }
 
 struct Entry {
@@ -79,16 +90,17 @@ struct Entry {
 }
 
 impl Watch {
-    pub(super) fn new(client: &Arc<Record>, upstream: &Arc<Record>) -> Self {
+    pub(super) fn new(client: &Arc<Record>, upstream: &Arc<Record>, vigils: [Option<Arc<Vigil>>; 2]) -> Self {
         Self {
             client: Arc::clone(client),
             upstream: Arc::clone(upstream),
+            vigils,
             waker: OnceLock::new(),
             half_closed: AtomicBool::new(false),
             stuck: AtomicBool::new(false),
             look: AtomicBool::new(false),
             settled: AtomicBool::new(false),
-            cut: AtomicU8::new(GO_ON),
+            passed: OnceLock::new(),
         }
     }
 
@@ -126,12 +138,13 @@ impl Watch {
     }
 
     /// The limit that has passed, if one has.
-    pub(super) fn limit(&self) -> Option<Reason> {
-        match self.cut.load(Relaxed) {
-            GO_ON => None,
-            IDLE => Some(Reason::Idle),
-            _ => Some(Reason::HalfClosed),
-        }
+    pub(super) fn limit(&self) -> Option<Passed> {
+        self.passed.get().copied()
+    }
+
+    /// What more is expected of the client, or of the other.
+    pub(super) fn vigil(&self, of_client: bool) -> Option<&Arc<Vigil>> {
+        self.vigils[usize::from(!of_client)].as_ref()
     }
 
     fn total(&self) -> u64 {
@@ -156,7 +169,7 @@ impl Sweep {
             is_new: true,
             watch,
         };
-        let period = entry.period().unwrap_or(NEVER);
+        let period = entry.period(entry.quiet_since).unwrap_or(NEVER);
         self.lock().insert(entry.watch.client.id(), entry);
         self.within(period);
     }
@@ -165,6 +178,13 @@ impl Sweep {
     pub(super) fn attend(&self, limits: &Limits) {
         let (limit, _) = limits.of(true);
         self.within(period(limit));
+    }
+
+    /// The same of a connection with a vigil.
+    pub(super) fn keep(&self, vigil: &Vigil) {
+        if let Some(period) = vigil.next(Instant::now()) {
+            self.within(period.max(SHORTEST));
+        }
     }
 
     /// Has the next look come within so many milliseconds.
@@ -199,7 +219,7 @@ impl Sweep {
             let mut next = NEVER;
             for entry in self.lock().values_mut() {
                 entry.look(last);
-                next = next.min(entry.period().unwrap_or(NEVER));
+                next = next.min(entry.period(last).unwrap_or(NEVER));
             }
             self.period.fetch_min(next, Relaxed);
         }
@@ -228,31 +248,46 @@ impl Entry {
             self.quiet_since = now;
         }
         let quiet = now.duration_since(self.quiet_since).as_millis();
-        let (limit, why) = self.limits.of(half_closed);
+        let (limit, reason) = self.limits.of(half_closed);
+        let mut is_news = true;
         if quiet >= u128::from(limit) {
-            self.watch.cut.store(why, Relaxed);
+            self.watch.passed.get_or_init(|| Passed { reason, of_client: None });
         } else if half_closed || self.watch.stuck.load(Relaxed) {
             self.watch.look.store(true, Relaxed);
         } else {
-            return;
+            is_news = false;
         }
-        self.watch.wake();
+        for of_client in [true, false] {
+            match self.watch.vigil(of_client).map_or(Finding::Nothing, |vigil| vigil.look(now)) {
+                Finding::Nothing => continue,
+                Finding::Due => {}
+                Finding::Passed(reason) => {
+                    self.watch.passed.get_or_init(|| Passed { reason, of_client: Some(of_client) });
+                }
+            }
+            is_news = true;
+        }
+        if is_news {
+            self.watch.wake();
+        }
     }
 
     /// Milliseconds within which it has to be looked at; `None` for as long as nothing changes.
-    fn period(&self) -> Option<u64> {
+    fn period(&self, now: Instant) -> Option<u64> {
         let needs_a_look =
             self.is_new || self.watch.half_closed.load(Relaxed) || self.watch.stuck.load(Relaxed);
         let (limit, _) = self.limits.of(self.watch.half_closed.load(Relaxed));
-        match limit {
+        let own = match limit {
             u64::MAX => needs_a_look.then_some(PERIOD),
             limit => Some(period(limit)),
-        }
+        };
+        let vigils = self.watch.vigils.iter().flatten().filter_map(|vigil| vigil.next(now));
+        vigils.map(|next| next.max(SHORTEST)).chain(own).min()
     }
 }
 
 /// How often to look for a limit to be kept.
-fn period(limit: u64) -> u64 {
+pub(super) fn period(limit: u64) -> u64 {
     (limit / 4).clamp(SHORTEST, PERIOD)
 }
 
@@ -262,6 +297,3 @@ const PERIOD: u64 = 1_000;
 const NEVER: u64 = u64::MAX;
 /// The same where a limit is short.
 const SHORTEST: u64 = 10;
-const GO_ON: u8 = 0;
-const IDLE: u8 = 1;
-const HALF_CLOSED: u8 = 2;

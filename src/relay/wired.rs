@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::sync::Notify;
@@ -78,6 +79,15 @@ impl Wires {
         let party = self.lock().get(&conn.id()).map(|present| Arc::clone(&present.party));
         let arguments = Arguments::new().with("received", number(conn.received()));
         party.map_or(0, |party| self.tell("read_finished", party, arguments))
+    }
+
+    /// The peer has not answered a probe, for which so long was waited.
+    pub(super) fn heartbeat_missed(&self, conn: &Conn, within: Duration) {
+        let party = self.lock().get(&conn.id()).map(|present| Arc::clone(&present.party));
+        if let Some(party) = party {
+            let arguments = Arguments::new().with("seconds", within.as_secs_f64());
+            self.tell("heartbeat_missed", party, arguments);
+        }
     }
 
     pub(super) fn poll_answered(

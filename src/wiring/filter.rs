@@ -1,13 +1,10 @@
 //! [`Filter`]: what a wire does to a frame on its way. Each takes one and
 //! yields none, one or several.
 
-use std::fmt;
 use std::sync::Arc;
 
-use regex_automata::meta::Regex;
-use regex_automata::util::syntax;
-
 use super::template::{Template, read_hex, write_hex};
+use crate::framing::Pattern;
 use crate::registry::{Call, CallError, Frame, Registry};
 
 /// One filter of a wire, in the order of its list.
@@ -40,50 +37,6 @@ pub enum Filter {
         /// The function.
         function: Arc<str>,
     },
-}
-
-/// A regular expression over bytes; it takes time in proportion to the frame, whatever the expression.
-#[derive(Clone)]
-pub struct Pattern {
-    text: String,
-    regex: Regex,
-}
-
-impl Pattern {
-    /// Reads an expression. `.` is any byte but LF, and `\w` and the like mean Unicode where the frame is UTF-8.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let built = Regex::builder()
-            .configure(Regex::config().utf8_empty(false).nfa_size_limit(Some(LARGEST)))
-            .syntax(syntax::Config::new().utf8(false))
-            .build(text);
-        match built {
-            Ok(regex) => Ok(Self { text: text.to_owned(), regex }),
-            Err(error) => {
-                let why = match error.size_limit() {
-                    Some(limit) => format!("it would need more than {limit} bytes"),
-                    None => error.syntax_error().map_or_else(|| error.to_string(), ToString::to_string),
-                };
-                let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-                Err(format!(
-                    "`{}` is no regular expression: {why}; put \\ before what stands for itself",
-                    text.escape_debug()
-                ))
-            }
-        }
-    }
-
-    /// Whether it is found in the bytes.
-    pub(crate) fn is_match(&self, bytes: &[u8]) -> bool {
-        self.regex.is_match(bytes)
-    }
-
-    /// As it was written.
-    pub(crate) fn text(&self) -> &str {
-        &self.text
-    }
 }
 
 impl Filter {
@@ -137,7 +90,7 @@ impl Filter {
             Self::Prefix(text) => ("prefix".into(), Some(text.clone())),
             Self::Suffix(text) => ("suffix".into(), Some(text.clone())),
             Self::Template(template) => ("template".into(), Some(template.to_string())),
-            Self::Match(pattern) => ("match".into(), Some(pattern.text.clone())),
+            Self::Match(pattern) => ("match".into(), Some(pattern.text().to_owned())),
             Self::Split(text) => ("split".into(), Some(text.clone())),
             Self::Function { script, function } => (format!("{script}.{function}"), None),
         }
@@ -211,21 +164,6 @@ pub(crate) async fn through(
     }
     Ok(frames)
 }
-
-impl fmt::Debug for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.text.fmt(f)
-    }
-}
-
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
-    }
-}
-
-/// What an expression may need in memory.
-const LARGEST: usize = 1 << 20;
 
 #[cfg(test)]
 mod tests {

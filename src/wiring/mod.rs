@@ -16,13 +16,13 @@ mod timer;
 mod wire;
 
 pub(crate) use self::consumer::{Destination, Tap, Taps, consume, run_queue};
-pub use self::filter::{Filter, Pattern};
+pub use self::filter::Filter;
 pub(crate) use self::passage::Filtering;
 pub(crate) use self::pump::pump;
 #[cfg(test)]
 pub(crate) use self::signals::SIGNALS;
 pub(crate) use self::signals::{Signal, snake_case};
-pub use self::steps::{Expect, StepOptions};
+pub use self::steps::StepOptions;
 pub(crate) use self::steps::{Inbox, Steps};
 pub use self::template::Template;
 pub(crate) use self::template::{Name, What, read_hex};
@@ -30,3 +30,4 @@ pub use self::timer::TimerOptions;
 pub(crate) use self::timer::run_timer;
 pub(crate) use self::wire::Wire;
 pub use self::wire::{MemberName, WireOptions};
+pub use crate::framing::{Expect, Pattern};

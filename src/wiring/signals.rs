@@ -31,6 +31,7 @@ pub(crate) const SIGNALS: &[Signal] = &[
     signal("connected", CLIENT, &[], true),
     signal("read_finished", BOTH, &["received"], true),
     signal("disconnected", BOTH, ENDS, true),
+    signal("heartbeat_missed", BOTH, &["seconds"], true),
     signal("error_occurred", BOTH, &["error"], false),
     signal("write_buffer_high", BOTH, &["waiting"], false),
     signal("write_buffer_low", BOTH, &["waiting"], false),
@@ -183,6 +184,11 @@ pub(super) fn fact(event: &Event, registry: &Registry) -> Option<(Arc<str>, Fact
             let arguments = none().with("from", &**from).with("to", &**to);
             (None, arguments.with("target", target.as_str()))
         }
+        Event::HeartbeatMissed { connection, endpoint, peer, local, name, within } => {
+            let introduction = Introduction { name: name.clone(), via: None };
+            let arguments = none().with("seconds", within.as_secs_f64());
+            (party(*connection, endpoint, (peer, local), introduction), arguments)
+        }
         Event::Lagged { missed } => (None, none().with("missed", number(*missed))),
         Event::ReadyRead { .. } | Event::BytesWritten { .. } | Event::SlotPanicked { .. } => return None,
     };
@@ -190,7 +196,11 @@ pub(super) fn fact(event: &Event, registry: &Registry) -> Option<(Arc<str>, Fact
     // Those come with the frames, in their order.
     let is_with_frames = matches!(
         event.kind(),
-        EventKind::NewConnection | EventKind::Connected | EventKind::ReadFinished | EventKind::Disconnected
+        EventKind::NewConnection
+            | EventKind::Connected
+            | EventKind::ReadFinished
+            | EventKind::HeartbeatMissed
+            | EventKind::Disconnected
     );
     if is_with_frames && registry.wired(&object).is_some() {
         return None;

@@ -6,13 +6,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, info};
 
-use super::filter::Pattern;
 use super::template::{Template, write_hex};
 use super::wire::MemberName;
+use crate::framing::Expect;
 use crate::registry::{Arguments, Call, Fact, INTAKE, Intake, Item, Registry, Trail, Undone, Value};
 
 /// One step. Exactly one of `call` and `wait` is set.
@@ -35,19 +35,6 @@ impl Default for StepOptions {
     fn default() -> Self {
         Self { call: None, wait: None, args: BTreeMap::new(), within: WITHIN, expect: None }
     }
-}
-
-/// What data is to be.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Expect {
-    /// Exactly this text.
-    Exact(String),
-    /// It begins with this text.
-    Prefix(String),
-    /// This is found in it.
-    Regex(Pattern),
-    /// Exactly these bytes.
-    Hex(Bytes),
 }
 
 /// What one step is told of: signals of one name, in the order in which they came, none left out. While too
@@ -291,7 +278,10 @@ const LONGEST_SHOWN: usize = 200;
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::framing::Pattern;
 
     /// Runs one waiting step on what came, and yields why it failed, and what is left.
     async fn waited(is_raw: bool, came: &[&str], expect: Option<Expect>) -> (Result<(), String>, String) {

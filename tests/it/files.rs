@@ -230,9 +230,10 @@ fn shipped(name: &str, variables: &[(&str, SocketAddr)]) -> NodeProcess {
 }
 
 /// Every file of `config/`.
-const SHIPPED: [&str; 30] = [
+const SHIPPED: [&str; 31] = [
     "relay",
     "echo",
+    "heartbeat",
     "both-roles",
     "hub",
     "publish",

@@ -3,6 +3,7 @@
 //! queue; idle it holds no buffer.
 
 mod leave;
+mod own;
 mod part;
 
 use std::future::{Future, poll_fn};
@@ -15,9 +16,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 
+use self::own::Own;
 use super::group::{Group, Mailbox, Side};
 use super::sweep::Watch;
 use super::via::Passing;
+use super::vigil::Vigil;
 use super::{Limits, RelayOptions, Stop};
 use crate::budget::PROMISE;
 use crate::event::{ConnectionId, Endpoint, Reason};
@@ -34,6 +37,8 @@ pub(super) struct Member {
     watch: Arc<Watch>,
     limits: Arc<Limits>,
     conn: Conn,
+    /// What is being written that is not from its queue.
+    own: Option<Box<Own>>,
     decoder: Decoder,
     ticket: Ticket,
     /// We have dialled it: for a tap its bytes come from the target.
@@ -125,12 +130,13 @@ impl Member {
         member
     }
 
-    fn with(group: &Arc<Group>, limits: &Arc<Limits>, conn: Conn, mailbox: Arc<Mailbox>) -> Self {
+    fn with(group: &Arc<Group>, limits: &Arc<Limits>, mut conn: Conn, mailbox: Arc<Mailbox>) -> Self {
         if let Some(wires) = &group.wires {
             wires.entered(&conn, &mailbox, group.keeps());
         }
         // One record at both ends: the sweep only asks whether anything moved.
-        let watch = Arc::new(Watch::new(conn.record(), conn.record()));
+        let vigils = [Vigil::over(&conn, false), None];
+        let watch = Arc::new(Watch::new(conn.record(), conn.record(), vigils));
         group.shared.sweep.add(Arc::clone(&watch), limits);
         // So that the kernel does not hide megabytes behind the queue's limit.
         conn.limit_unsent(UNSENT);
@@ -138,6 +144,7 @@ impl Member {
             conn.limit_silence(SILENCE);
         }
         Self {
+            own: Own::hello(&mut conn, &mailbox),
             decoder: Decoder::new(mailbox.framing, mailbox.max_frame),
             mailbox,
             ticket: Ticket::new(&group.shared.unfinished),
@@ -229,8 +236,8 @@ impl Member {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Leave> {
         self.watch.wake_with(cx.waker());
         self.mailbox.wake_with(cx.waker());
-        if let Some(reason) = self.watch.limit() {
-            return Poll::Ready(Leave::Limit(reason));
+        if let Some(passed) = self.watch.limit() {
+            return Poll::Ready(self.exceeds(passed.reason));
         }
         if self.ticket.is_overdue() {
             return Poll::Ready(Leave::Stalled);
@@ -282,6 +289,7 @@ impl Member {
         if self.watch.stuck(!is_flushed) {
             self.group.shared.sweep.attend(&self.limits);
         }
+        self.tell_vigil(!is_flushed);
         match self.watch.take_look().then(|| self.conn.take_error()).flatten() {
             Some(error) => Poll::Ready(self.broke(error)),
             None => Poll::Pending,
@@ -316,6 +324,18 @@ impl Member {
         if self.has_shut {
             return Poll::Ready(Ok(()));
         }
+        loop {
+            // What was begun of it is not mixed with anything.
+            ready!(self.poll_own(cx))?;
+            ready!(self.poll_queue(cx))?;
+            if !self.asks() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Writes what waits in its queue.
+    fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let (away, is_parting) = (self.direction(false), self.is_parting);
         let Self { group, mailbox, conn, .. } = self;
         loop {
@@ -361,7 +381,7 @@ impl Member {
         let mut moved = 0;
         let direction = self.direction(true);
         loop {
-            ready!(self.group.poll_room(cx, &self.mailbox));
+            ready!(self.poll_room(cx));
             if moved >= TURN {
                 // Unlike a plain wake this lets the sockets be looked at first.
                 let _ = pin!(tokio::task::yield_now()).poll(cx);
@@ -387,12 +407,13 @@ impl Member {
                 Err(error) => return Poll::Ready(Some(self.broke(error))),
             };
             moved += count;
+            self.heard();
             let mut is_another = false;
             loop {
                 match self.decoder.run() {
                     Ok(Some(run)) => {
                         is_another = true;
-                        if let Some(leave) = self.pass_on(run) {
+                        if let Some(leave) = self.take_in(run) {
                             return Poll::Ready(Some(leave));
                         }
                     }
@@ -414,6 +435,9 @@ impl Member {
             self.take_last_line();
         }
         self.conn.read_finished();
+        if let Some(vigil) = self.vigil() {
+            vigil.finished();
+        }
         let is_terminal = self.is_terminal();
         if let Some(wires) = &self.group.wires {
             self.answered = Some(wires.read_finished(&self.conn));
