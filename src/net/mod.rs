@@ -11,6 +11,7 @@ mod echo;
 mod error;
 mod holder;
 mod inherited;
+mod kept;
 mod kernel;
 mod listener;
 mod options;

@@ -14,19 +14,20 @@ use crate::meter::{Cpu, Percentiles, Sample};
 
 /// One sends lines of 64 bytes to all others. Counts deliveries.
 pub(crate) fn fan_out(load: &Load) -> Sample {
-    crowd(load, &Crowd { senders: 1, readers: load.connections, line: 64, looks: false, warm: WARM })
+    crowd(load, &Crowd { senders: 1, readers: load.connections, line: 64, ahead: None, warm: WARM })
 }
 
 /// The same, counted from the first line on: beside one more that never reads, if so, whose end is part of it.
 pub(crate) fn fan_out_from_the_first(load: &Load, beside_a_stalled_one: bool) -> Sample {
     let _stalled = beside_a_stalled_one.then(|| TcpStream::connect(load.relay).expect("the hub accepts"));
     let warm = Duration::ZERO;
-    crowd(load, &Crowd { senders: 1, readers: load.connections, line: 64, looks: false, warm })
+    crowd(load, &Crowd { senders: 1, readers: load.connections, line: 64, ahead: None, warm })
 }
 
-/// Many send lines of 100 bytes, and one more listens, whose lines are looked at. Counts those.
+/// Many send lines of 100 bytes, and one more listens, whose lines are looked at. Counts those. Nobody sends far
+/// ahead of that one: a hub that takes without a limit what it cannot pass on would be measured at taking.
 pub(crate) fn fan_in(load: &Load) -> Sample {
-    crowd(load, &Crowd { senders: load.connections, readers: 1, line: 100, looks: true, warm: WARM })
+    crowd(load, &Crowd { senders: load.connections, readers: 1, line: 100, ahead: Some(AHEAD), warm: WARM })
 }
 
 /// One sends a line of 64 bytes every millisecond; each delivery is timed from when it was due.
@@ -76,8 +77,8 @@ struct Crowd {
     readers: usize,
     /// Bytes of a line.
     line: usize,
-    /// The first reader's lines are looked at.
-    looks: bool,
+    /// The first reader's lines are looked at, and all that is sent is at most so many bytes more than it has got.
+    ahead: Option<u64>,
     /// How long before it is counted.
     warm: Duration,
 }
@@ -98,7 +99,7 @@ struct Member {
 }
 
 fn crowd(load: &Load, crowd: &Crowd) -> Sample {
-    let Crowd { senders, readers, line, looks, warm } = *crowd;
+    let Crowd { senders, readers, line, ahead, warm } = *crowd;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll");
     let mut members = Vec::new();
     for nth in 0..readers + senders {
@@ -112,13 +113,14 @@ fn crowd(load: &Load, crowd: &Crowd) -> Sample {
     // Nobody may miss the beginning: a hub has no memory.
     std::thread::sleep(SETTLE);
     for (nth, member) in members.iter().enumerate() {
-        let out = if member.sends { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
+        let is_told = member.sends && ahead.is_none();
+        let out = if is_told { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
         let data = epoll::EventData::new_u64(nth as u64);
         epoll::add(&epoll, &member.stream, data, epoll::EventFlags::IN | out).expect("an entry");
     }
     let mut lines = Lines { line, partial: Vec::new(), whole: 0, torn: 0 };
     let mut buffer = vec![0; 1 << 20];
-    let (mut arrived, mut before) = (0_u64, None);
+    let (mut arrived, mut sent, mut before) = (0_u64, 0_u64, None);
     let mut begun = Instant::now();
     loop {
         let mut events = Vec::with_capacity(256);
@@ -131,9 +133,12 @@ fn crowd(load: &Load, crowd: &Crowd) -> Sample {
             let member = &mut members[nth];
             let flags = event.flags;
             if flags.contains(epoll::EventFlags::IN) {
-                if looks && nth == 0 {
+                if ahead.is_some() && nth == 0 {
                     match member.stream.read(&mut buffer) {
-                        Ok(count) => lines.look(&buffer[..count]),
+                        Ok(count) => {
+                            arrived += count as u64;
+                            lines.look(&buffer[..count]);
+                        }
                         Err(error) => panic!("the hub broke: {error}"),
                     }
                 } else {
@@ -146,14 +151,15 @@ fn crowd(load: &Load, crowd: &Crowd) -> Sample {
                 }
             }
             if flags.contains(epoll::EventFlags::OUT) {
-                match member.stream.write(&member.piece[member.sent..]) {
-                    Ok(count) => member.sent = (member.sent + count) % member.piece.len(),
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                    Err(error) => panic!("the hub broke: {error}"),
-                }
+                member.send();
             }
         }
-        let done = if looks { lines.whole } else { arrived / line as u64 };
+        for member in members.iter_mut().filter(|member| member.sends) {
+            if ahead.is_some_and(|ahead| sent - arrived + (PIECE as u64) < ahead) {
+                sent += member.send();
+            }
+        }
+        let done = if ahead.is_some() { lines.whole } else { arrived / line as u64 };
         match &before {
             None if begun.elapsed() >= warm => {
                 begun = Instant::now();
@@ -164,6 +170,20 @@ fn crowd(load: &Load, crowd: &Crowd) -> Sample {
                 return Sample { torn: lines.torn as f64, ..sample };
             }
             _ => {}
+        }
+    }
+}
+
+impl Member {
+    /// Sends of its piece what is taken, and yields how many bytes that is.
+    fn send(&mut self) -> u64 {
+        match self.stream.write(&self.piece[self.sent..]) {
+            Ok(count) => {
+                self.sent = (self.sent + count) % self.piece.len();
+                count as u64
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
+            Err(error) => panic!("the hub broke: {error}"),
         }
     }
 }
@@ -199,3 +219,5 @@ const SETTLE: Duration = Duration::from_millis(200);
 const WARM: Duration = Duration::from_millis(100);
 /// Bytes of lines that are sent at once.
 const PIECE: usize = 64_000;
+/// Bytes on their way to one reader: more than any queue here, so that it never waits for the senders.
+const AHEAD: u64 = 4 << 20;
