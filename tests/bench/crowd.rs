@@ -9,25 +9,37 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll;
 use rustix::net::{RecvFlags, recv};
 
-use crate::load::Load;
+use crate::load::{Load, listen};
 use crate::meter::{Cpu, Percentiles, Sample};
 
 /// One sends lines of 64 bytes to all others. Counts deliveries.
 pub(crate) fn fan_out(load: &Load) -> Sample {
-    crowd(load, &Crowd { senders: 1, readers: load.connections, line: 64, ahead: None, warm: WARM })
+    crowd(load, &Crowd { senders: 1, readers: load.connections, line: 64, ahead: None, warm: WARM }, None)
 }
 
 /// The same, counted from the first line on: beside one more that never reads, if so, whose end is part of it.
 pub(crate) fn fan_out_from_the_first(load: &Load, beside_a_stalled_one: bool) -> Sample {
     let _stalled = beside_a_stalled_one.then(|| TcpStream::connect(load.relay).expect("the hub accepts"));
     let warm = Duration::ZERO;
-    crowd(load, &Crowd { senders: 1, readers: load.connections, line: 64, ahead: None, warm })
+    crowd(load, &Crowd { senders: 1, readers: load.connections, line: 64, ahead: None, warm }, None)
+}
+
+/// The same, but who sends was dialled by the relay, which publishes what it says.
+pub(crate) fn publish_from_the_first(load: &Load, beside_a_stalled_one: bool) -> Sample {
+    let (source, _) = listen(load.backend).accept().expect("the relay dials");
+    source.set_nodelay(true).expect("an option");
+    source.set_nonblocking(true).expect("an option");
+    let _stalled = beside_a_stalled_one.then(|| TcpStream::connect(load.relay).expect("the relay accepts"));
+    let warm = Duration::ZERO;
+    let who = Crowd { senders: 1, readers: load.connections, line: 64, ahead: None, warm };
+    crowd(load, &who, Some(source))
 }
 
 /// Many send lines of 100 bytes, and one more listens, whose lines are looked at. Counts those. Nobody sends far
 /// ahead of that one: a hub that takes without a limit what it cannot pass on would be measured at taking.
 pub(crate) fn fan_in(load: &Load) -> Sample {
-    crowd(load, &Crowd { senders: load.connections, readers: 1, line: 100, ahead: Some(AHEAD), warm: WARM })
+    let who = Crowd { senders: load.connections, readers: 1, line: 100, ahead: Some(AHEAD), warm: WARM };
+    crowd(load, &who, None)
 }
 
 /// One sends a line of 64 bytes every millisecond; each delivery is timed from when it was due.
@@ -98,13 +110,14 @@ struct Member {
     piece: Vec<u8>,
 }
 
-fn crowd(load: &Load, crowd: &Crowd) -> Sample {
+/// With the stream of the first who sends, if that is no member like the others.
+fn crowd(load: &Load, crowd: &Crowd, mut source: Option<TcpStream>) -> Sample {
     let Crowd { senders, readers, line, ahead, warm } = *crowd;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll");
     let mut members = Vec::new();
     for nth in 0..readers + senders {
-        let stream = member(load);
         let sends = nth >= readers;
+        let stream = source.take_if(|_| sends).unwrap_or_else(|| member(load));
         let mut text = vec![b'a' + (nth % 26) as u8; line];
         text[line - 1] = b'\n';
         let piece = if sends { text.repeat(PIECE / line) } else { Vec::new() };
