@@ -477,6 +477,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_out_of_a_piece_that_was_cut_is_known_before_the_rest_waits_again() {
+        let mut queue = queue(1_000, Overflow::Block).accounted(true);
+        push(&mut queue, "one\ntwo\nthree\n");
+        assert_eq!(write(&mut queue, 10), "one\ntwo\nth");
+        queue.acknowledged(5);
+        assert_eq!((queue.arrived(), queue.waiting()), (1, Amount { frames: 1, bytes: 4 }));
+        assert_eq!(queue.held(), 10 + 2 * PLACE);
+        let (_, out, again) = queue.restart();
+        assert_eq!((out, again, queue.waiting()), (0, 1, Amount { frames: 2, bytes: 10 }));
+        assert_eq!(write(&mut queue, 100), "two\nthree\n");
+        queue.acknowledged(0);
+        assert_eq!(queue.held(), 0);
+    }
+
+    #[test]
     fn an_acknowledgement_counts_every_whole_frame_before_it_and_no_other() {
         for resends in [false, true] {
             let mut queue = queue(1_000, Overflow::Block).accounted(resends);

@@ -142,6 +142,36 @@ fn a_target_that_finishes_half_way_and_comes_back_gets_every_line() {
 /// How long the target is away.
 const AWAY: Duration = Duration::from_secs(5);
 
+/// What was out of a read of which only a part was written when the target finished used to be counted
+/// after the last look at what is confirmed: it stayed unconfirmed, or came twice with `resend`.
+#[test]
+fn of_a_read_that_was_written_in_part_the_lines_that_a_target_got_before_it_finished_are_confirmed() {
+    for resends in [false, true] {
+        let (held, target) = hold_free_port();
+        held.set_recv_buffer_size(16 << 10).unwrap();
+        held.listen(16).unwrap();
+        let upstream: TcpListener = held.into();
+        let node = controlled(target, if resends { &["--resend"] } else { &[] });
+        let server = accept_one(&upstream);
+        drop(upstream);
+        let total = 200_000;
+        send_even(node.node.address(), 1, total);
+        server.shutdown(Shutdown::Write).unwrap();
+        let got = read_all(&server).0.len() / 10;
+        assert!(got > 0 && got < total, "{got}");
+        node.node.event("disconnected");
+        drop(server);
+        node.node.nth_event("reconnecting", 1);
+        let expected = Accounts {
+            received: total as u64,
+            sent: got as u64,
+            queued: (total - got) as u64,
+            ..Accounts::default()
+        };
+        assert_eq!(told(&node), expected);
+    }
+}
+
 fn controlled(target: SocketAddr, more: &[&str]) -> Controlled {
     let target = target.to_string();
     let arguments = [&["--connect", &target, "--mode", "collect", "--frame", "lines"], more].concat();

@@ -15,12 +15,13 @@ fn blocks(text: &str) -> Vec<String> {
 }
 
 /// Makes a script of a block: after each line that starts something in the
-/// background it waits until that listens; at the end everything is stopped
-/// and must have ended with 0.
+/// background it waits until that listens (a comment says what a config file
+/// has); at the end everything is stopped and must have ended with 0.
 fn script(block: &str) -> String {
     let mut script = String::from(
-        "set -euo pipefail\nip link set lo up\nexpected=0\n\
-         settled() { until [ $(ss -Hlxtn | grep -cE ':90|door') -ge $expected ]; do :; done; }\n",
+        "set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\nip link set lo up\nexpected=0\n\
+         settled() { until [ $(ss -Hlxtn | grep -cE ':90|door') -ge $expected ]; do\n\
+         [ $SECONDS -lt 60 ] || { echo 'nothing listens'; exit 1; }; done; }\n",
     );
     for line in block.replace("\\\n", "").lines() {
         script.push_str(line);
@@ -29,7 +30,7 @@ fn script(block: &str) -> String {
         if command.ends_with('&') {
             script.push_str(&format!(
                 "expected=$((expected + {})); settled\n",
-                command.matches("--listen").count()
+                line.matches("--listen").count()
             ));
         }
     }

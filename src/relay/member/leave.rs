@@ -161,7 +161,7 @@ impl Member {
             Unacknowledged::Bytes(bytes) => bytes,
             // Both ends have finished and been acknowledged, unless it broke.
             Unacknowledged::Gone if is_shut && self.conn.take_error().is_none() => 0,
-            Unacknowledged::Gone | Unacknowledged::Unknown => return true,
+            Unacknowledged::Gone | Unacknowledged::Unknown => return ledger.is_waiting(),
         };
         self.group.with_queue(&self.mailbox, |queue| {
             let before = queue.waiting().frames;
@@ -171,7 +171,7 @@ impl Member {
             ledger.arrived(queue.arrived());
             (change, ())
         });
-        self.mailbox.is_unconfirmed()
+        ledger.is_waiting()
     }
 
     /// Takes it out of the group, and yields what it will never get.
