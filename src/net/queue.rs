@@ -498,7 +498,9 @@ mod tests {
             push(&mut queue, "one\ntwo\nthree\n");
             push(&mut queue, "four\nfive\nsix\n");
             assert_eq!(write(&mut queue, 22), "one\ntwo\nthree\nfour\nfiv");
-            for (unacknowledged, arrived) in [(22, 0), (19, 0), (18, 1), (17, 1), (8, 3), (4, 3), (3, 4), (0, 4)] {
+            for (unacknowledged, arrived) in
+                [(22, 0), (19, 0), (18, 1), (17, 1), (8, 3), (4, 3), (3, 4), (0, 4)]
+            {
                 queue.acknowledged(unacknowledged);
                 assert_eq!(queue.arrived(), arrived, "{unacknowledged}");
             }

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 use rustix::net::{RecvFlags, recv};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 
 use crate::load::{Load, listen};
 use crate::meter::{Cpu, Percentiles, Sample};
@@ -52,26 +55,35 @@ pub(crate) fn fan_out_paced(load: &Load) -> Sample {
         let data = epoll::EventData::new_u64(nth as u64);
         epoll::add(&epoll, reader, data, epoll::EventFlags::IN).expect("an entry");
     }
-    let (every, mut due, mut took) = (Duration::from_millis(1), Vec::new(), Vec::new());
-    let (cpu, begun) = (Cpu::of(load.relay_pid), Instant::now());
+    let every = Duration::from_millis(1);
+    // A wait of epoll's own would be rounded up to whole milliseconds, and one that never sleeps could not go before
+    // all else that the machine does (chrt -f).
+    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).expect("a timer");
+    let tick = Timespec { tv_sec: 0, tv_nsec: every.as_nanos() as i64 };
+    let ticks = Itimerspec { it_interval: tick, it_value: tick };
+    epoll::add(&epoll, &timer, epoll::EventData::new_u64(TICK), epoll::EventFlags::IN).expect("an entry");
+    let (mut due, mut took) = (Vec::new(), Vec::new());
     let mut line = [b'a'; 64];
     line[63] = b'\n';
     let mut buffer = [0; 1 << 16];
-    let mut next = begun;
+    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &ticks).expect("a time");
+    let (cpu, begun) = (Cpu::of(load.relay_pid), Instant::now());
+    let mut next = begun + every;
     while begun.elapsed().as_secs_f64() < load.seconds {
-        let now = Instant::now();
-        if now >= next {
-            sender.write_all(&line).expect("a hub takes a line");
-            due.push(next);
-            next += every;
-        }
         let mut events = Vec::with_capacity(256);
-        // It never sleeps: a wait is rounded up to whole milliseconds, which would be the sender's and not the hub's.
-        let limit = rustix::event::Timespec::default();
-        if epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&limit)).is_err() {
+        if epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None).is_err() {
             continue;
         }
         for event in events {
+            if event.data.u64() == TICK {
+                rustix::io::read(&timer, &mut buffer).expect("it has ticked");
+                while next <= Instant::now() {
+                    sender.write_all(&line).expect("a hub takes a line");
+                    due.push(next);
+                    next += every;
+                }
+                continue;
+            }
             let (reader, bytes) = &mut readers[event.data.u64() as usize];
             let count = reader.read(&mut buffer).expect("the hub goes on");
             assert!(count > 0, "the hub has closed");
@@ -226,6 +238,8 @@ impl Lines {
     }
 }
 
+/// What the timer is called among the readers.
+const TICK: u64 = u64::MAX;
 /// How long a hub has to accept all, which nobody may miss the beginning of.
 const SETTLE: Duration = Duration::from_millis(200);
 /// How long a crowd sends before it is counted.

@@ -143,7 +143,11 @@ fn plan(words: &[&str]) -> Plan {
     let mut plan = Plan {
         rounds: 5,
         seconds: 1.0,
-        peers: [&peers::ALL[..11], peers::HUBS, peers::PUBLISHERS].concat().into_iter().map(str::to_owned).collect(),
+        peers: [&peers::ALL[..11], peers::HUBS, peers::PUBLISHERS]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
         rows: ROWS.iter().collect(),
         free: false,
         quartile: false,
@@ -229,11 +233,7 @@ fn start_all(plan: &Plan, row: &Row, ground: &Ground) -> Vec<Peer> {
         Some("publish") => peers::PUBLISHERS.contains(&name.as_str()),
         _ => ![peers::HUBS, peers::PUBLISHERS].concat().contains(&name.as_str()),
     };
-    plan.peers
-        .iter()
-        .filter(is_for_it)
-        .filter_map(start)
-        .collect()
+    plan.peers.iter().filter(is_for_it).filter_map(start).collect()
 }
 
 /// Runs the load in a process of its own, so that relays and load share nothing.

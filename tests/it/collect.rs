@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use signal_node::registry::{Accounts, ObjectKind};
 use signal_node::bus::Delivery;
+use signal_node::registry::{Accounts, ObjectKind};
 use signal_node::{Config, Event, EventBus, EventKind, EventMask, Framing, Node, RelayMode, Subscription};
 use tokio_stream::StreamExt;
 

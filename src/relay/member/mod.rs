@@ -125,7 +125,7 @@ impl Member {
         let watch = Arc::new(Watch::new(conn.record(), conn.record()));
         group.shared.sweep.add(Arc::clone(&watch), limits);
         // So that the kernel does not hide megabytes behind the queue's limit.
-        conn.limit_unsent(UNSENT);
+        conn.limit_unsent(x_unsent());
         if mailbox.framing != Framing::Raw {
             conn.limit_silence(SILENCE);
         }
@@ -446,6 +446,10 @@ fn taken<'a>(slices: &'a [IoSlice<'_>], mut bytes: usize) -> impl Iterator<Item 
     })
 }
 
+fn x_unsent() -> u32 {
+    static X: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    *X.get_or_init(|| std::env::var("X_UNSENT").ok().and_then(|t| t.parse().ok()).unwrap_or(UNSENT))
+}
 fn x_read() -> usize {
     static X: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
     *X.get_or_init(|| std::env::var("X_READ").ok().and_then(|t| t.parse().ok()).unwrap_or(READ))

@@ -45,7 +45,9 @@ impl Patience {
 
 fn x_still() -> Duration {
     static X: std::sync::OnceLock<Duration> = std::sync::OnceLock::new();
-    *X.get_or_init(|| std::env::var("X_STILL").ok().and_then(|t| t.parse().ok()).map_or(STANDSTILL, Duration::from_millis))
+    *X.get_or_init(|| {
+        std::env::var("X_STILL").ok().and_then(|t| t.parse().ok()).map_or(STANDSTILL, Duration::from_millis)
+    })
 }
 /// How long a member that is behind has to catch up.
 const PATIENCE: Duration = Duration::from_millis(100);
