@@ -1,5 +1,5 @@
 //! Addresses as people write them: `9000`, `host:9001`, `[::1]:9000`,
-//! `unix:/path`, `systemd:NAME`, `stdio:`, `echo:`. Parsing touches no network; a name stays a
+//! `unix:/path`, `systemd:NAME`, `discover:PORT`, `stdio:`, `echo:`. Parsing touches no network; a name stays a
 //! name until it is bound or dialled, so that every dial resolves it again.
 
 use std::fmt;
@@ -17,6 +17,8 @@ use std::str::FromStr;
 /// | `host:9000` | every address of the name | its addresses, raced |
 /// | `unix:/path` | a Unix stream socket | the same |
 /// | `systemd:NAME`, `systemd:` | the socket of that name, or the first, that the service manager passed | refused |
+/// | `discover:PORT` | refused | who answers a broadcast to that UDP port, at the TCP port it says |
+/// | `discover:HOST:PORT` | refused | the same, asking that host, or that broadcast address |
 /// | `stdio:` or `-` | standard input and output | the same |
 /// | `echo:` | refused | a built-in service that sends everything back |
 ///
@@ -36,6 +38,13 @@ pub enum Address {
     /// The sockets of this name that a service manager has passed to this
     /// process (`LISTEN_FDS`); with an empty name the first.
     Systemd(String),
+    /// Whoever answers when asked for its TCP port, anew for each dial.
+    Discover {
+        /// Who is asked; [`Host::Any`] stands for everyone on the networks of this machine.
+        host: Host,
+        /// The UDP port on which they are asked.
+        port: u16,
+    },
     /// The standard input and output of this process.
     Stdio,
     /// The echo service inside this process.
@@ -95,9 +104,13 @@ impl Address {
     /// Checks that one can listen here.
     ///
     /// # Errors
-    /// `echo:` answers only those who connect to it.
+    /// `echo:` answers only those who connect to it, and `discover:` finds those who listen.
     pub fn check_listen(&self) -> Result<(), AddressError> {
         match self {
+            Self::Discover { .. } => fault(
+                "`discover:` finds somebody to connect to",
+                "listen on a port, and announce it with a [discovery.ID]",
+            ),
             Self::Echo => fault("`echo:` can only be connected to", "try `--listen 9000 --connect echo:`"),
             _ => Ok(()),
         }
@@ -109,7 +122,7 @@ impl Address {
     /// Port 0, the unspecified addresses, multicast and broadcast name no peer, and passed sockets have none.
     pub fn check_connect(&self) -> Result<(), AddressError> {
         let (host, port) = match self {
-            Self::Tcp { host, port } => (host, port),
+            Self::Tcp { host, port } | Self::Discover { host, port } => (host, port),
             Self::Systemd(_) => {
                 return fault(
                     "`systemd:` is a socket to listen on",
@@ -122,6 +135,8 @@ impl Address {
             return fault("port 0 cannot be connected to", "write the port the peer listens on");
         }
         match host {
+            // Everyone on a network can be asked, and not connected to.
+            Host::Ip(ip) if *ip == Ipv4Addr::BROADCAST && matches!(self, Self::Discover { .. }) => Ok(()),
             Host::Ip(ip) => connectable(*ip),
             _ => Ok(()),
         }
@@ -164,16 +179,21 @@ impl FromStr for Address {
         if let Some(name) = text.strip_prefix("systemd:") {
             return systemd(name);
         }
+        if let Some(asked) = text.strip_prefix("discover:") {
+            return discover(asked);
+        }
         let rest = text.strip_prefix("tcp://").unwrap_or(text);
         if let Some((scheme, target)) = rest.split_once("://") {
             let target = target.split('/').next().unwrap_or_default();
-            let hint =
-                if matches!(scheme, "http" | "https" | "ws" | "wss" | "ftp" | "ssh") && !target.is_empty() {
-                    let port = if target.contains(':') { "" } else { ":PORT" };
-                    format!("write `{target}{port}` without `{scheme}://`")
-                } else {
-                    "write HOST:PORT, unix:/path, systemd:NAME, stdio: or echo:".into()
-                };
+            let hint = if scheme == "tls" {
+                "write HOST:PORT here, and beside it tls = \"ID\" for a [tls.ID]".into()
+            } else if matches!(scheme, "http" | "https" | "ws" | "wss" | "ftp" | "ssh") && !target.is_empty()
+            {
+                let port = if target.contains(':') { "" } else { ":PORT" };
+                format!("write `{target}{port}` without `{scheme}://`")
+            } else {
+                "write HOST:PORT, unix:/path, systemd:NAME, discover:PORT, stdio: or echo:".into()
+            };
             return fault(format!("`{scheme}://` is not an address form of this program"), hint);
         }
         tcp(rest)
@@ -217,6 +237,17 @@ fn systemd(name: &str) -> Result<Address, AddressError> {
         );
     }
     Ok(Address::Systemd(name.to_owned()))
+}
+
+fn discover(text: &str) -> Result<Address, AddressError> {
+    match tcp(text) {
+        Ok(Address::Tcp { host, port }) => Ok(Address::Discover { host, port }),
+        Ok(_) => unreachable!("`tcp` makes nothing else"),
+        Err(AddressError { problem, .. }) => fault(
+            format!("`discover:{}` names no UDP port to ask: {problem}", shorten(text)),
+            "write discover:4000, or discover:192.0.2.255:4000",
+        ),
+    }
 }
 
 fn tcp(text: &str) -> Result<Address, AddressError> {
@@ -366,6 +397,10 @@ impl fmt::Display for Address {
             Self::Tcp { host: Host::Name(name), port } => write!(f, "{name}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Systemd(name) => write!(f, "systemd:{name}"),
+            Self::Discover { host: Host::Any, port } => write!(f, "discover:{port}"),
+            Self::Discover { host, port } => {
+                write!(f, "discover:{}", Self::Tcp { host: host.clone(), port: *port })
+            }
             Self::Stdio => f.write_str("stdio:"),
             Self::Echo => f.write_str("echo:"),
         }
@@ -406,6 +441,11 @@ mod tests {
             ("unix:///run/x.sock", "unix:/run/x.sock"),
             ("systemd:", "systemd:"),
             ("systemd:web.socket", "systemd:web.socket"),
+            ("discover:4000", "discover:4000"),
+            ("discover:*:4000", "discover:4000"),
+            ("discover:192.0.2.255:4000", "discover:192.0.2.255:4000"),
+            ("discover:[fe80::1%lo]:4000", "discover:[fe80::1%1]:4000"),
+            ("discover:host:4000", "discover:host:4000"),
             ("-", "stdio:"),
             ("stdio:", "stdio:"),
             ("echo:", "echo:"),
@@ -448,6 +488,11 @@ mod tests {
             "unix:@name",
             "systemd:a:b",
             "systemd:ü",
+            "discover:",
+            "discover:host",
+            "discover:4000x",
+            "discover:unix:/a",
+            "discover:tcp://host:1",
             "ftp://",
             "a/b:1",
             "99999999999999999999:1",
@@ -463,12 +508,24 @@ mod tests {
     fn some_addresses_have_only_one_role() {
         let parse = |text: &str| text.parse::<Address>().unwrap();
         assert!(parse("echo:").check_listen().is_err());
-        for text in
-            ["systemd:", "host:0", "0.0.0.0:9", "[::]:9", "224.0.0.1:9", "255.255.255.255:9", "[ff02::1]:9"]
-        {
+        assert!(parse("discover:4000").check_listen().is_err());
+        for text in [
+            "systemd:",
+            "host:0",
+            "0.0.0.0:9",
+            "[::]:9",
+            "224.0.0.1:9",
+            "255.255.255.255:9",
+            "[ff02::1]:9",
+            "discover:0",
+            "discover:0.0.0.0:9",
+            "discover:224.0.0.1:9",
+        ] {
             assert!(parse(text).check_connect().is_err(), "{text}");
         }
-        for text in ["9000", "echo:", "stdio:", "unix:/a", "127.0.0.1:1"] {
+        for text in
+            ["9000", "echo:", "stdio:", "unix:/a", "127.0.0.1:1", "discover:9", "discover:255.255.255.255:9"]
+        {
             assert!(parse(text).check_connect().is_ok(), "{text}");
         }
     }

@@ -33,9 +33,10 @@ pub use self::event::{
 pub use self::flow::{Tap, TapChunk, TapDirection, TapReader};
 pub use self::framing::Framing;
 pub use self::net::{
-    AccessList, BindError, CidrError, DialError, DialOptions, Keepalive, KernelOptions, ListenOptions,
-    MessageOptions, Overflow, QueueOptions, Reconnect, ServerOptions, SocketError, SocketErrorKind,
-    SocketOptions, TcpServer, TcpSocket, inherit_sockets, server, socket,
+    AccessList, BindError, CidrError, DialError, DialOptions, DiscoveryCounts, DiscoveryOptions, Keepalive,
+    KernelOptions, ListenOptions, MessageOptions, Overflow, ProxyVersion, QueueOptions, Reconnect,
+    ServerOptions, SocketError, SocketErrorKind, SocketOptions, TcpServer, TcpSocket, TlsOptions, Via,
+    ViaError, inherit_sockets, server, socket,
 };
 pub use self::node::{Changes, Node, NodeError, Outcome, Stopper};
 pub use self::registry::Registry;
@@ -43,5 +44,5 @@ pub use self::relay::{
     BridgeOptions, JoinOn, NameFrame, Naming, Pattern, RelayMode, RelayOptions, Reply, RequestOptions,
     Strategy, Tag, TagError, TagOptions, TargetOptions, Unknown,
 };
-pub use self::script::{OnError, ScriptError, ScriptOptions, Source as ScriptSource};
+pub use self::script::{OnError, ScriptError, ScriptOptions, Setting, Source as ScriptSource};
 pub use self::signal::{Connection, Signal, SignalRef};

@@ -52,6 +52,8 @@ async fn run(subscribers: usize, read: bool) -> (Duration, Duration) {
         let burst = Instant::now();
         for _ in 0..BURST {
             black_box(&bus).emit(EventKind::NewConnection, || Event::NewConnection {
+                name: None,
+                via: None,
                 connection: id,
                 endpoint: Arc::clone(&name),
                 peer: peer.clone(),

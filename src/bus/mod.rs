@@ -155,6 +155,16 @@ impl EventBus {
         });
     }
 
+    /// Counts a connection that never became a client, and says why.
+    pub(crate) fn handshake_failed(&self, endpoint: &Arc<str>, peer: crate::event::Endpoint, error: String) {
+        self.shared.table.refused(endpoint);
+        self.emit(EventKind::HandshakeFailed, || Event::HandshakeFailed {
+            endpoint: Arc::clone(endpoint),
+            peer,
+            error,
+        });
+    }
+
     /// Ends a connection and the one it is joined to, by resets. `false`: there is none that could be ended.
     pub(crate) fn disconnect(&self, connection: ConnectionId) -> bool {
         self.shared.table.disconnect(connection)
@@ -291,7 +301,7 @@ mod tests {
         let bus = EventBus::new();
         let mut events = bus.subscribe(EventMask::ALL);
         let mut dispatcher = JoinSet::from_iter([bus.dispatcher().run()]);
-        let record = Record::accepted(&bus, &"t".into(), Endpoint::Echo, Endpoint::Echo);
+        let record = Record::accepted(&bus, &"t".into(), Endpoint::Echo, Endpoint::Echo, Default::default());
         // Looks again and again on a thread of its own, so that events come between two looks.
         let reader = std::thread::spawn(move || {
             let mut last = 0;
@@ -325,7 +335,8 @@ mod tests {
         let _events = bus.subscribe(EventMask::ALL);
         let mut dispatcher = JoinSet::from_iter([bus.dispatcher().run()]);
         for _ in 0..50_000 {
-            let record = Record::accepted(&bus, &"t".into(), Endpoint::Echo, Endpoint::Echo);
+            let record =
+                Record::accepted(&bus, &"t".into(), Endpoint::Echo, Endpoint::Echo, Default::default());
             record.add_received(1);
             record.add_sent(1);
             record.disconnected(crate::event::Reason::Closed, None, 0);

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::EventBus;
 use super::outbox::Level;
 use crate::address::Address;
-use crate::event::{ConnectionId, ConnectionMap, Endpoint, Event, EventKind, Reason, State};
+use crate::event::{ConnectionId, ConnectionMap, Endpoint, Event, EventKind, Introduction, Reason, State};
 
 /// All listeners and connections of a node.
 #[derive(Default)]
@@ -47,6 +47,8 @@ pub(crate) struct Record {
     /// The task whose end is the end of the connection, for those that were accepted.
     task: OnceLock<AbortHandle>,
     killed: AtomicBool,
+    /// What an accepted one told before; few do.
+    introduction: Option<Box<Introduction>>,
 }
 
 /// What was true of a node at one moment.
@@ -67,7 +69,7 @@ pub struct Snapshot {
 pub struct Totals {
     /// Clients accepted, or connections that were made to the target.
     pub connections: u64,
-    /// Clients that the access list refused, or dials that failed.
+    /// Clients that the access list refused, or whose handshake failed; or dials that failed.
     pub failed: u64,
     /// Bytes received from its peers.
     pub received: u64,
@@ -101,6 +103,12 @@ pub struct ConnectionSnapshot {
     pub peer: Option<Endpoint>,
     /// Our own address, once connected.
     pub local: Option<Endpoint>,
+    /// The name in a client's certificate, if it had to show one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<Arc<str>>,
+    /// The proxy that has announced a client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<Endpoint>,
     /// Its state.
     pub state: State,
     /// Bytes received so far.
@@ -206,19 +214,23 @@ impl Record {
         endpoint: &Arc<str>,
         peer: Endpoint,
         local: Endpoint,
+        introduction: Introduction,
     ) -> Arc<Self> {
-        let record = Self::enter(bus, endpoint, None, State::Connected, OnceLock::from((peer, local)));
+        let introduction = (introduction != Introduction::default()).then(|| Box::new(introduction));
+        let ends = OnceLock::from((peer, local));
+        let record = Self::enter(bus, endpoint, None, State::Connected, ends, introduction);
         bus.emit(EventKind::NewConnection, || {
             let (peer, local) = record.ends();
             let endpoint = Arc::clone(&record.endpoint);
-            Event::NewConnection { connection: record.id, endpoint, peer, local }
+            let Introduction { name, via } = record.introduction();
+            Event::NewConnection { connection: record.id, endpoint, peer, local, name, via }
         });
         record
     }
 
     /// Enters a dial into the table. It must end in `connected` or `connect_failed`.
     pub(crate) fn dialling(bus: &EventBus, endpoint: &Arc<str>, partner: Option<ConnectionId>) -> Arc<Self> {
-        Self::enter(bus, endpoint, partner, State::Unconnected, OnceLock::new())
+        Self::enter(bus, endpoint, partner, State::Unconnected, OnceLock::new(), None)
     }
 
     fn enter(
@@ -227,6 +239,7 @@ impl Record {
         partner: Option<ConnectionId>,
         state: State,
         ends: OnceLock<(Endpoint, Endpoint)>,
+        introduction: Option<Box<Introduction>>,
     ) -> Arc<Self> {
         let record = Arc::new(Self {
             id: ConnectionId::next(),
@@ -243,6 +256,7 @@ impl Record {
             sent: AtomicU64::new(0),
             task: OnceLock::new(),
             killed: AtomicBool::new(false),
+            introduction,
         });
         bus.shared.table.lock().live.insert(record.id, Arc::clone(&record));
         record
@@ -301,6 +315,7 @@ impl Record {
                 partner: self.partner(),
                 peer,
                 local,
+                name: self.name(),
                 reason,
                 received: self.received(),
                 sent: self.sent(),
@@ -368,6 +383,11 @@ impl Record {
         self.notice(EventKind::BytesWritten);
     }
 
+    /// Counts bytes that had been counted as sent as not sent after all, at the end.
+    pub(crate) fn take_back_sent(&self, bytes: u64) {
+        self.sent.store(self.sent().saturating_sub(bytes), Ordering::Relaxed);
+    }
+
     /// The peer has finished sending.
     pub(crate) fn read_finished(&self) {
         self.flush_levels(&[EventKind::ReadyRead]);
@@ -422,6 +442,10 @@ impl Record {
         &self.endpoint
     }
 
+    fn name(&self) -> Option<Arc<str>> {
+        self.introduction.as_ref()?.name.clone()
+    }
+
     /// Bytes received so far.
     pub(crate) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
@@ -447,6 +471,11 @@ impl Record {
         self.ends.get().expect("a connection that was announced has its addresses").clone()
     }
 
+    /// What a client has told about itself.
+    pub(crate) fn introduction(&self) -> Introduction {
+        self.introduction.as_deref().cloned().unwrap_or_default()
+    }
+
     fn snapshot(&self) -> ConnectionSnapshot {
         let (peer, local) = self.ends.get().cloned().unzip();
         ConnectionSnapshot {
@@ -456,6 +485,8 @@ impl Record {
             partner: self.partner(),
             peer,
             local,
+            name: self.name(),
+            via: self.introduction.as_ref().and_then(|introduction| introduction.via.clone()),
             state: self.state(),
             received: self.received(),
             sent: self.sent(),

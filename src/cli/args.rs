@@ -5,13 +5,15 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 
+use super::layers::{self, LayerArgs, Typed};
 use super::remote::Ask;
+use super::seeing::{Seeing, filter};
 use crate::address::Address;
-use crate::config::{Config, Fault, LogFormat, Origins, Place, ProgramOptions, size, socket_path};
+use crate::config::{Config, Fault, Origins, Place, size};
 use crate::net::{BindError, DialOptions, ListenOptions, MessageOptions, Overflow, QueueOptions};
 use crate::relay::{BridgeOptions, JoinOn, RelayMode, RelayOptions, Reply, Strategy};
 use crate::service::CONTROL;
@@ -22,10 +24,10 @@ use crate::service::CONTROL;
 #[command(name = "node", version, disable_help_subcommand = true, args_conflicts_with_subcommands = true)]
 #[command(after_help = EXAMPLES, max_term_width = 100)]
 pub(super) struct Args {
-    /// Listen here: 9000, 127.0.0.1:9000, `[::1]:9000`, unix:/path, stdio: (repeatable)
+    /// Listen here: 9000, 127.0.0.1:9000, `[::1]:9000`, tls://9000, unix:/path, stdio: (repeatable)
     #[arg(short, long, value_name = "ADDR", allow_negative_numbers = true)]
     listen: Vec<String>,
-    /// Connect each client to this: host:9001, 9001, unix:/path, stdio:, echo: (repeatable: the next is tried when one fails)
+    /// Connect each client to this: host:9001, 9001, tls://host:443, unix:/path, stdio:, echo: (repeatable: the next is tried when one fails)
     #[arg(long, value_name = "ADDR", allow_negative_numbers = true)]
     connect: Vec<String>,
     /// Which of several targets a client gets: failover, round_robin, least_connections [default: failover]
@@ -111,6 +113,8 @@ pub(super) struct Args {
     threads: Option<String>,
 
     #[command(flatten)]
+    layers: LayerArgs,
+    #[command(flatten)]
     seeing: Seeing,
 
     /// Print the config file that says the same, and do nothing
@@ -119,29 +123,6 @@ pub(super) struct Args {
 
     #[command(subcommand)]
     command: Option<Verb>,
-}
-
-/// What is shown of a running node, whatever made it.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub(super) struct Seeing {
-    /// Let others ask and steer this node by a Unix socket at PATH, made for this user alone
-    #[arg(long, value_name = "PATH", help_heading = "Seeing")]
-    control: Option<String>,
-    /// Show every byte on stderr: direction, time, offset, hex, text
-    #[arg(short = 'x', long, help_heading = "Seeing")]
-    hexdump: bool,
-    /// Log more; twice for everything
-    #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = "Seeing")]
-    verbose: u8,
-    /// Log only warnings and errors
-    #[arg(short, long, help_heading = "Seeing")]
-    quiet: bool,
-    /// Log by this filter instead, as in signal_node=debug
-    #[arg(long, value_name = "FILTER", env = "SIGNAL_NODE_LOG", help_heading = "Seeing")]
-    log: Option<String>,
-    /// How stderr is written; json gives one object per event [default: text]
-    #[arg(long, value_name = "FORMAT", help_heading = "Seeing")]
-    log_format: Option<LogFormat>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -170,9 +151,23 @@ enum Verb {
     Example {
         /// Which; without one they are listed
         name: Option<String>,
+        /// Write it, and the scripts and clients it comes with, into this folder
+        #[arg(long, value_name = "DIR", requires = "name")]
+        into: Option<PathBuf>,
     },
     /// Print the JSON Schema of config files, for editors
     Schema,
+    /// Make certificates for a test or a plant: a private authority, and what it signs
+    Cert {
+        /// Where they are put; an authority that is there signs
+        folder: PathBuf,
+        /// A certificate for each: a host name or an IP address, or several with commas between
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        /// For how long they are good
+        #[arg(long, value_name = "N", default_value_t = 397)]
+        days: u32,
+    },
     /// Print a page of the manual
     Help {
         /// Which page; without one they are listed
@@ -200,8 +195,16 @@ enum Verb {
 #[derive(Debug)]
 pub(super) enum Command {
     Help(Option<String>),
-    Example(Option<String>),
+    Example {
+        name: Option<String>,
+        into: Option<PathBuf>,
+    },
     Schema,
+    Cert {
+        folder: PathBuf,
+        names: Vec<String>,
+        days: u32,
+    },
     /// Print this on stdout.
     Print(String),
     Check {
@@ -298,51 +301,14 @@ fn run_files(paths: &[PathBuf], seeing: &Seeing) -> Result<Run, Vec<String>> {
     Ok(Run { config, filter, source: Source::Files(Box::new(files)) })
 }
 
-fn filter(text: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(text).map_err(|error| {
-        format!("`{}` is not a filter ({error}); write for example signal_node=debug", text.escape_debug())
-    })
-}
-
-impl Seeing {
-    /// Wins over what a file says.
-    ///
-    /// # Errors
-    /// That the control socket cannot have its path; the rest is applied all the same.
-    fn apply(&self, program: &mut ProgramOptions) -> Result<(), String> {
-        program.hexdump |= self.hexdump;
-        if let Some(format) = self.log_format {
-            program.log_format = format;
-        }
-        match (&self.log, self.verbose) {
-            (Some(filter), _) => program.log = filter.clone(),
-            _ if self.quiet => program.log = "signal_node=warn".into(),
-            (None, 0) => {}
-            (None, 1) => program.log = "signal_node=debug".into(),
-            (None, _) => program.log = "signal_node=trace".into(),
-        }
-        if let Some(path) = &self.control {
-            // As in a file.
-            program.control = if path == "off" { None } else { Some(socket_path(path)?) };
-        }
-        Ok(())
-    }
-
-    /// Where the filter was written.
-    fn log_source(&self) -> &'static str {
-        let typed = std::env::args_os()
-            .any(|arg| matches!(arg.to_str(), Some(arg) if arg == "--log" || arg.starts_with("--log=")));
-        if typed { "--log" } else { "SIGNAL_NODE_LOG" }
-    }
-}
-
 impl Args {
     /// What was meant, or everything that is wrong with it, a line each.
     pub(super) fn meaning(self) -> Result<Command, Vec<String>> {
         match self.command {
             Some(Verb::Help { topic }) => return Ok(Command::Help(topic)),
-            Some(Verb::Example { name }) => return Ok(Command::Example(name)),
+            Some(Verb::Example { name, into }) => return Ok(Command::Example { name, into }),
             Some(Verb::Schema) => return Ok(Command::Schema),
+            Some(Verb::Cert { folder, names, days }) => return Ok(Command::Cert { folder, names, days }),
             Some(Verb::Run { files, seeing }) => {
                 return run_files(&files, &seeing).map(|run| Command::Run(Box::new(run)));
             }
@@ -427,8 +393,9 @@ impl Args {
 
     /// The relay, its listeners and targets, with their options.
     fn relay(&self, meaning: &mut Meaning) -> Config {
-        let mut from = meaning.all("--listen", &self.listen);
-        let mut to = meaning.all("--connect", &self.connect);
+        let typed = (Typed::new(&self.listen), Typed::new(&self.connect));
+        let mut from = meaning.all("--listen", &typed.0.addresses);
+        let mut to = meaning.all("--connect", &typed.1.addresses);
         let mode = self.mode.unwrap_or_default();
         // A lone --listen or --connect is joined with this terminal.
         for (end, other) in [(&self.listen, &mut from), (&self.connect, &mut to)] {
@@ -503,12 +470,16 @@ impl Args {
             relay.tags.name = name;
         }
         config.relay.values_mut().for_each(|one| one.options = relay.clone());
+        self.layers.apply(&mut config, &typed.0, &typed.1, meaning);
         config
     }
 }
 
 /// The option that sets this part of the config.
 pub(super) fn option(place: &Place) -> &'static str {
+    if let Some(option) = layers::option(place) {
+        return option;
+    }
     match (place.table, place.key) {
         (_, "max_connections") => "--max-connections",
         (_, "shutdown_grace") => "--shutdown-grace",
@@ -543,12 +514,12 @@ pub(super) fn option(place: &Place) -> &'static str {
 
 /// Collects what is wrong, so that all of it is said at once.
 #[derive(Default)]
-struct Meaning {
+pub(super) struct Meaning {
     faults: Vec<String>,
 }
 
 impl Meaning {
-    fn note<T, E: Display>(&mut self, option: &str, result: Result<T, E>) -> Option<T> {
+    pub(super) fn note<T, E: Display>(&mut self, option: &str, result: Result<T, E>) -> Option<T> {
         result.map_err(|error| self.faults.push(format!("{option}: {error}"))).ok()
     }
 

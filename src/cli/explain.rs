@@ -17,6 +17,7 @@ pub(super) fn config(config: &Config, files: &[PathBuf]) -> String {
     for (id, one) in &config.relay {
         relay(&mut out, config, id, one);
     }
+    discovery(&mut out, config);
     wires(&mut out, config);
     scripts(&mut out, config);
     let most = config.node.max_connections.unwrap_or_else(most_connections);
@@ -28,6 +29,22 @@ pub(super) fn config(config: &Config, files: &[PathBuf]) -> String {
         if config.program.threads == 1 { "" } else { "s" },
     );
     out
+}
+
+/// What tells where listeners are.
+fn discovery(out: &mut String, config: &Config) {
+    for (id, one) in &config.discovery {
+        let networks: Vec<_> = one.options.networks.allows().iter().map(ToString::to_string).collect();
+        let _ = writeln!(
+            out,
+            "\ndiscovery.{id}: tells the TCP port of {} on UDP {}, in {}; up to {} times a second, {} to one address",
+            one.listener,
+            one.bind,
+            networks.join(", "),
+            one.options.answer_rate,
+            one.options.answer_rate_per_address,
+        );
+    }
 }
 
 /// What is wired, and the steps of a run.
@@ -167,6 +184,12 @@ fn listener(id: &str, listener: &ListenConfig) -> String {
     if let Some(most) = listener.options.max_connections {
         let _ = write!(text, "; up to {most} at once");
     }
+    if let Some(tls) = &listener.tls {
+        let _ = write!(text, "; by TLS as tls.{tls}");
+    }
+    if listener.options.accept_proxy {
+        let _ = write!(text, "; announced by proxies of {}", list(&listener.options.trusted));
+    }
     messages(&mut text, &listener.options.messages);
     text
 }
@@ -179,6 +202,15 @@ fn client(id: &str, client: &ClientConfig) -> String {
     };
     if let Some(source) = client.options.source {
         let _ = write!(text, " from {source}");
+    }
+    if let Some(proxy) = &client.proxy {
+        let _ = write!(text, " through {proxy}");
+    }
+    if let Some(tls) = &client.tls {
+        let _ = write!(text, " by TLS as tls.{tls}");
+    }
+    if let Some(version) = client.options.send_proxy {
+        let _ = write!(text, ", told by PROXY {} for whom", version.name());
     }
     let _ = write!(text, ", within {}", humantime::format_duration(client.options.connect_timeout));
     messages(&mut text, &client.options.messages);

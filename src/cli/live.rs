@@ -10,14 +10,21 @@ use crate::address::Address;
 use crate::bus::EventBus;
 use crate::config::Config;
 use crate::event::Reason;
-use crate::net::{Target, bind, check_source, dial};
+use crate::net::{DialOptions, Layers, Responder, Target, bind, check_source, dial};
+use crate::node::{Speakers, read_material};
 
 /// The results, a line each in the order of the config, and whether all is well.
 pub(super) async fn try_all(config: &Config) -> (String, bool) {
     let mut trials = JoinSet::new();
     let (listeners, clients) = (config.listen.clone(), config.client.clone());
-    let count = listeners.len() + clients.len();
+    let discoveries = config.discovery.clone();
+    let count = listeners.len() + clients.len() + discoveries.len();
     let leads = config.literal_leads();
+    let mut speakers = Speakers::default();
+    match read_material(config).await {
+        Ok(material) => _ = speakers.follow(material),
+        Err(error) => return (format!("FAILED  {error}\n"), false),
+    }
     for (nth, (id, listener)) in listeners.into_iter().enumerate() {
         trials.spawn(async move {
             let begun = Instant::now();
@@ -41,15 +48,30 @@ pub(super) async fn try_all(config: &Config) -> (String, bool) {
     let first_client = config.listen.len();
     for (nth, (id, client)) in clients.into_iter().enumerate() {
         let is_own = leads.iter().any(|(lead, _)| *lead == id);
+        let layers = speakers.layers(&client);
         trials.spawn(async move {
             let begun = Instant::now();
             let result = match &client.to {
                 Address::Stdio => Ok("is standard input and output".into()),
                 Address::Echo => Ok("is built in".into()),
                 _ if is_own => Ok("leads to a listener of this config".into()),
-                to => reach(&id, to, &client.options).await,
+                to => reach(&id, to, &client.options, layers).await,
             };
             (first_client + nth, format!("client.{id}"), result, begun.elapsed())
+        });
+    }
+    let first_discovery = first_client + config.client.len();
+    for (nth, (id, discovery)) in discoveries.into_iter().enumerate() {
+        trials.spawn(async move {
+            let begun = Instant::now();
+            let result = match Responder::bind(&id, &discovery.bind) {
+                Ok(bound) => Ok(format!("can be asked on UDP {}", bound.bound())),
+                Err(error) => {
+                    let hint = error.hint.map(|hint| format!("; try {hint}")).unwrap_or_default();
+                    Err(format!("cannot listen on {}: {}{hint}", error.address, error.source))
+                }
+            };
+            (first_discovery + nth, format!("discovery.{id}"), result, begun.elapsed())
         });
     }
     let mut results = Vec::with_capacity(count);
@@ -69,13 +91,13 @@ pub(super) async fn try_all(config: &Config) -> (String, bool) {
     (out, all_work)
 }
 
-async fn reach(id: &str, to: &Address, options: &crate::net::DialOptions) -> Result<String, String> {
+async fn reach(id: &str, to: &Address, options: &DialOptions, layers: Layers) -> Result<String, String> {
     if let Some(source) = options.source
         && let Err(error) = check_source(source)
     {
         return Err(format!("cannot connect from {source}: {error}; try an address of this machine"));
     }
-    let target = Target::new(id.into(), to.clone());
+    let target = Target::new(id.into(), to.clone()).through(layers);
     // Nobody listens to this bus.
     let bus = EventBus::new();
     match dial(&target, options, &[], &bus, None).await {

@@ -2,11 +2,17 @@
 //! signals stop it. Data goes to stdout, everything else to stderr.
 
 mod args;
+#[cfg(feature = "tls")]
+mod cert;
+#[cfg(not(feature = "tls"))]
+#[path = "cert_absent.rs"]
+mod cert;
 mod documents;
 mod dump;
 mod example;
 mod explain;
 mod faults;
+mod layers;
 mod live;
 mod owner;
 mod passwd;
@@ -15,6 +21,7 @@ mod remote;
 mod report;
 mod schema;
 mod screen;
+mod seeing;
 mod words;
 mod writer;
 
@@ -61,12 +68,21 @@ pub fn main() -> ExitCode {
     match args.meaning() {
         Err(faults) => refuse(&faults, typed_json()),
         Ok(Command::Help(topic)) => help(topic.as_deref()),
-        Ok(Command::Example(None)) => print(&example::list()),
-        Ok(Command::Example(Some(name))) => match example::named(&name) {
+        Ok(Command::Example { name: None, .. }) => print(&example::list()),
+        Ok(Command::Example { name: Some(name), into: None }) => match example::named(&name) {
             Ok(text) => print(text),
             Err(fault) => refuse(&[fault], false),
         },
+        Ok(Command::Example { name: Some(name), into: Some(folder) }) => match example::write(&name, &folder)
+        {
+            Ok(text) => print(&text),
+            Err(fault) => refuse(&[fault], false),
+        },
         Ok(Command::Schema) => print(&schema::text()),
+        Ok(Command::Cert { folder, names, days }) => match cert::make(&folder, &names, days) {
+            Ok(text) => print(&text),
+            Err(fault) => refuse(&[format!("cert: {fault}")], false),
+        },
         Ok(Command::Print(text)) => print(&text),
         Ok(Command::Check { config, live: true, .. }) => try_all(&config),
         Ok(Command::Check { config, files, .. }) => print(&explain::config(&config, &files)),

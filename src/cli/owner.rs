@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::args::Source;
@@ -25,6 +25,7 @@ pub(super) struct Owner {
     supervisor: Supervisor,
     control: Option<ControlThread>,
     orders: mpsc::Receiver<Order>,
+    quit: watch::Receiver<Option<u8>>,
     /// Whoever types has nothing to wait for.
     typed: bool,
     stopping: bool,
@@ -42,6 +43,8 @@ struct Again {
 enum Call {
     Signal(Caught),
     Order(Order),
+    /// The slot `node.quit` was called.
+    Quit,
 }
 
 impl Owner {
@@ -55,7 +58,8 @@ impl Owner {
         typed: bool,
     ) -> Self {
         let (stopping, waiting) = (false, Vec::new());
-        Self { node, source, signals, supervisor, control, orders, typed, stopping, waiting }
+        let quit = node.registry().watch_quit();
+        Self { node, source, signals, supervisor, control, orders, quit, typed, stopping, waiting }
     }
 
     /// Runs the node until it is done or was told to stop, and yields the exit code.
@@ -88,6 +92,8 @@ impl Owner {
         loop {
             tokio::select! {
                 biased;
+                // Before the node itself obeys, which may be done at once.
+                () = asked(&mut self.quit), if !self.stopping => return Some(Call::Quit),
                 () = self.node.served(), if !is_idle => {
                     if !self.can_open_again() {
                         return None;
@@ -118,7 +124,7 @@ impl Owner {
                 return self.reload().await;
             }
             Call::Signal(Caught::Stop) if self.stopping => self.node.stopper().now(),
-            Call::Signal(Caught::Stop) => _ = self.stop(None).await,
+            Call::Signal(Caught::Stop) | Call::Quit => _ = self.stop(None).await,
             // Whoever asked may have gone.
             Call::Order(Order::Stop(grace, reply)) => _ = reply.send(Ok(self.stop(grace).await)),
         }
@@ -204,6 +210,12 @@ impl Owner {
         }
         json!({ "clients": clients, "grace": grace_time })
     }
+}
+
+/// Waits until the node is asked to quit by a slot. Cancel safe.
+async fn asked(quit: &mut watch::Receiver<Option<u8>>) {
+    // The node has the sender.
+    let _ = quit.wait_for(Option::is_some).await;
 }
 
 /// What a control client is told of a reload.

@@ -96,6 +96,7 @@ impl Reporter {
             endpoint,
             partner,
             peer,
+            name,
             reason,
             received,
             sent,
@@ -118,7 +119,10 @@ impl Reporter {
         if let Some(client) = partner {
             self.targets.insert(*client, peer.to_string());
             // The target's end is news only if it is the cause.
-            if matches!(reason, Reason::Reset | Reason::TimedOut | Reason::Failed | Reason::Aborted) {
+            if matches!(
+                reason,
+                Reason::Reset | Reason::TimedOut | Reason::Failed | Reason::Aborted | Reason::Truncated
+            ) {
                 info!(%connection, %endpoint, partner = client.get(), %peer, %duration, received, sent, unsent, %reason, error, "target disconnected");
             } else {
                 debug!(%connection, %endpoint, partner = client.get(), %peer, %duration, received, sent, unsent, %reason, "target disconnected");
@@ -132,7 +136,8 @@ impl Reporter {
                 .say(Line { what: "clients reset", endpoint, cause: "no target could be reached" }, OFTEN);
             return;
         }
-        info!(%connection, %endpoint, %peer, target, %duration, received, sent, unsent, %reason, error, "disconnected");
+        let name = name.as_deref();
+        info!(%connection, %endpoint, %peer, name, target, %duration, received, sent, unsent, %reason, error, "disconnected");
     }
 
     /// Tells whether this is the far end of the one conversation.
@@ -186,18 +191,24 @@ impl Reporter {
                 let line = Line { what: "clients refused", endpoint, cause: cause.words() };
                 self.limiter.say(line, OFTEN);
             }
+            Event::HandshakeFailed { endpoint, peer, error } => {
+                debug!(%endpoint, %peer, error, "handshake failed");
+                self.limiter
+                    .say(Line { what: "clients with a failed handshake", endpoint, cause: error }, OFTEN);
+            }
             Event::ConnectFailed { endpoint, target, error, .. } => {
                 let cause = format!("{target}: {error}");
                 self.limiter.say(Line { what: "cannot connect", endpoint, cause: &cause }, OFTEN);
             }
-            Event::NewConnection { connection, endpoint, peer, local } if self.talks(peer) => {
+            Event::NewConnection { connection, endpoint, peer, local, .. } if self.talks(peer) => {
                 info!(%connection, %endpoint, %peer, %local, "somebody connected");
             }
             Event::Connected { connection, endpoint, peer, local, .. } if self.talks(peer) => {
                 info!(%connection, %endpoint, %peer, %local, "connected");
             }
-            Event::NewConnection { connection, endpoint, peer, local } => {
-                debug!(%connection, %endpoint, %peer, %local, "new connection");
+            Event::NewConnection { connection, endpoint, peer, local, name, via } => {
+                let (name, via) = (name.as_deref(), via.as_ref().map(ToString::to_string));
+                debug!(%connection, %endpoint, %peer, %local, name, via, "new connection");
             }
             Event::Connected { connection, endpoint, partner, peer, local } => {
                 debug!(%connection, %endpoint, partner = number(*partner), %peer, %local, "connected");
@@ -261,6 +272,7 @@ fn is_fault(event: &Event) -> bool {
                     | Reason::MalformedFrame
                     | Reason::TruncatedFrame
                     | Reason::StalledFrame
+                    | Reason::Truncated
             );
             *unsent > 0 || is_of_messages
         }
@@ -384,6 +396,7 @@ const USUAL: &[EventKind] = &[
     EventKind::AcceptError,
     EventKind::AcceptPaused,
     EventKind::AcceptRejected,
+    EventKind::HandshakeFailed,
     EventKind::ConnectFailed,
     EventKind::ErrorOccurred,
     EventKind::Disconnected,
@@ -397,6 +410,7 @@ const TALK: &[EventKind] = &[
     EventKind::Listening,
     EventKind::AcceptError,
     EventKind::AcceptRejected,
+    EventKind::HandshakeFailed,
     EventKind::NewConnection,
     EventKind::Connected,
     EventKind::ConnectFailed,

@@ -4,12 +4,14 @@ use serde_json::{Map, Value, json};
 
 use crate::address::Address;
 use crate::config::keys::{self, Key};
-use crate::config::{ClientConfig, Config, ListenConfig, RelayConfig, ScriptConfig};
+use crate::config::{ClientConfig, Config, DiscoveryConfig, ListenConfig, RelayConfig, ScriptConfig};
+use crate::net::TlsOptions;
 use crate::wiring::{StepOptions, TimerOptions, WireOptions};
 
 /// The schema, indented.
 pub(super) fn text() -> String {
     let (listen, client) = (ListenConfig::new(Address::Stdio), ClientConfig::new(Address::Stdio));
+    let discovery = DiscoveryConfig::new(Address::Stdio, "");
     let schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A config of signal-node",
@@ -24,6 +26,8 @@ pub(super) fn text() -> String {
             },
             "listen": objects(table("A listener", &keys::listen(), &listen)),
             "client": objects(table("A target", &keys::client(), &client)),
+            "tls": objects(table("How TLS is spoken", &keys::tls(), &TlsOptions::default())),
+            "discovery": objects(table("What tells where a listener is", &keys::discovery(), &discovery)),
             "timer": objects(table("What fires after a time", &keys::timer(), &TimerOptions::default())),
             "script": objects(table("Functions in Luau", &keys::script(), &ScriptConfig::default())),
             "connect": list(table("A wire from a signal to a slot", &keys::connect(), &WireOptions::default())),

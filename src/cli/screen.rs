@@ -42,7 +42,11 @@ pub(super) fn status(answer: &Value) -> String {
             count("failed"),
             bytes("received"),
             bytes("sent"),
-            if object["kind"] == "listener" { names(&object["addresses"]) } else { plain(&object["to"]) },
+            match object["kind"].as_str() {
+                Some("listener") => names(&object["addresses"]),
+                Some("discovery") => plain(&object["address"]),
+                _ => plain(&object["to"]),
+            },
         ]);
     }
     for (name, totals) in answer["removed"].as_object().into_iter().flatten() {
@@ -79,6 +83,35 @@ pub(super) fn status(answer: &Value) -> String {
         ]);
     }
     if collects {
+        let _ = write!(page, "\n{table}");
+    }
+
+    let mut table = Table::new(&[
+        "DISCOVERY",
+        "FOR",
+        ">ANSWERED",
+        ">FOREIGN",
+        ">MALFORMED",
+        ">LIMITED",
+        ">CLOSED",
+        ">FAILED",
+    ]);
+    let mut tells = false;
+    for discovery in objects.iter().filter(|object| object["kind"] == "discovery") {
+        let count = |key: &str| discovery["requests"][key].to_string();
+        tells = true;
+        table.row([
+            plain(&discovery["object"]),
+            plain(&discovery["for"]),
+            count("answered"),
+            count("foreign"),
+            count("malformed"),
+            count("limited"),
+            count("closed"),
+            count("failed"),
+        ]);
+    }
+    if tells {
         let _ = write!(page, "\n{table}");
     }
 

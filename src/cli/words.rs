@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use crate::config::LogFormat;
-use crate::net::Overflow;
+use crate::net::{Overflow, ProxyVersion};
 use crate::relay::{JoinOn, RelayMode, Reply, Strategy};
 
 macro_rules! words {
@@ -21,4 +21,4 @@ macro_rules! words {
     };
 }
 
-words!(RelayMode, Strategy, JoinOn, Reply, Overflow, LogFormat);
+words!(RelayMode, Strategy, JoinOn, Reply, Overflow, ProxyVersion, LogFormat);

@@ -34,9 +34,12 @@ impl Config {
             self.check_relay(id, relay, &mut taken, &mut faults);
         }
         self.check_ends(&mut faults);
+        faults.0.extend(self.check_discovery());
         faults.0.extend(self.check_messages());
+        faults.0.extend(self.check_layers());
         faults.0.extend(self.check_waiting());
         faults.0.extend(self.check_wires());
+        faults.0.extend(self.check_via());
         faults.0.extend(self.check_scripts());
         faults.0.extend(self.circles(&self.literal_leads()));
         faults.0
@@ -55,6 +58,7 @@ impl Config {
             let text = "no relay leads here, and no wire; name it in the `to` of a relay, or remove it";
             faults.add(Place::new("client", id, ""), text);
         }
+        faults.0.extend(self.unused_tls());
         for id in self.timer.keys().filter(|id| !used.contains(id.as_str())) {
             let text = "nothing hears it; wire its signal `timeout`, or remove it";
             faults.add(Place::new("timer", id, ""), text);
@@ -71,13 +75,17 @@ impl Config {
             ("listen", self.listen.keys().collect::<Vec<_>>()),
             ("client", self.client.keys().collect()),
             ("relay", self.relay.keys().collect()),
+            ("discovery", self.discovery.keys().collect()),
             ("timer", self.timer.keys().collect()),
             ("script", self.script.keys().collect()),
+            ("tls", self.tls.keys().collect()),
         ];
         for (nth, (table, ids)) in tables.iter().enumerate() {
             for id in ids {
                 let place = Place::new(table, id, "");
-                if let Some((other, _)) = tables[..nth].iter().find(|(_, others)| others.contains(id)) {
+                // A [tls.ID] is no object, and may be called like one.
+                let mut others = tables[..nth].iter().filter(|_| *table != "tls");
+                if let Some((other, _)) = others.find(|(_, others)| others.contains(id)) {
                     faults.add(place, format!("there is {other}.{id} already; give one another name"));
                 } else if TAKEN.contains(&id.as_str()) {
                     faults.add(place, format!("`{id}` is taken by the node itself; choose another name"));
@@ -290,7 +298,7 @@ impl Config {
     }
 
     /// What is wrong with a name in a relay that leads nowhere.
-    fn unknown(&self, key: &str, name: &str) -> String {
+    pub(super) fn unknown(&self, key: &str, name: &str) -> String {
         let listeners: Vec<_> = self.listen.keys().map(String::as_str).collect();
         let clients: Vec<_> = self.client.keys().map(String::as_str).collect();
         let (is, table, right, other, wrong) = match key {
@@ -354,7 +362,7 @@ fn is_name(text: &str) -> bool {
 }
 
 /// Tells whether two listeners would be bound to the same.
-fn clash(a: &Address, b: &Address) -> bool {
+pub(super) fn clash(a: &Address, b: &Address) -> bool {
     match (a, b) {
         (Address::Tcp { port: 0, .. }, _) | (_, Address::Tcp { port: 0, .. }) => false,
         (Address::Tcp { host: a, port }, Address::Tcp { host: b, port: other }) => {
@@ -383,7 +391,11 @@ fn plain(path: &Path) -> PathBuf {
 fn port(address: &Address) -> Option<u16> {
     match address {
         Address::Tcp { port, .. } => Some(*port),
-        Address::Unix(_) | Address::Systemd(_) | Address::Stdio | Address::Echo => None,
+        Address::Unix(_)
+        | Address::Systemd(_)
+        | Address::Discover { .. }
+        | Address::Stdio
+        | Address::Echo => None,
     }
 }
 
@@ -426,9 +438,15 @@ fn check_source(source: IpAddr, to: &Address, place: Place, faults: &mut Faults)
         let text = format!("{source} is not the address of one interface; write one of this machine");
         faults.add(place.clone(), text);
     }
-    if let Address::Tcp { host: Host::Ip(ip), .. } = to
-        && ip.is_ipv4() != source.is_ipv4()
-    {
+    // A broadcast is of IPv4.
+    let is_ipv4 = match to {
+        Address::Tcp { host: Host::Ip(ip), .. } | Address::Discover { host: Host::Ip(ip), .. } => {
+            ip.is_ipv4()
+        }
+        Address::Discover { host: Host::Any, .. } => true,
+        _ => return,
+    };
+    if is_ipv4 != source.is_ipv4() {
         faults.add(place, format!("{to} cannot be reached from {source}; use addresses of one family"));
     }
 }
@@ -446,7 +464,7 @@ fn kernel_faults(
     ];
     let mut given = vec![("interface", options.interface.is_some()), ("tos", options.tos.is_some())];
     given.extend(buffers.map(|(key, size)| (key, size.is_some())));
-    if !matches!(address, Address::Tcp { .. } | Address::Systemd(_)) {
+    if !matches!(address, Address::Tcp { .. } | Address::Systemd(_) | Address::Discover { .. }) {
         for (key, _) in given.into_iter().filter(|(_, is_given)| *is_given) {
             faults.add(at(key), format!("{address} is no network address, and has none; remove it"));
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::check::LONGEST;
-use super::{Config, Fault, Place, RelayConfig};
+use super::{ClientConfig, Config, Fault, Place, RelayConfig};
 use crate::address::Address;
 use crate::nearest::{did_you_mean, quoted};
 use crate::net::Overflow;
@@ -47,6 +47,7 @@ impl Config {
             _ if self.listen.contains_key(object) => Some(Of::Listener),
             _ if self.client.contains_key(object) => Some(Of::Client),
             _ if self.relay.contains_key(object) => Some(Of::Relay),
+            _ if self.discovery.contains_key(object) => Some(Of::Discovery),
             _ if self.timer.contains_key(object) => Some(Of::Timer),
             _ if self.scripts().any(|script| script == object) => Some(Of::Script),
             _ => None,
@@ -188,16 +189,18 @@ impl Config {
         for (id, listener) in self.listen.iter().filter(|(id, _)| self.is_wired(id)) {
             let at = |key| Place::new("listen", id, key);
             if listener.bind == Address::Stdio {
-                let text = "stdio: is one conversation, which a relay has; name it in one, and in no wire";
+                let text = "stdio: is no listener for wires; write [client.ID] with to = \"stdio:\"";
                 faults.push(Fault { place: at("bind"), text: text.into() });
             }
             super::messages::check(&wired(), &listener.options.messages, true, &at, faults);
         }
         for (id, client) in self.client.iter().filter(|(id, _)| self.is_wired(id)) {
             let at = |key| Place::new("client", id, key);
-            if client.to == Address::Stdio {
-                let text = "stdio: is one conversation, which a relay has; name it in one, and in no wire";
-                faults.push(Fault { place: at("to"), text: text.into() });
+            if client.to == Address::Stdio
+                && let Some(other) = self.other_terminal(id)
+            {
+                let text = format!("stdio: is {other} already, and there is only one; remove one");
+                faults.push(Fault { place: at("to"), text });
             }
             super::messages::check(&wired(), &client.options.messages, false, &at, faults);
             if client.options.messages.queue.overflow == Some(Overflow::Disconnect) {
@@ -205,6 +208,16 @@ impl Config {
                 faults.push(Fault { place: at("queue_overflow"), text: text.into() });
             }
         }
+    }
+
+    /// Whoever else has standard input and output: a relay, or a client before this one.
+    fn other_terminal(&self, client: &str) -> Option<String> {
+        let relay = self.relay.iter().find(|(_, relay)| self.is_conversation(relay));
+        let is_other = |(id, other): &(&String, &ClientConfig)| {
+            id.as_str() < client && other.to == Address::Stdio && self.is_wired(id)
+        };
+        let other = || self.client.iter().find(is_other).map(|(id, _)| format!("client.{id}"));
+        relay.map(|(id, _)| format!("one end of relay.{id}")).or_else(other)
     }
 
     /// The signal of this name; nothing for one that a script may emit.
@@ -275,6 +288,12 @@ impl Config {
         })
     }
 
+    /// Whether a filter of messages has what it needs.
+    pub(super) fn message_filter(&self, filter: &Filter, object: &str) -> Result<(), String> {
+        let signal = Signal::find(Of::Listener, "message_received").ok();
+        self.filter(filter, &Carries { signal, object })
+    }
+
     fn filter(&self, filter: &Filter, carries: &Carries<'_>) -> Result<(), String> {
         match filter {
             Filter::Template(template) => self.template(template, carries),
@@ -319,9 +338,12 @@ impl Config {
             let Some(signal) = carries.signal else { continue };
             let is_there = match name {
                 Name::Data => signal.has_data(),
-                Name::ConnectionId | Name::ConnectionPeer | Name::ConnectionLocal | Name::ConnectionLabel => {
-                    signal.has_connection
-                }
+                Name::ConnectionId
+                | Name::ConnectionPeer
+                | Name::ConnectionLocal
+                | Name::ConnectionLabel
+                | Name::ConnectionCertificate
+                | Name::ConnectionVia => signal.has_connection,
                 Name::Carried(name) => signal.carries.contains(&&**name),
                 Name::Signal | Name::Time | Name::Of { .. } => true,
             };

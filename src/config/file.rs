@@ -16,9 +16,10 @@ use super::keys::{self, Key};
 use super::kinds::unknown_key;
 use super::origin::{Origins, Spot};
 use super::syntax;
-use super::{ClientConfig, Config, ListenConfig, Place, RelayConfig, ScriptConfig};
+use super::{ClientConfig, Config, DiscoveryConfig, ListenConfig, Place, RelayConfig, ScriptConfig};
 use crate::address::Address;
 use crate::nearest::did_you_mean;
+use crate::net::TlsOptions;
 use crate::wiring::{StepOptions, TimerOptions, WireOptions};
 
 /// Files that are no config: everything that is wrong with them, a line each,
@@ -148,6 +149,7 @@ impl Reading {
         for (file, table) in tables.iter().enumerate() {
             self.tables(file, table);
         }
+        self.order_scripts();
         let mut faults = self.config.check_parts();
         if self.faults.is_empty() && faults.is_empty() {
             faults = self.config.unused();
@@ -163,6 +165,18 @@ impl Reading {
                 self.faults.push((self.origins.spot(&fault.place), fault.to_string()));
             }
         }
+    }
+
+    /// Remembers which wires stand before which scripts.
+    fn order_scripts(&mut self) {
+        let spot = |table, id: &str| self.origins.spot(&Place::new(table, id, ""));
+        let wires: Vec<_> =
+            (1..=self.config.connect.len()).map(|nth| spot("connect", &nth.to_string())).collect();
+        let mut scripts: Vec<_> =
+            self.config.script.keys().map(|id| (spot("script", id), id.clone())).collect();
+        scripts.sort();
+        let before = |script: Spot| wires.iter().filter(|wire| **wire < script).count();
+        self.config.between = scripts.into_iter().map(|(spot, id)| (before(spot), id)).collect();
     }
 
     fn fault(&mut self, file: usize, span: &Range<usize>, text: impl Into<String>) {
@@ -232,8 +246,8 @@ impl Reading {
             let table = TABLES.iter().find(|table| **table == name.get_ref().as_ref());
             let Some(table) = table else {
                 let hint = did_you_mean(&shown, TABLES.into_iter()).unwrap_or_else(|| {
-                    "; the tables are [node], [vars], [listen.ID], [client.ID], [relay.ID], [timer.ID], \
-                     [script.ID], [[connect]] and [[step]]"
+                    "; the tables are [node], [vars], [listen.ID], [client.ID], [relay.ID], [tls.ID], \
+                     [discovery.ID], [timer.ID], [script.ID], [[connect]] and [[step]]"
                         .into()
                 });
                 self.fault(file, &span, format!("{shown}: there is no such table{hint}"));
@@ -322,6 +336,16 @@ impl Reading {
                 let mut client = ClientConfig::new(NOWHERE);
                 self.keys(file, &place, inside, &keys::client(), &mut client);
                 self.config.client.insert(id.to_owned(), client);
+            }
+            "tls" => {
+                let mut tls = TlsOptions::default();
+                self.keys(file, &place, inside, &keys::tls(), &mut tls);
+                self.config.tls.insert(id.to_owned(), tls);
+            }
+            "discovery" => {
+                let mut discovery = DiscoveryConfig::new(NOWHERE, "");
+                self.keys(file, &place, inside, &keys::discovery(), &mut discovery);
+                self.config.discovery.insert(id.to_owned(), discovery);
             }
             "timer" => {
                 let mut timer = TimerOptions::default();
@@ -424,7 +448,8 @@ fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-const TABLES: [&str; 8] = ["node", "listen", "client", "relay", "timer", "script", "connect", "step"];
+const TABLES: [&str; 10] =
+    ["node", "listen", "client", "relay", "tls", "discovery", "timer", "script", "connect", "step"];
 /// Those of them that are lists.
 const LISTS: [&str; 2] = ["connect", "step"];
 /// Stands for an address that is missing or could not be read; its object is not judged.

@@ -7,14 +7,15 @@ use toml::de::DeValue;
 
 use super::kinds::{
     AddressText, InterfaceName, Kind, Limit, Names, Networks, Number, OneOf, Problem, Size, SocketPath,
-    Source, Switch, Text, Time, Word,
+    SomeNetworks, Source, Switch, Text, Time, Word,
 };
-use super::messages::{Auto, FramingText};
-use super::tags::{Off, Written};
-use super::wires::{Args, Expected, Filters, MaybeMember, Member};
-use super::{ClientConfig, Config, ListenConfig, LogFormat, RelayConfig, ScriptConfig};
+use super::layers::{FilePath, SystemOrFile, ViaText};
+use super::messages::{Auto, FramingText, Off};
+use super::tags::Written;
+use super::wires::{Args, Expected, Filters, MaybeMember, Member, Settings};
+use super::{ClientConfig, Config, DiscoveryConfig, ListenConfig, LogFormat, RelayConfig, ScriptConfig};
 use crate::address::Address;
-use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow};
+use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow, ProxyVersion, TlsOptions};
 use crate::relay::{JoinOn, NameFrame, Naming, RelayMode, Reply, Strategy, Tag, Unknown};
 use crate::script::OnError;
 use crate::wiring::{StepOptions, TimerOptions, WireOptions};
@@ -157,6 +158,9 @@ pub(crate) fn listen() -> Vec<Key<ListenConfig>> {
         key(a::<Auto<Size>>(), "max_frame", |l| &mut l.options.messages.max_frame, NewConnections, "the most a message may have; auto: 1MiB"),
         key(a::<Auto<Size>>(), "queue_max", |l| &mut l.options.messages.queue.max, NewConnections, "what may wait for a connection; auto: 1MiB"),
         key(a::<Auto<OneOf<Overflow>>>(), "queue_overflow", |l| &mut l.options.messages.queue.overflow, NewConnections, "what happens when more would; auto: disconnect"),
+        key(a::<Off<Text>>(), "tls", |l| &mut l.tls, NewConnections, "the [tls.ID] it speaks; off: none"),
+        key(a::<Switch>(), "accept_proxy", |l| &mut l.options.accept_proxy, NewConnections, "each client is announced by a PROXY header, version 1 or 2"),
+        key(a::<Networks<false>>(), "trusted", |l| &mut l.options.trusted, NewConnections, "the networks of the proxies whose headers are believed"),
     ]
 }
 
@@ -176,6 +180,9 @@ pub(crate) fn client() -> Vec<Key<ClientConfig>> {
         key(a::<Auto<Size>>(), "kernel_send_buffer", |c| &mut c.options.kernel.kernel_send_buffer, NewConnections, "SO_SNDBUF; auto: the kernel adapts it"),
         key(a::<Auto<FramingText>>(), "framing", |c| &mut c.options.messages.framing, NewConnections, "how messages are told apart; auto: as the relay's listener"),
         key(a::<Auto<Size>>(), "max_frame", |c| &mut c.options.messages.max_frame, NewConnections, "the most a message may have; auto: 1MiB"),
+        key(a::<Off<Text>>(), "tls", |c| &mut c.tls, NewConnections, "the [tls.ID] that is spoken with it; off: none"),
+        key(a::<Off<OneOf<ProxyVersion>>>(), "send_proxy", |c| &mut c.options.send_proxy, NewConnections, "tells the target by a PROXY header which client it is for"),
+        key(a::<Off<ViaText>>(), "proxy", |c| &mut c.proxy, NewConnections, "the SOCKS5 or HTTP proxy that makes the connection; its password is shown as ***"),
         key(a::<Auto<Size>>(), "queue_max", |c| &mut c.options.messages.queue.max, NewConnections, "what may wait for it; auto: 1MiB, and 16MiB in mode collect and where it is wired"),
         key(a::<Auto<OneOf<Overflow>>>(), "queue_overflow", |c| &mut c.options.messages.queue.overflow, NewConnections, "what happens when more would; auto: disconnect, and block in mode collect and where it is wired"),
     ]
@@ -188,6 +195,8 @@ pub(crate) fn relay() -> Vec<Key<RelayConfig>> {
         required(key(a::<Names>(), "from", |r: &mut RelayConfig| &mut r.from, NewConnections, "the listeners whose clients it takes; in mode publish, who is heard; in mode bridge, a listener, or a client that is dialled first")),
         key(a::<Names>(), "to", |r| &mut r.to, NewConnections, "the clients it leads to: the first is dialled, the next when that fails; in mode publish, who hears; in mode bridge, what from is"),
         key(a::<OneOf<RelayMode>>(), "mode", |r| &mut r.mode, NewConnections, "pair: a connection of its own for each client; echo: all comes back, and there is no to; hub: each client hears what the others send; publish: those in to hear those in from; collect: all go to one target that is kept connected; bridge: two listeners whose clients meet, or two targets that are both dialled"),
+        key(a::<Filters>(), "via", |r| &mut r.via, Live, "filters that messages go through on their way from `from`, in order, before the relay does anything else with them; not in modes pair, echo and bridge"),
+        key(a::<Filters>(), "via_back", |r| &mut r.via_back, Live, "the same for those that come back, in mode collect"),
         key(a::<OneOf<Strategy>>(), "strategy", |r| &mut r.options.targets.strategy, NewConnections, "which target a client of a pair gets: failover: the first that is up; round_robin: each in turn; least_connections: the one with the fewest"),
         key(a::<Time>(), "hold", |r| &mut r.options.targets.hold, NewConnections, "a target that has failed is not used for so long; if they are checked, it must be reachable for so long before it is used again"),
         key(a::<Limit>(), "check", |r| &mut r.options.targets.check, NewConnections, "each target is tried so often, by a connection that is closed at once"),
@@ -206,6 +215,30 @@ pub(crate) fn relay() -> Vec<Key<RelayConfig>> {
         key(a::<OneOf<JoinOn>>(), "join_on", |r| &mut r.options.bridge.join_on, NewConnections, "in mode bridge, when the second target is dialled: data: the first has something to say; connection: it is connected"),
         key(a::<Limit>(), "idle_timeout", |r| &mut r.options.idle_timeout, Live, "ends a pair, or a member of another mode, in which nothing moves for so long"),
         key(a::<Time>(), "half_closed_timeout", |r| &mut r.options.half_closed_timeout, Live, "the same once one side has finished"),
+    ]
+}
+
+/// The keys of `[tls.ID]`.
+#[rustfmt::skip]
+pub(crate) fn tls() -> Vec<Key<TlsOptions>> {
+    vec![
+        key(a::<Off<FilePath>>(), "cert", |t: &mut TlsOptions| &mut t.cert, NewConnections, "our certificate, as a PEM file; a listener needs one"),
+        key(a::<Off<FilePath>>(), "key", |t| &mut t.key, NewConnections, "its private key, as a PEM file"),
+        key(a::<SystemOrFile>(), "ca", |t| &mut t.ca, NewConnections, "to connect: whose certificates of servers are believed; system: those of this machine"),
+        key(a::<Off<FilePath>>(), "client_ca", |t| &mut t.client_ca, NewConnections, "to listen: clients must show a certificate signed by one of these; off: they need none"),
+        key(a::<Auto<Text>>(), "server_name", |t| &mut t.server_name, NewConnections, "to connect: the name the server's certificate must be for; auto: the host that is dialled"),
+    ]
+}
+
+/// The keys of `[discovery.ID]`.
+#[rustfmt::skip]
+pub(crate) fn discovery() -> Vec<Key<DiscoveryConfig>> {
+    vec![
+        required(key(a::<AddressText>(), "bind", |d: &mut DiscoveryConfig| &mut d.bind, Rebind, "the UDP port on which it is asked; on all interfaces, since a broadcast reaches no single address")),
+        required(key(a::<Text>(), "for", |d| &mut d.listener, Live, "the listener whose TCP port it tells, for as long as that accepts")),
+        required(key(a::<SomeNetworks>(), "networks", |d| d.options.networks.allow_mut(), Live, "who is answered; nobody else gets a word")),
+        key(a::<Number<u32>>(), "answer_rate", |d| &mut d.options.answer_rate, Live, "answers in a second, to all together"),
+        key(a::<Number<u32>>(), "answer_rate_per_address", |d| &mut d.options.answer_rate_per_address, Live, "answers in a second to one address, or to one /64 of IPv6"),
     ]
 }
 
@@ -229,6 +262,7 @@ pub(crate) fn script() -> Vec<Key<ScriptConfig>> {
         key(a::<Time>(), "max_time", |s| &mut s.options.max_time, Live, "how long a function may run until it returns or waits"),
         key(a::<OneOf<OnError>>(), "on_error", |s| &mut s.options.on_error, Live, "drop: what the function was called with is dropped; close: its connection is closed, too"),
         key(a::<Text>(), "passwords", |s| &mut s.passwords, Live, "the file auth.verify looks in, seen from the folder of this one; node passwd writes it"),
+        key(a::<Settings>(), "settings", |s| &mut s.options.settings, Live, "what the script finds in its table `settings`"),
     ]
 }
 
@@ -314,14 +348,14 @@ impl Word for LogFormat {
 impl ListenConfig {
     /// A listener at `bind` with the default of every option.
     pub fn new(bind: Address) -> Self {
-        Self { bind, options: ListenOptions::default() }
+        Self { bind, options: ListenOptions::default(), tls: None }
     }
 }
 
 impl ClientConfig {
     /// A client of `to` with the default of every option.
     pub fn new(to: Address) -> Self {
-        Self { to, options: DialOptions::default() }
+        Self { to, options: DialOptions::default(), tls: None, proxy: None }
     }
 }
 

@@ -54,6 +54,8 @@ pub(super) struct Names;
 pub(super) struct Source;
 /// Networks, or the word for none being listed.
 pub(super) struct Networks<const ALLOW: bool>;
+/// Networks, of which there has to be one.
+pub(super) struct SomeNetworks;
 /// The path of a socket, or `"off"`.
 pub(super) struct SocketPath;
 /// The name of a network interface.
@@ -466,6 +468,31 @@ impl<const ALLOW: bool> Kind for Networks<ALLOW> {
     fn schema() -> String {
         let word = Self::NONE_LISTED;
         format!(r#"{{"anyOf":[{{"const":"{word}"}},{TEXT},{{"type":"array","items":{TEXT},"minItems":1}}]}}"#)
+    }
+}
+
+impl Kind for SomeNetworks {
+    type Value = Vec<IpNet>;
+
+    fn expected() -> String {
+        r#"a list of networks such as ["192.168.1.0/24"]"#.into()
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<Self::Value, Vec<Problem>> {
+        match value {
+            DeValue::Array(list) if list.is_empty() => {
+                problem(format!("found an empty list; expected {}", Self::expected()))
+            }
+            _ => texts::<Self, _>(value, |text| network(text).map_err(|error| error.to_string())),
+        }
+    }
+
+    fn write(value: &Self::Value) -> String {
+        list(value.iter())
+    }
+
+    fn schema() -> String {
+        format!(r#"{{"anyOf":[{TEXT},{{"type":"array","items":{TEXT},"minItems":1}}]}}"#)
     }
 }
 

@@ -14,6 +14,8 @@ use crate::relay::RelayMode;
 
 /// A value, or `"auto"` for what is usual where it is used.
 pub(super) struct Auto<K>(PhantomData<K>);
+/// A value, or `"off"` for none.
+pub(super) struct Off<K>(PhantomData<K>);
 /// A [`Framing`].
 pub(super) struct FramingText;
 
@@ -41,6 +43,26 @@ impl<K: Kind> Kind for Auto<K> {
 
     fn schema() -> String {
         format!(r#"{{"anyOf":[{},{{"const":"auto"}}]}}"#, K::schema())
+    }
+}
+
+impl<K: Kind> Kind for Off<K> {
+    type Value = Option<K::Value>;
+
+    fn expected() -> String {
+        format!("{}, or \"off\"", K::expected())
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<Self::Value, Vec<Problem>> {
+        if value.as_str() == Some("off") { Ok(None) } else { K::read(value).map(Some) }
+    }
+
+    fn write(value: &Self::Value) -> String {
+        value.as_ref().map_or_else(|| toml_text("off"), K::write)
+    }
+
+    fn schema() -> String {
+        format!(r#"{{"anyOf":[{},{{"const":"off"}}]}}"#, K::schema())
     }
 }
 

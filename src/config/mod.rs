@@ -5,10 +5,12 @@
 mod bridge;
 mod check;
 mod connect;
+mod discovery;
 mod expand;
 mod file;
 pub(crate) mod keys;
 mod kinds;
+mod layers;
 mod loops;
 mod messages;
 mod origin;
@@ -17,6 +19,7 @@ mod script;
 mod show;
 mod syntax;
 mod tags;
+mod via;
 mod wires;
 
 use std::collections::BTreeMap;
@@ -25,6 +28,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub(crate) use self::check::LONGEST;
+pub use self::discovery::DiscoveryConfig;
 pub use self::file::FileError;
 pub(crate) use self::keys::Reload;
 #[cfg(feature = "cli")]
@@ -34,9 +38,9 @@ pub use self::origin::Origins;
 pub use self::script::ScriptConfig;
 use crate::address::Address;
 use crate::flow::Tap;
-use crate::net::{DialOptions, ListenOptions};
+use crate::net::{DialOptions, ListenOptions, TlsOptions, Via};
 use crate::relay::{RelayMode, RelayOptions};
-use crate::wiring::{StepOptions, TimerOptions, WireOptions};
+use crate::wiring::{Filter, StepOptions, TimerOptions, WireOptions};
 
 /// A whole node.
 ///
@@ -68,8 +72,12 @@ pub struct Config {
     pub listen: BTreeMap<String, ListenConfig>,
     /// The targets.
     pub client: BTreeMap<String, ClientConfig>,
+    /// How TLS is spoken, for the listeners and targets that name it.
+    pub tls: BTreeMap<String, TlsOptions>,
     /// What joins the two.
     pub relay: BTreeMap<String, RelayConfig>,
+    /// What tells where listeners are.
+    pub discovery: BTreeMap<String, DiscoveryConfig>,
     /// The timers.
     pub timer: BTreeMap<String, TimerOptions>,
     /// The scripts.
@@ -78,6 +86,8 @@ pub struct Config {
     pub connect: Vec<WireOptions>,
     /// A scripted run, which begins when the node has started; a reload does not begin it again.
     pub step: Vec<StepOptions>,
+    /// The scripts as the files have them, each with the number of wires that stand before it.
+    pub(crate) between: Vec<(usize, String)>,
     /// Gets a copy of every byte. It is the node's for its life: a reload does not change it.
     pub tap: Option<Tap>,
 }
@@ -168,6 +178,8 @@ pub struct ListenConfig {
     pub bind: Address,
     /// How.
     pub options: ListenOptions,
+    /// Which of [`Config::tls`] it speaks.
+    pub tls: Option<String>,
 }
 
 /// A target. In a pair it is dialled anew for each client.
@@ -177,10 +189,14 @@ pub struct ClientConfig {
     pub to: Address,
     /// How.
     pub options: DialOptions,
+    /// Which of [`Config::tls`] is spoken with it.
+    pub tls: Option<String>,
+    /// The proxy that makes the connection.
+    pub proxy: Option<Via>,
 }
 
 /// A relay from listeners to targets.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RelayConfig {
     /// The names of its listeners; in mode publish, of those who are heard; in mode bridge, of one end.
     pub from: Vec<String>,
@@ -189,6 +205,10 @@ pub struct RelayConfig {
     pub to: Vec<String>,
     /// How they are joined.
     pub mode: RelayMode,
+    /// What messages go through on their way from `from`.
+    pub via: Vec<Filter>,
+    /// What messages go through on their way back.
+    pub via_back: Vec<Filter>,
     /// Its limits.
     pub options: RelayOptions,
 }
@@ -265,7 +285,7 @@ pub struct Fault {
 /// The part of a [`Config`] that a fault is about, as a path in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
-    /// The table: `node`, `listen`, `client`, `relay`, `timer`, `script`, `connect` or `step`.
+    /// The table: `node`, `listen`, `client`, `relay`, `tls`, `discovery`, `timer`, `script`, `connect` or `step`.
     pub table: &'static str,
     /// The object in it; empty for `node`, and counted from 1 in lists.
     pub id: String,

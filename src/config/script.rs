@@ -80,6 +80,16 @@ impl Config {
         self.script.values().map(|script| script.target.as_str()).filter(|target| !target.is_empty())
     }
 
+    /// The scripts by name, each with the number of wires that come before it: the order of the files. Without
+    /// one, all wires come first.
+    pub(crate) fn scripts_in_order(&self) -> Vec<(usize, &str)> {
+        let known = self.between.iter().filter(|(_, id)| self.script.contains_key(id));
+        let mut order: Vec<_> = known.map(|(wires, id)| (*wires, id.as_str())).collect();
+        let others = self.script.keys().filter(|id| !self.between.iter().any(|(_, known)| known == *id));
+        order.extend(others.map(|id| (usize::MAX, id.as_str())));
+        order
+    }
+
     /// What is wrong with the scripts, and with wires to them.
     pub(super) fn check_scripts(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -132,7 +142,9 @@ impl Config {
             .map(|wire| &wire.slot)
             .chain(self.step.iter().filter_map(|step| step.call.as_ref()));
         let slots = slots.filter(|slot| slot.object == object).map(|slot| slot.name.as_str());
-        let filters = self.connect.iter().flat_map(|wire| &wire.via).filter_map(|filter| match filter {
+        let relays = self.relay.values().flat_map(|relay| relay.via.iter().chain(&relay.via_back));
+        let filters = self.connect.iter().flat_map(|wire| &wire.via).chain(relays);
+        let filters = filters.filter_map(|filter| match filter {
             Filter::Function { script, function } if **script == *object => Some(&**function),
             _ => None,
         });
@@ -204,6 +216,17 @@ impl Config {
                 }
             }
         }
+        for (id, relay) in &self.relay {
+            for (key, filters) in [("via", &relay.via), ("via_back", &relay.via_back)] {
+                for (element, filter) in filters.iter().enumerate() {
+                    if let Filter::Function { script, function } = filter
+                        && let Some(text) = missing(script, function)
+                    {
+                        faults.push(Fault { place: Place::new("relay", id, key).element(element), text });
+                    }
+                }
+            }
+        }
         for (nth, step) in self.step.iter().enumerate() {
             if let Some(call) = &step.call
                 && let Some(text) = missing(&call.object, &call.name)
@@ -216,3 +239,19 @@ impl Config {
 
 /// In bytes, of a text.
 const LONGEST: usize = 1 << 20;
+
+#[cfg(all(test, not(feature = "script")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_scripts_a_file_with_one_is_told_which_feature_is_missing() {
+        let text = "[listen.a]\nbind = \"127.0.0.1:0\"\n[script.s]\ntarget = \"a\"\ncode = \"function on_listening() end\"\n";
+        let error = Config::parse(vec![("x.toml".into(), text.into())]).unwrap_err().to_string();
+        assert!(
+            error.starts_with("x.toml:5:8: script.s.code: this program was built without scripts"),
+            "{error}"
+        );
+        assert!(error.ends_with("build it with the feature `script`"), "{error}");
+    }
+}

@@ -4,8 +4,9 @@
 use std::fmt::Write;
 
 use super::keys::{self, Key};
-use super::{ClientConfig, Config, ListenConfig, RelayConfig, ScriptConfig};
+use super::{ClientConfig, Config, DiscoveryConfig, ListenConfig, RelayConfig, ScriptConfig};
 use crate::address::Address;
+use crate::net::TlsOptions;
 use crate::wiring::{StepOptions, TimerOptions, WireOptions};
 
 impl Config {
@@ -29,8 +30,15 @@ impl Config {
         for (id, client) in &self.client {
             table(&mut out, &format!("client.{id}"), &keys::client(), client, &empty.1, all);
         }
+        for (id, tls) in &self.tls {
+            table(&mut out, &format!("tls.{id}"), &keys::tls(), tls, &TlsOptions::default(), all);
+        }
         for (id, relay) in &self.relay {
             table(&mut out, &format!("relay.{id}"), &keys::relay(), relay, &RelayConfig::default(), all);
+        }
+        let nothing = DiscoveryConfig::new(Address::Stdio, "");
+        for (id, discovery) in &self.discovery {
+            table(&mut out, &format!("discovery.{id}"), &keys::discovery(), discovery, &nothing, all);
         }
         for (id, timer) in &self.timer {
             table(&mut out, &format!("timer.{id}"), &keys::timer(), timer, &TimerOptions::default(), all);

@@ -61,29 +61,6 @@ impl<T: InWords + FromStr<Err: Display> + Display> Kind for Written<T> {
     }
 }
 
-/// A value, or `"off"` for none.
-pub(super) struct Off<K>(PhantomData<K>);
-
-impl<K: Kind> Kind for Off<K> {
-    type Value = Option<K::Value>;
-
-    fn expected() -> String {
-        format!("{}, or \"off\"", K::expected())
-    }
-
-    fn read(value: &DeValue<'_>) -> Result<Self::Value, Vec<Problem>> {
-        if value.as_str() == Some("off") { Ok(None) } else { K::read(value).map(Some) }
-    }
-
-    fn write(value: &Self::Value) -> String {
-        value.as_ref().map_or_else(|| toml_text("off"), K::write)
-    }
-
-    fn schema() -> String {
-        format!(r#"{{"anyOf":[{},{{"const":"off"}}]}}"#, K::schema())
-    }
-}
-
 impl Word for NameFrame {
     const ALL: &'static [Self] = &Self::ALL;
 

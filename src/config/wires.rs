@@ -7,6 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::kinds::{Kind, Problem, toml_text};
 use crate::nearest::{did_you_mean, quoted};
+use crate::script::Setting;
 use crate::wiring::{Expect, Filter, MemberName, Pattern, Template};
 
 /// A signal or slot by its object.
@@ -19,6 +20,8 @@ pub(super) struct Filters;
 pub(super) struct Args;
 /// An [`Expect`], or nothing.
 pub(super) struct Expected;
+/// [`Setting`]s by name.
+pub(super) struct Settings;
 
 fn problem<T>(text: impl Into<String>) -> Result<T, Vec<Problem>> {
     Err(vec![Problem { element: None, text: text.into() }])
@@ -207,6 +210,57 @@ fn read_args(table: &DeTable<'_>) -> Result<BTreeMap<String, Template>, Vec<Prob
         }
     }
     if problems.is_empty() { Ok(args) } else { Err(problems) }
+}
+
+impl Kind for Settings {
+    type Value = BTreeMap<String, Setting>;
+
+    fn expected() -> String {
+        "a table of texts, numbers and switches such as { history = 20 }".into()
+    }
+
+    fn read(value: &DeValue<'_>) -> Result<Self::Value, Vec<Problem>> {
+        let DeValue::Table(table) = value else {
+            return problem("is no table; write for example { history = 20 }");
+        };
+        let (mut settings, mut problems) = (BTreeMap::new(), Vec::new());
+        for (name, value) in table {
+            let name = name.get_ref().as_ref();
+            let setting = match value.get_ref() {
+                DeValue::String(text) => Some(Setting::Text(text.as_ref().to_owned())),
+                DeValue::Integer(number) => number.to_string().parse().ok().map(Setting::Integer),
+                DeValue::Float(number) => Some(Setting::Number(number.to_string())),
+                DeValue::Boolean(value) => Some(Setting::Bool(*value)),
+                DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => None,
+            };
+            match setting {
+                Some(setting) => _ = settings.insert(name.to_owned(), setting),
+                None => {
+                    let name = name.escape_debug();
+                    let text = format!("{name}: is no text, number or switch; write one of them");
+                    problems.push(Problem { element: None, text });
+                }
+            }
+        }
+        if problems.is_empty() { Ok(settings) } else { Err(problems) }
+    }
+
+    fn write(value: &Self::Value) -> String {
+        let texts: Vec<_> = value
+            .iter()
+            .map(|(name, setting)| match setting {
+                Setting::Text(text) => format!("{} = {}", key(name), toml_text(text)),
+                Setting::Integer(number) => format!("{} = {number}", key(name)),
+                Setting::Number(number) => format!("{} = {number}", key(name)),
+                Setting::Bool(value) => format!("{} = {value}", key(name)),
+            })
+            .collect();
+        if texts.is_empty() { "{}".into() } else { format!("{{ {} }}", texts.join(", ")) }
+    }
+
+    fn schema() -> String {
+        r#"{"type":"object","additionalProperties":{"type":["string","number","boolean"]}}"#.into()
+    }
 }
 
 impl Kind for Expected {

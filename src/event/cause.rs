@@ -23,6 +23,8 @@ pub enum DropCause {
     Late,
     /// Answers to which there was no request.
     Unasked,
+    /// A filter of the relay let nothing of them through.
+    Filtered,
 }
 
 /// Why a request has no answer.
@@ -40,7 +42,7 @@ pub enum RequestFault {
 
 impl DropCause {
     /// Every cause there is.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Overflow,
         Self::Unheard,
         Self::Unsendable,
@@ -49,6 +51,7 @@ impl DropCause {
         Self::Left,
         Self::Late,
         Self::Unasked,
+        Self::Filtered,
     ];
 
     /// The word used in logs and JSON.
@@ -62,6 +65,7 @@ impl DropCause {
             Self::Left => "left",
             Self::Late => "late",
             Self::Unasked => "unasked",
+            Self::Filtered => "filtered",
         }
     }
 }

@@ -64,6 +64,15 @@ impl fmt::Display for ConnectionId {
     }
 }
 
+/// What a client has told about itself before it was one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Introduction {
+    /// The name in its certificate.
+    pub(crate) name: Option<Arc<str>>,
+    /// The proxy that has announced it, and which the connection comes from.
+    pub(crate) via: Option<Endpoint>,
+}
+
 /// One end of a connection, or what a listener is bound to.
 ///
 /// IPv4 addresses seen through an IPv6 socket are shown as IPv4.

@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 
 pub use self::cause::{DropCause, RequestFault};
-pub(crate) use self::ends::ConnectionMap;
 pub use self::ends::{ConnectionId, Endpoint};
+pub(crate) use self::ends::{ConnectionMap, Introduction};
 pub use self::mask::EventMask;
 pub use self::reason::{Reason, Restriction};
 
@@ -89,6 +89,18 @@ pub enum Event {
         /// What speaks against it.
         cause: Restriction,
     },
+    /// A connection ended before it was a client: its PROXY header or its TLS handshake was
+    /// wrong, or not there in time.
+    ///
+    /// From: the listener's task. No `new_connection` follows, and no target was contacted.
+    HandshakeFailed {
+        /// The listener's name.
+        endpoint: Arc<str>,
+        /// Where it came from.
+        peer: Endpoint,
+        /// What went wrong.
+        error: String,
+    },
     /// A failover: later clients of a relay get another of its targets.
     ///
     /// From: the session of the first of them. Each target is named by its client object.
@@ -110,10 +122,16 @@ pub enum Event {
         connection: ConnectionId,
         /// The listener's name.
         endpoint: Arc<str>,
-        /// The client.
+        /// The client; where a proxy has announced it, as announced.
         peer: Endpoint,
-        /// The address it came to.
+        /// The address it came to; where a proxy has announced it, as announced.
         local: Endpoint,
+        /// The name in its certificate, if it had to show one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        name: Option<Arc<str>>,
+        /// The proxy that has announced it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        via: Option<Endpoint>,
     },
     /// A connection went from one [`State`] to another.
     ///
@@ -230,6 +248,9 @@ pub enum Event {
         peer: Endpoint,
         /// Our own address.
         local: Endpoint,
+        /// The name in its certificate, if it had to show one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        name: Option<Arc<str>>,
         /// Why.
         reason: Reason,
         /// Bytes received from the peer.
@@ -338,6 +359,7 @@ impl Event {
             | Self::AcceptError { endpoint, .. }
             | Self::AcceptPaused { endpoint, .. }
             | Self::AcceptRejected { endpoint, .. }
+            | Self::HandshakeFailed { endpoint, .. }
             | Self::NewConnection { endpoint, .. }
             | Self::StateChanged { endpoint, .. }
             | Self::HostFound { endpoint, .. }
@@ -365,6 +387,7 @@ impl Event {
             Self::AcceptError { .. } => EventKind::AcceptError,
             Self::AcceptPaused { .. } => EventKind::AcceptPaused,
             Self::AcceptRejected { .. } => EventKind::AcceptRejected,
+            Self::HandshakeFailed { .. } => EventKind::HandshakeFailed,
             Self::NewConnection { .. } => EventKind::NewConnection,
             Self::StateChanged { .. } => EventKind::StateChanged,
             Self::HostFound { .. } => EventKind::HostFound,
@@ -397,6 +420,7 @@ pub enum EventKind {
     AcceptError,
     AcceptPaused,
     AcceptRejected,
+    HandshakeFailed,
     NewConnection,
     StateChanged,
     HostFound,
@@ -425,6 +449,7 @@ impl EventKind {
             Self::AcceptError => "accept_error",
             Self::AcceptPaused => "accept_paused",
             Self::AcceptRejected => "accept_rejected",
+            Self::HandshakeFailed => "handshake_failed",
             Self::NewConnection => "new_connection",
             Self::StateChanged => "state_changed",
             Self::HostFound => "host_found",
@@ -447,11 +472,12 @@ impl EventKind {
     }
 
     /// All kinds, in the order of declaration.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Listening,
         Self::AcceptError,
         Self::AcceptPaused,
         Self::AcceptRejected,
+        Self::HandshakeFailed,
         Self::NewConnection,
         Self::StateChanged,
         Self::HostFound,

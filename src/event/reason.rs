@@ -41,6 +41,8 @@ pub enum Reason {
     TruncatedFrame,
     /// Memory for unfinished frames was needed, and its was the oldest; reset.
     StalledFrame,
+    /// It closed a TLS connection without saying its end in TLS, so something may be missing; reset.
+    Truncated,
     /// It waited in a bridge for longer than it may, or as many as may wait did already; reset.
     NoPartner,
     /// A request had no answer, and another one could be taken for it; reset.
@@ -69,6 +71,7 @@ impl Reason {
             Self::MalformedFrame => "malformed_frame",
             Self::TruncatedFrame => "truncated_frame",
             Self::StalledFrame => "stalled_frame",
+            Self::Truncated => "truncated",
             Self::NoPartner => "no_partner",
             Self::Unanswered => "unanswered",
             Self::Unnamed => "unnamed",

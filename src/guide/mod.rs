@@ -18,6 +18,9 @@ pub mod wiring {}
 #[doc = include_str!("addresses.md")]
 pub mod addresses {}
 
+#[doc = include_str!("tls.md")]
+pub mod tls {}
+
 #[doc = include_str!("events.md")]
 pub mod events {}
 
@@ -32,6 +35,9 @@ pub mod promises {}
 
 #[doc = include_str!("scripts.md")]
 pub mod scripts {}
+
+#[doc = include_str!("systems.md")]
+pub mod systems {}
 
 #[doc = include_str!("control.md")]
 pub mod control {}
@@ -86,6 +92,11 @@ pub const PAGES: &[Page] = &[
         text: include_str!("addresses.md"),
     },
     Page {
+        topic: "tls",
+        about: "TLS, certificates, PROXY headers, SOCKS5 and HTTP proxies on the way",
+        text: include_str!("tls.md"),
+    },
+    Page {
         topic: "events",
         about: "every JSON event, field by field, and their order",
         text: include_str!("events.md"),
@@ -104,6 +115,11 @@ pub const PAGES: &[Page] = &[
         topic: "scripts",
         about: "Luau for what a wire cannot: what is called with what, what there is, limits, costs",
         text: include_str!("scripts.md"),
+    },
+    Page {
+        topic: "systems",
+        about: "chats, collectors, gateways to run: who sends what when, and how to try each",
+        text: include_str!("systems.md"),
     },
     Page {
         topic: "control",

@@ -72,6 +72,14 @@ impl AccessList {
     }
 }
 
+/// What counts as one address: an IPv4 address, or a /64 of IPv6, all of which one host can use.
+pub(crate) fn origin(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        v4 => v4,
+    }
+}
+
 /// The network that `text` means, or the single address.
 pub(crate) fn network(text: &str) -> Result<IpNet, CidrError> {
     let network = match IpAddr::from_str(text) {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use super::listener::Accepted;
 use super::options::Keepalive;
 use super::transport::Stream;
 use super::unacknowledged::{Unacknowledged, unacknowledged};
 use crate::bus::{EventBus, Record};
-use crate::event::{ConnectionId, Endpoint, Reason};
+use crate::event::{ConnectionId, Endpoint, Introduction, Reason};
 
 /// One connection, accepted or dialled.
 ///
@@ -34,7 +35,18 @@ impl Conn {
         peer: Endpoint,
         local: Endpoint,
     ) -> Self {
-        Self { stream: Some(stream), record: Record::accepted(bus, endpoint, peer, local), is_prompt: true }
+        Self::introduced(bus, endpoint, (stream, peer, local), Introduction::default())
+    }
+
+    /// The same for one that has told more about itself.
+    pub(crate) fn introduced(
+        bus: &EventBus,
+        endpoint: &Arc<str>,
+        (stream, peer, local): Accepted,
+        introduction: Introduction,
+    ) -> Self {
+        let record = Record::accepted(bus, endpoint, peer, local, introduction);
+        Self { stream: Some(stream), record, is_prompt: true }
     }
 
     /// Standard input and output, as a client of ours.
@@ -95,6 +107,16 @@ impl Conn {
         self.stream_mut().poll_shutdown(cx)
     }
 
+    /// Finishes our half of a connection that is then ended.
+    pub(crate) fn poll_last(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream_mut().poll_last(cx)
+    }
+
+    /// Bytes that count as sent and have not left the process.
+    pub(crate) fn held(&self) -> u64 {
+        self.stream().held() as u64
+    }
+
     /// Waits until what was written has left the process.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream_mut().poll_flush(cx)
@@ -133,7 +155,11 @@ impl Conn {
     /// How much of what was sent the peer's kernel has not acknowledged.
     pub(crate) fn unacknowledged(&self) -> Unacknowledged {
         match self.record.ends() {
-            (Endpoint::Tcp(peer), Endpoint::Tcp(local)) => unacknowledged(local, peer),
+            (Endpoint::Tcp(peer), Endpoint::Tcp(local)) => match unacknowledged(local, peer) {
+                // In TLS more bytes than it stands for, so that it is never too few.
+                Unacknowledged::Bytes(bytes) => Unacknowledged::Bytes(bytes + self.held()),
+                other => other,
+            },
             // Written there is delivered.
             _ => Unacknowledged::Bytes(0),
         }
@@ -170,20 +196,26 @@ impl Conn {
     }
 
     fn end(&mut self, abort: bool, reason: Reason, error: Option<&io::Error>, unsent: u64) {
-        let Some(stream) = self.stream.take() else { return };
+        let Some(mut stream) = self.stream.take() else { return };
         if abort {
             stream.reset_on_drop();
+        } else {
+            stream.say_end();
+        }
+        let held = stream.held() as u64;
+        if held > 0 {
+            self.record.take_back_sent(held);
         }
         // Closed first: whoever hears of the end may rely on it.
         drop(stream);
-        self.record.disconnected(reason, error.map(io::Error::to_string).as_deref(), unsent);
+        self.record.disconnected(reason, error.map(io::Error::to_string).as_deref(), unsent + held);
     }
 
     pub(super) fn stream(&self) -> &Stream {
         self.stream.as_ref().expect("an ended Conn is not used")
     }
 
-    fn stream_mut(&mut self) -> &mut Stream {
+    pub(super) fn stream_mut(&mut self) -> &mut Stream {
         self.stream.as_mut().expect("an ended Conn is not used")
     }
 }
@@ -210,6 +242,8 @@ pub(crate) fn reason_of(error: &io::Error) -> Reason {
         io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
             Reason::Reset
         }
+        // Sockets do not say so; TLS does of an end that was not announced.
+        io::ErrorKind::UnexpectedEof => Reason::Truncated,
         io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
             Reason::TimedOut
         }

@@ -13,14 +13,16 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::conn::Conn;
+use super::discovery::discover;
 use super::error::SocketErrorKind;
+use super::layers::Layers;
 use super::options::DialOptions;
 use super::resolve::{addresses, is_own};
 use super::transport::Stream;
-use crate::address::{Address, connectable};
+use crate::address::{Address, Host, connectable};
 use crate::bus::{EventBus, Record};
 use crate::event::{ConnectionId, Endpoint, State};
 
@@ -29,6 +31,7 @@ use crate::event::{ConnectionId, Endpoint, State};
 pub(crate) struct Target {
     pub(crate) name: Arc<str>,
     pub(crate) address: Address,
+    layers: Layers,
     dials: AtomicUsize,
 }
 
@@ -61,6 +64,12 @@ pub enum DialError {
     /// The target is a listener of this node.
     #[error("{0} is this node's own listener")]
     OwnListener(SocketAddr),
+    /// A proxy on the way did not make the connection.
+    #[error("{0}")]
+    Proxy(String),
+    /// The target answered, and TLS with it failed.
+    #[error("{0}")]
+    Tls(String),
 }
 
 /// Whoever a dial is made for: hears how far it is, and has a say in its socket.
@@ -109,6 +118,7 @@ impl DialError {
             Self::TimedOut(_) => SocketErrorKind::TimedOut,
             Self::AllFailed { source, .. } => SocketErrorKind::of(source),
             Self::OwnListener(_) => SocketErrorKind::InvalidAddress,
+            Self::Proxy(_) | Self::Tls(_) => SocketErrorKind::HandshakeFailed,
         }
     }
 
@@ -116,14 +126,21 @@ impl DialError {
     pub(super) fn into_io(self) -> Option<io::Error> {
         match self {
             Self::Resolve { source, .. } | Self::AllFailed { source, .. } => Some(source),
-            Self::NoAddress(_) | Self::TimedOut(_) | Self::OwnListener(_) => None,
+            Self::NoAddress(_) | Self::TimedOut(_) | Self::OwnListener(_) | Self::Proxy(_) | Self::Tls(_) => {
+                None
+            }
         }
     }
 }
 
 impl Target {
     pub(crate) fn new(name: Arc<str>, address: Address) -> Self {
-        Self { name, address, dials: AtomicUsize::new(0) }
+        Self { name, address, layers: Layers::default(), dials: AtomicUsize::new(0) }
+    }
+
+    /// The same, spoken to through these.
+    pub(crate) fn through(self, layers: Layers) -> Self {
+        Self { layers, ..self }
     }
 }
 
@@ -136,12 +153,11 @@ pub(crate) async fn dial(
     options: &DialOptions,
     own: &[SocketAddr],
     bus: &EventBus,
-    partner: Option<ConnectionId>,
+    partner: Option<&Record>,
 ) -> Result<Conn, DialError> {
-    let attempt = Attempt::new(bus, target, partner);
-    let limit = options.connect_timeout;
-    let outcome = timeout(limit, connect(target, options, own, attempt.record()));
-    match outcome.await.unwrap_or(Err(DialError::TimedOut(limit))) {
+    let attempt = Attempt::new(bus, target, partner.map(Record::id));
+    let client = partner.map(Record::ends);
+    match connect(target, options, own, attempt.record(), client.as_ref()).await {
         Ok((stream, peer, local)) => Ok(attempt.succeed(stream, peer, local)),
         Err(error) => {
             attempt.fail(&error.to_string());
@@ -150,8 +166,36 @@ pub(crate) async fn dial(
     }
 }
 
-/// Connects to `target` without a limit and without announcing the outcome. Cancel safe.
+/// Connects to `target`, on behalf of a `client` with these ends if there is one, without
+/// announcing the outcome. Cancel safe.
 pub(super) async fn connect(
+    target: &Target,
+    options: &DialOptions,
+    own: &[SocketAddr],
+    dialling: &impl Dialling,
+    client: Option<&(Endpoint, Endpoint)>,
+) -> Result<(Stream, Endpoint, Endpoint), DialError> {
+    let limit = options.connect_timeout;
+    let begun = Instant::now();
+    let reached = timeout(limit, reach(target, options, own, dialling)).await;
+    let (stream, peer, local) = reached.unwrap_or(Err(DialError::TimedOut(limit)))?;
+    let found;
+    let (tcp, (host, port)) = match (stream, &target.address, &peer) {
+        (stream, _, _) if target.layers.is_empty(options) => return Ok((stream, peer, local)),
+        (Stream::Tcp(tcp), Address::Tcp { host, port }, _) => (tcp, (host, *port)),
+        (Stream::Tcp(tcp), Address::Discover { .. }, Endpoint::Tcp(address)) => {
+            found = Host::Ip(address.ip());
+            (tcp, (&found, address.port()))
+        }
+        (stream, _, _) => return Ok((stream, peer, local)),
+    };
+    // Its own allocation, so that plain dials do not carry its state along.
+    let laid = Box::pin(target.layers.lay(tcp, (host, port), options, client, begun + limit)).await;
+    Ok((laid?, peer, local))
+}
+
+/// Connects to `target` itself, or to the proxy before it.
+async fn reach(
     target: &Target,
     options: &DialOptions,
     own: &[SocketAddr],
@@ -164,11 +208,27 @@ pub(super) async fn connect(
         Address::Systemd(_) => {
             Err(DialError::NoAddress("a socket that was passed to listen on is no target".into()))
         }
+        Address::Discover { host, port } => {
+            dialling.set_state(State::HostLookup);
+            // Its own allocation, so that other dials do not carry its state along.
+            let found = Box::pin(discover(host, *port, options, own)).await?;
+            dialling.set_state(State::Connecting);
+            dialling.host_found(&[found]);
+            let connected = connect_tcp(found, options, dialling).await;
+            let (stream, peer, local) = connected.map_err(|error| all_failed(vec![error]))?;
+            Ok((Stream::Tcp(stream), peer.into(), local.into()))
+        }
         Address::Tcp { host, port } => {
             dialling.set_state(State::HostLookup);
-            let found = addresses(host, *port)
-                .await
-                .map_err(|source| DialError::Resolve { name: target.address.as_target(), source })?;
+            let (host, port) = target.layers.via.as_ref().map_or((host, *port), |via| via.place());
+            let found = addresses(host, port).await.map_err(|source| {
+                let name = target
+                    .layers
+                    .via
+                    .as_ref()
+                    .map_or_else(|| target.address.as_target(), ToString::to_string);
+                DialError::Resolve { name, source }
+            })?;
             let turn = target.dials.fetch_add(1, Ordering::Relaxed);
             let chosen = choose(found, turn, options.source, own)?;
             dialling.set_state(State::Connecting);
@@ -189,9 +249,7 @@ pub(crate) async fn probe(
     options: &DialOptions,
     own: &[SocketAddr],
 ) -> Result<(), DialError> {
-    let limit = options.connect_timeout;
-    let outcome = timeout(limit, connect(target, options, own, &Unseen)).await;
-    outcome.unwrap_or(Err(DialError::TimedOut(limit))).map(drop)
+    connect(target, options, own, &Unseen, None).await.map(drop)
 }
 
 async fn connect_unix(
@@ -419,8 +477,6 @@ const ENFILE: i32 = rustix::io::Errno::NFILE.raw_os_error();
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
 
     fn list(texts: &[&str]) -> Vec<SocketAddr> {

@@ -67,6 +67,8 @@ pub enum SocketErrorKind {
     NotConnected,
     /// The write buffer has no room for it, or the read buffer none for more.
     Full,
+    /// There was a connection, and the TLS handshake, or the proxy on the way, failed.
+    HandshakeFailed,
     /// Given up at our own request.
     Aborted,
     /// Something else; the text says what.
@@ -144,7 +146,7 @@ impl SocketErrorKind {
             Self::NotConnected => io::ErrorKind::NotConnected,
             Self::Full => io::ErrorKind::WouldBlock,
             Self::Aborted => io::ErrorKind::ConnectionAborted,
-            Self::Busy | Self::ResourceLimit | Self::Other => io::ErrorKind::Other,
+            Self::Busy | Self::ResourceLimit | Self::HandshakeFailed | Self::Other => io::ErrorKind::Other,
         }
     }
 }

@@ -5,10 +5,19 @@ use std::fs;
 
 /// The process that listens on TCP `port`, as `pid 4242, nginx`.
 pub(super) fn holder(port: u16) -> Option<String> {
-    let sockets: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+    holder_in(["/proc/net/tcp", "/proc/net/tcp6"], port, LISTEN)
+}
+
+/// The same of UDP.
+pub(super) fn udp_holder(port: u16) -> Option<String> {
+    holder_in(["/proc/net/udp", "/proc/net/udp6"], port, UNCONNECTED)
+}
+
+fn holder_in(tables: [&str; 2], port: u16, state: &str) -> Option<String> {
+    let sockets: Vec<String> = tables
         .iter()
         .filter_map(|path| fs::read_to_string(path).ok())
-        .flat_map(|table| listening_inodes(&table, port))
+        .flat_map(|table| inodes(&table, port, state))
         .map(|inode| format!("socket:[{inode}]"))
         .collect();
     let processes = fs::read_dir("/proc").ok()?;
@@ -33,13 +42,15 @@ pub(super) fn named(pid: u32) -> String {
     format!("pid {pid}, {}", command.trim().escape_debug())
 }
 
-fn listening_inodes(table: &str, port: u16) -> Vec<String> {
+fn inodes(table: &str, port: u16, state: &str) -> Vec<String> {
     let suffix = format!(":{port:04X}");
     let rows = table.lines().skip(1).map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
-    rows.filter(|row| row.len() > 9 && row[1].ends_with(&suffix) && row[3] == LISTEN)
+    rows.filter(|row| row.len() > 9 && row[1].ends_with(&suffix) && row[3] == state)
         .map(|row| row[9].to_owned())
         .collect()
 }
 
 /// `TCP_LISTEN` as the kernel prints it.
 const LISTEN: &str = "0A";
+/// A UDP socket that takes datagrams from everyone.
+const UNCONNECTED: &str = "07";

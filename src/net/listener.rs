@@ -143,7 +143,7 @@ pub(crate) async fn bind(
                 .and_then(|copies| copies.into_iter().map(|copy| take_over(copy, options)).collect());
             taken.map_err(|error| fail(address.to_string(), error))
         }
-        Address::Stdio | Address::Echo => Ok(Vec::new()),
+        Address::Discover { .. } | Address::Stdio | Address::Echo => Ok(Vec::new()),
     }
 }
 

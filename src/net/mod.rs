@@ -1,5 +1,5 @@
 //! Sockets: options, streams, listeners, dials, and [`Conn`], which counts
-//! and announces; and for users of the library [`TcpServer`] and
+//! and announces; the UDP port on which a TCP port is asked for; and for users of the library [`TcpServer`] and
 //! [`TcpSocket`]. Nothing here decides where bytes go.
 
 mod access;
@@ -7,27 +7,38 @@ mod changes;
 mod conn;
 mod diagnosis;
 mod dial;
+mod discovery;
 mod echo;
 mod error;
 mod holder;
 mod inherited;
 mod kept;
 mod kernel;
+mod layers;
 mod listener;
 mod options;
 #[cfg(feature = "cli")]
 mod private;
+mod proxy_header;
 mod queue;
 mod resolve;
+mod responder;
 pub mod server;
 pub mod socket;
 mod stdio;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "tls_absent.rs"]
+mod tls;
+mod tls_options;
 mod transport;
 mod unacknowledged;
 mod unread;
+mod via;
 
-pub(crate) use self::access::network;
 pub use self::access::{AccessList, CidrError};
+pub(crate) use self::access::{network, origin};
 pub(crate) use self::conn::{Conn, reason_of, reason_of_drop};
 pub use self::dial::DialError;
 pub(crate) use self::dial::{Target, dial, probe};
@@ -35,6 +46,7 @@ pub use self::error::{SocketError, SocketErrorKind};
 pub use self::inherited::inherit_sockets;
 pub(crate) use self::inherited::unused_sockets;
 pub use self::kernel::KernelOptions;
+pub(crate) use self::layers::{Greeting, Layers};
 pub use self::listener::BindError;
 #[cfg(feature = "cli")]
 pub(crate) use self::listener::UnixPath;
@@ -44,11 +56,20 @@ pub(crate) use self::listener::{
 pub use self::options::{DialOptions, Keepalive, ListenOptions, MessageOptions, QueueOptions};
 #[cfg(feature = "cli")]
 pub(crate) use self::private::bind_private;
+pub use self::proxy_header::ProxyVersion;
 pub use self::queue::Overflow;
 pub(crate) use self::queue::{Amount, Change, Level, PLACE as QUEUE_PLACE, Queue, QueueLimit};
 pub(crate) use self::resolve::{addresses, is_own};
+pub use self::responder::{DiscoveryCounts, DiscoveryOptions};
+pub(crate) use self::responder::{Responder, Tally};
 pub use self::server::{ServerOptions, TcpServer};
 pub use self::socket::{Reconnect, SocketOptions, TcpSocket};
+pub(crate) use self::tls::{Loaded, Roles, Tls, load as load_tls};
+pub use self::tls_options::TlsOptions;
 #[cfg(test)]
 pub(crate) use self::transport::Stream;
 pub(crate) use self::unacknowledged::Unacknowledged;
+pub use self::via::{Via, ViaError};
+
+/// What a config that wants TLS is told where it is not built.
+pub(crate) const NO_TLS: &str = "this program was built without TLS; build it with the feature `tls`";

@@ -4,10 +4,12 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use socket2::{SockRef, TcpKeepalive};
 
 use super::access::AccessList;
 use super::kernel::KernelOptions;
+use super::proxy_header::ProxyVersion;
 use super::queue::{Overflow, QueueLimit};
 use crate::framing::Framing;
 
@@ -52,6 +54,11 @@ pub struct ListenOptions {
     pub kernel: KernelOptions,
     /// Messages, in a relay that joins many.
     pub messages: MessageOptions,
+    /// Every connection begins with a PROXY header (version 1 or 2, within 3 s), and is
+    /// from then on the one announced: in events, to the lists of `access`, to its target.
+    pub accept_proxy: bool,
+    /// From where such headers are believed; others are reset. At least one network with `accept_proxy`.
+    pub trusted: Vec<IpNet>,
 }
 
 /// Options of outbound connections.
@@ -67,6 +74,8 @@ pub struct DialOptions {
     pub kernel: KernelOptions,
     /// Messages, in a relay that joins many.
     pub messages: MessageOptions,
+    /// Begins the connection with a PROXY header that names the client it is made for.
+    pub send_proxy: Option<ProxyVersion>,
 }
 
 impl Default for DialOptions {
@@ -78,6 +87,7 @@ impl Default for DialOptions {
             keepalive: Keepalive::default(),
             kernel: KernelOptions::default(),
             messages: MessageOptions::default(),
+            send_proxy: None,
         }
     }
 }

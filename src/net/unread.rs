@@ -2,7 +2,7 @@
 //! or has left. Nothing is taken from it, so that whoever reads it later gets
 //! every byte.
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
@@ -19,18 +19,20 @@ impl Conn {
     ///
     /// # Errors
     /// The connection broke.
-    pub(crate) async fn speaks(&self) -> io::Result<bool> {
+    pub(crate) async fn speaks(&mut self) -> io::Result<bool> {
         let peek = |socket: SockRef<'_>| socket.peek(&mut [MaybeUninit::uninit()]).map(|count| count > 0);
         loop {
-            let peeked = match self.stream() {
+            let peeked = match self.stream_mut() {
                 Stream::Tcp(stream) => {
                     stream.readable().await?;
-                    stream.try_io(Interest::READABLE, || peek(SockRef::from(stream)))
+                    stream.try_io(Interest::READABLE, || peek(SockRef::from(&*stream)))
                 }
                 Stream::Unix(stream) => {
                     stream.readable().await?;
-                    stream.try_io(Interest::READABLE, || peek(SockRef::from(stream)))
+                    stream.try_io(Interest::READABLE, || peek(SockRef::from(&*stream)))
                 }
+                // What comes may be of TLS itself, and say nothing.
+                Stream::Tls(stream) => poll_fn(|cx| stream.poll_peek(cx)).await,
                 Stream::Stdio(_) | Stream::Echo(_) => pending().await,
             };
             match peeked {
@@ -43,7 +45,7 @@ impl Conn {
     /// Waits until the peer has left: it finished without a word, or the
     /// connection broke. One that has said something and finished has not left,
     /// since that can still be delivered. Cancel safe.
-    pub(crate) async fn leaves(&self) -> Option<io::Error> {
+    pub(crate) async fn leaves(&mut self) -> Option<io::Error> {
         match self.speaks().await {
             Ok(false) => None,
             Ok(true) => Some(self.breaks().await),
@@ -60,6 +62,11 @@ impl Conn {
                     ready.and_then(|_| stream.try_io(Interest::ERROR, || error_of(stream)))
                 }
                 Stream::Unix(stream) => {
+                    let ready = stream.ready(Interest::ERROR).await;
+                    ready.and_then(|_| stream.try_io(Interest::ERROR, || error_of(stream)))
+                }
+                Stream::Tls(stream) => {
+                    let stream = stream.socket();
                     let ready = stream.ready(Interest::ERROR).await;
                     ready.and_then(|_| stream.try_io(Interest::ERROR, || error_of(stream)))
                 }

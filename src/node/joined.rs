@@ -10,14 +10,18 @@ use tokio::task::JoinSet;
 
 use crate::config::{ClientConfig, Config, RelayConfig};
 use crate::net::MessageOptions;
-use crate::registry::Ledger;
+use crate::registry::{Ledger, Passage, Registry};
 use crate::relay::{Ended, Group, Outlet, Plan, RelayMode, RelayOptions, Shared, Side, Stop, Uplink, keep};
+use crate::wiring::Filtering;
 
 /// The group of a relay, and its clients by their names.
 pub(super) struct Joined {
     group: Arc<Group>,
     mode: RelayMode,
     clients: BTreeMap<String, Client>,
+    filters: Filters,
+    /// Takes messages through filters that wait.
+    via: JoinSet<()>,
 }
 
 /// A client of a group, and what it was made from.
@@ -31,6 +35,9 @@ struct Client {
     plan: watch::Sender<Arc<Plan>>,
 }
 
+/// Its filters, for each of the two directions.
+type Filters = [Option<Arc<Filtering>>; 2];
+
 impl Joined {
     /// The group that is there, if neither the mode nor whether its members take turns has changed, or a new one.
     pub(super) fn new(old: Option<Self>, shared: &Arc<Shared>, relay: &RelayConfig) -> Self {
@@ -40,7 +47,26 @@ impl Joined {
             group: Arc::new(Group::new(Arc::clone(shared), mode, &relay.options)),
             mode,
             clients: BTreeMap::new(),
+            filters: Filters::default(),
+            via: JoinSet::new(),
         })
+    }
+
+    /// Has messages go through the filters of the relay `name` from now on.
+    pub(super) fn filter(&mut self, name: &str, relay: &RelayConfig, registry: &Registry) {
+        let before = std::mem::take(&mut self.filters);
+        let ways = [("via", &relay.via), ("via_back", &relay.via_back)];
+        let mut ways = ways.into_iter().zip(before).map(|((key, filters), before)| {
+            let made = || Arc::new(Filtering::new(format!("relay.{name}.{key}"), filters.clone(), registry));
+            let same = |before: &Arc<Filtering>| before.filters() == filters;
+            (!filters.is_empty()).then(|| before.filter(same).unwrap_or_else(made))
+        });
+        self.filters = std::array::from_fn(|_| ways.next().flatten());
+        let passages = self.filters.clone().map(|way| way.map(|way| way as Arc<dyn Passage>));
+        if self.via.is_empty() && passages.iter().flatten().any(|passage| !passage.is_prompt()) {
+            self.via.spawn(Arc::clone(&self.group).run_via());
+        }
+        self.group.set_passages(passages);
     }
 
     pub(super) fn group(&self) -> &Arc<Group> {

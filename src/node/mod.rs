@@ -2,7 +2,9 @@
 //! they stop.
 
 mod bridges;
+mod discovery;
 mod joined;
+mod material;
 mod reload;
 mod scripts;
 mod wires;
@@ -18,6 +20,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use self::discovery::{Discoveries, New};
+#[cfg(feature = "cli")]
+pub(crate) use self::material::{Speakers, read as read_material};
 pub use self::reload::Changes;
 use self::scripts::{Scripts, Started};
 use self::wires::Wires;
@@ -62,6 +67,7 @@ pub struct Node {
     wiring: Wiring,
     wires: Wires,
     scripts: Scripts,
+    discoveries: Discoveries,
     stop: Arc<watch::Sender<Stop>>,
     serving: JoinSet<Ended>,
     dispatcher: JoinSet<()>,
@@ -132,8 +138,12 @@ impl Node {
         // Taken first: if the node does not start it goes, and subscriptions end.
         let events = bus.dispatcher();
         let leads = wiring::check(&config).await?;
-        let wiring = Wiring::new(&config, &bus);
+        let material = material::read(&config).await?;
+        let mut wiring = Wiring::new(&config, &bus);
+        wiring.speakers.follow(material);
         let bound = wiring.bind_new(&config, &Default::default()).await?;
+        let discoveries = Discoveries::default();
+        let told = discoveries.bind_new(&config)?;
         for name in unused_sockets() {
             warn!(name, "no listener uses this socket of the service manager; clients wait there in vain");
         }
@@ -157,6 +167,7 @@ impl Node {
             wiring,
             wires,
             scripts,
+            discoveries,
             stop,
             serving,
             dispatcher,
@@ -165,7 +176,7 @@ impl Node {
             outcome,
         };
         let steps = node.wires.steps(&node.config);
-        node.open(bound, Doors::new(), started, &leads);
+        node.open(bound, told, Doors::new(), started, &leads);
         if let Some(steps) = steps {
             node.run.spawn(steps.run(node.registry.clone()));
         }
@@ -174,12 +185,14 @@ impl Node {
     }
 
     /// Has the wiring follow the config, with listeners that were bound for it.
-    fn open(&mut self, bound: Vec<Bound>, closed: Doors, started: Started, leads: &Leads) {
+    fn open(&mut self, bound: Vec<Bound>, told: New, closed: Doors, started: Started, leads: &Leads) {
         self.wires.prepare(&self.config);
         let Self { config, wires, stop, serving, .. } = self;
         let mut objects = self.wiring.follow(config, bound, closed, leads, wires, stop, serving);
         self.scripts.follow(&self.config, started);
         objects.extend(self.scripts.objects());
+        self.discoveries.follow(&self.config, told, &self.registry, &self.stop);
+        objects.extend(self.discoveries.objects());
         self.registry.replace(objects);
         self.wires.connect(&self.config, &self.scripts);
     }
@@ -261,11 +274,12 @@ impl Node {
 
     /// Waits until it has [served](Self::served), and then stops.
     ///
-    /// The order: listeners close, sessions end, wires and
+    /// The order: listeners close and are not announced any more, sessions end, wires and
     /// scripts end, the sweep ends, the
     /// last events are dispatched, subscriptions end.
     pub async fn join(mut self) -> Outcome {
         self.served().await;
+        self.discoveries.finish().await;
         self.wires.finish().await;
         self.scripts.finish().await;
         self.sweep.shutdown().await;

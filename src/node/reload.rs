@@ -4,11 +4,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::wiring;
-use super::{Node, NodeError};
+use super::{Node, NodeError, material, wiring};
 use crate::address::Address;
 use crate::config::keys::{self, Key};
-use crate::config::{Config, Fault, Place, Reload};
+use crate::config::{ClientConfig, Config, Fault, Place, Reload};
 use crate::relay::Stop;
 
 /// What a reload has changed.
@@ -38,19 +37,23 @@ impl Node {
             return Err(NodeError::Stopping);
         }
         let leads = wiring::check(&config).await?;
+        let material = material::read(&config).await?;
         let (talks, talked) = (conversation(&config), conversation(&self.config));
-        if talks != talked
-            && let Some((id, _)) = talks.or(talked)
-        {
+        let (shows, showed) = (terminal(&config), terminal(&self.config));
+        let is_other = (talks != talked, shows != showed);
+        let relay = talks.or(talked).filter(|_| is_other.0).map(|(id, _)| ("relay", id));
+        let client = shows.or(showed).filter(|_| is_other.1).map(|(id, _)| ("client", id));
+        if let Some((table, id)) = relay.or(client) {
             let text = "standard input and output come and go with the process; start the node anew";
             return Err(NodeError::Config(vec![Fault {
-                place: Place::new("relay", id, ""),
+                place: Place::new(table, id, ""),
                 text: text.into(),
             }]));
         }
         let matches = self.wiring.match_listeners(&config).await;
         self.wiring.check_access(&config, &matches)?;
         let bound = self.wiring.bind_new(&config, &matches).await?;
+        let told = self.discoveries.bind_new(&config)?;
         let started = self.scripts.start_new(&config, &self.registry).await?;
 
         // From here on nothing waits and nothing fails.
@@ -58,9 +61,20 @@ impl Node {
         config.tap = self.config.tap.take();
         let mut changes = changes(&self.config, &config);
         changes.restart.extend(restart);
+        for id in self.wiring.speakers.follow(material) {
+            // Their names may have stayed, and what is in them not.
+            let name = format!("tls.{id}");
+            if !changes
+                .changed
+                .iter()
+                .any(|key| key.strip_prefix(&name).is_some_and(|key| key.starts_with('.')))
+            {
+                changes.changed.push(name);
+            }
+        }
         self.config = config;
         let closed = self.wiring.close_unmatched(&matches, &self.config);
-        self.open(bound, closed, started, &leads);
+        self.open(bound, told, closed, started, &leads);
         Ok(changes)
     }
 }
@@ -72,6 +86,11 @@ fn conversation(config: &Config) -> Option<(&String, Vec<(&str, &Address)>)> {
     let from = config.from(relay).map(|(name, listener)| (name, &listener.bind));
     let to = config.to(relay).map(|(name, client)| (name, &client.to));
     Some((id, from.chain(to).collect()))
+}
+
+/// The client that is standard input and output for wires and scripts.
+fn terminal(config: &Config) -> Option<(&String, &ClientConfig)> {
+    config.client.iter().find(|(id, client)| client.to == Address::Stdio && config.is_wired(id))
 }
 
 /// Has the keys of `[node]` that cannot follow stay as they were, and names those that should have.
@@ -91,7 +110,9 @@ fn changes(old: &Config, new: &Config) -> Changes {
     changes.note("node", keys::node(), old, new);
     changes.compare("listen", keys::listen, &old.listen, &new.listen);
     changes.compare("client", keys::client, &old.client, &new.client);
+    changes.compare("tls", keys::tls, &old.tls, &new.tls);
     changes.compare("relay", keys::relay, &old.relay, &new.relay);
+    changes.compare("discovery", keys::discovery, &old.discovery, &new.discovery);
     changes.compare("timer", keys::timer, &old.timer, &new.timer);
     changes.compare("script", keys::script, &old.script, &new.script);
     // The file may have changed, and not its name.

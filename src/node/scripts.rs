@@ -72,10 +72,10 @@ impl Scripts {
         })
     }
 
-    /// What handles the signals of an object.
-    pub(super) fn taps(&self, object: &str) -> impl Iterator<Item = Tap> {
-        let of = self.running.iter().filter(move |(_, running)| running.config.target == object);
-        of.flat_map(|(id, running)| {
+    /// What of a script handles the signals of an object.
+    pub(super) fn taps(&self, id: &str, object: &str) -> impl Iterator<Item = Tap> {
+        let of = self.running.get_key_value(id).filter(move |(_, running)| running.config.target == object);
+        of.into_iter().flat_map(|(id, running)| {
             let script: Arc<str> = format!("script.{id}").into();
             running.script.names().into_iter().filter_map(move |function| {
                 let signal = function.strip_prefix("on_")?.into();

@@ -16,7 +16,7 @@ use crate::config::{ClientConfig, Config};
 use crate::event::EventMask;
 use crate::framing::Framing;
 use crate::registry::{
-    Arguments, Clock, Fact, INTAKE, Intake, Item, Ledger, Line, Object, Peers, Registry, Trail, Undone, Wired,
+    Arguments, Clock, Fact, Intake, Item, Ledger, Line, Object, Peers, Registry, Trail, Undone, Wired,
 };
 use crate::relay::{Ended, Group, Outlet, Plan, Shared, Side, Stop, Uplink, keep};
 use crate::wiring::{
@@ -117,7 +117,7 @@ impl Wires {
         });
         for object in tells {
             if !self.sources.contains_key(&object) {
-                let intake = Arc::new(Intake::new(INTAKE, &self.undone));
+                let intake = Arc::new(Intake::of_object(&self.undone));
                 let taps = watch::Sender::new(Taps::from([]));
                 let consumer = consume(
                     Arc::clone(&object),
@@ -163,6 +163,10 @@ impl Wires {
             (Arc::clone(object), Wired { peers, line })
         });
         self.registry.rewire(entries.collect(), intakes.collect());
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// The group of a wired listener.
@@ -248,13 +252,21 @@ impl Wires {
             gone.close();
         }
         for (object, source) in &self.sources {
-            let wires = self.wires.iter().filter(|wire| *wire.options().signal.object == **object);
-            let wires = wires.map(|wire| Tap {
-                signal: wire.options().signal.name.as_str().into(),
-                to: Destination::Wire(Arc::clone(wire)),
-            });
-            let steps = self.steps.iter().filter(|(of, _)| of == object).map(|(_, tap)| tap.clone());
-            source.taps.send_replace(wires.chain(scripts.taps(object)).chain(steps).collect());
+            let mut taps = Vec::new();
+            let mut handlers = config.scripts_in_order().into_iter().peekable();
+            for (nth, wire) in self.wires.iter().enumerate() {
+                while let Some((_, script)) = handlers.next_if(|(wires, _)| *wires <= nth) {
+                    taps.extend(scripts.taps(script, object));
+                }
+                if *wire.options().signal.object == **object {
+                    let signal = wire.options().signal.name.as_str().into();
+                    taps.push(Tap { signal, to: Destination::Wire(Arc::clone(wire)) });
+                }
+            }
+            taps.extend(handlers.flat_map(|(_, script)| scripts.taps(script, object)));
+            let steps = self.steps.iter().filter(|(of, _)| of == object);
+            taps.extend(steps.map(|(_, tap)| tap.clone()));
+            source.taps.send_replace(taps.into());
         }
     }
 

@@ -13,15 +13,16 @@ use tokio::task::JoinSet;
 use super::NodeError;
 use super::bridges::Bridged;
 use super::joined::{Joined, side};
+use super::material::Speakers;
 use super::wires::{Wires, wired};
 use crate::address::{Address, Host};
 use crate::bus::EventBus;
 use crate::config::{ClientConfig, Config, Leads, ListenConfig, RelayConfig};
 use crate::event::Endpoint;
 use crate::net::{Listener, Target, addresses, bind, check_source, is_own, no_networks};
-use crate::registry::{Condition, Door, ListenerState, Object, Places};
+use crate::registry::{Condition, Door, ListenerState, Object, Peers, Places};
 use crate::relay::{
-    Ended, Entrance, Limits, Outlet, Relay, RelayMode, RelayOptions, Shared, Side, Stop, Targets,
+    Clients, Ended, Entrance, Limits, Outlet, Relay, RelayMode, RelayOptions, Shared, Side, Stop, Targets,
     most_connections, serve, serve_stdio,
 };
 
@@ -40,6 +41,8 @@ pub(super) struct Wiring {
     conditions: BTreeMap<String, (Address, Arc<Condition>)>,
     /// The checks of targets; the next config has others.
     checks: JoinSet<()>,
+    /// Who speaks TLS, and with which certificates.
+    pub(super) speakers: Speakers,
 }
 
 /// A listener whose tasks run.
@@ -120,7 +123,11 @@ async fn bound_to(address: &Address) -> Vec<SocketAddr> {
     match address {
         Address::Tcp { host: Host::Any, port } => vec![SocketAddr::from(([0u16; 8], *port))],
         Address::Tcp { host, port } => addresses(host, *port).await.unwrap_or_default(),
-        Address::Unix(_) | Address::Systemd(_) | Address::Stdio | Address::Echo => Vec::new(),
+        Address::Unix(_)
+        | Address::Systemd(_)
+        | Address::Discover { .. }
+        | Address::Stdio
+        | Address::Echo => Vec::new(),
     }
 }
 
@@ -144,6 +151,7 @@ impl Wiring {
             open: Vec::new(),
             conditions: BTreeMap::new(),
             checks: JoinSet::new(),
+            speakers: Speakers::default(),
         }
     }
 
@@ -278,6 +286,7 @@ impl Wiring {
         let mut limits = BTreeMap::new();
         let mut groups = BTreeMap::new();
         let mut bridges = BTreeMap::new();
+        let mut members = BTreeMap::new();
         let mut bound: BTreeMap<_, _> = bound.into_iter().map(|bound| (bound.id, bound.listeners)).collect();
         // Before any listener takes clients, who could have all the places.
         let mut relays: Vec<_> = config.relay.iter().collect();
@@ -297,6 +306,7 @@ impl Wiring {
             let joined = relay.mode.is_group().then(|| {
                 let outlets = std::mem::take(&mut outlets);
                 let mut joined = Joined::new(self.groups.remove(name), &self.shared, relay);
+                joined.filter(name, relay, wires.registry());
                 joined.follow(config, relay, outlets, stop, serving);
                 joined
             });
@@ -323,12 +333,17 @@ impl Wiring {
             let one = once.then(|| Arc::new(Places::new(1)));
             for (id, listener) in config.from(relay) {
                 let (relay, side) = (Arc::clone(&running), side(relay, id));
-                let entrance =
-                    Entrance { endpoint: id.into(), options: listener.options.clone(), relay, side };
+                let (options, greeting) = (listener.options.clone(), self.speakers.greeting(listener));
+                let entrance = Entrance { endpoint: id.into(), options, greeting, relay, side };
+                if let Some(group) = groups.get(name) {
+                    let clients: Arc<dyn Peers> = Arc::new(Clients::new(group.group(), id));
+                    members.insert(Arc::from(id), clients);
+                }
                 let (bound, held) = (bound.remove(id), closed.remove(id));
                 self.admit(listener, entrance, bound, held, one.as_ref(), stop, serving);
             }
         }
+        wires.registry().join(members);
         for id in wired(config) {
             if let Some((listener, group)) = config.listen.get(id).zip(wires.group(id)) {
                 let limit = Arc::new(Limits::new(&RelayOptions::default()));
@@ -342,8 +357,8 @@ impl Wiring {
                     group,
                     false,
                 ));
-                let options = listener.options.clone();
-                let entrance = Entrance { endpoint: id.into(), options, relay, side: Side::From };
+                let (options, greeting) = (listener.options.clone(), self.speakers.greeting(listener));
+                let entrance = Entrance { endpoint: id.into(), options, greeting, relay, side: Side::From };
                 let (bound, held) = (bound.remove(id), closed.remove(id));
                 self.admit(listener, entrance, bound, held, None, stop, serving);
             } else {
@@ -475,7 +490,7 @@ impl Wiring {
             };
             let (_, condition) = &self.conditions[id];
             Outlet {
-                target: Target::new(id.into(), client.to.clone()),
+                target: Target::new(id.into(), client.to.clone()).through(self.speakers.layers(client)),
                 options: client.options.clone(),
                 own,
                 condition: Arc::clone(condition),

@@ -2,11 +2,13 @@
 //! a client can be refused or has to wait.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::net::origin;
 
 /// The clients of one listener by where they come from, and its pace.
 #[derive(Debug, Default)]
@@ -83,14 +85,6 @@ impl Drop for Arrival {
                 counts.remove(&self.from);
             }
         }
-    }
-}
-
-/// What counts as one address: an IPv4 address, or a /64 of IPv6, all of which one host can use.
-fn origin(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-        v4 => v4,
     }
 }
 

@@ -6,11 +6,12 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
 
 use super::CallError;
-use crate::event::{ConnectionId, Endpoint};
+use crate::event::{ConnectionId, Endpoint, Introduction};
 
 /// One argument of a slot.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,13 +41,16 @@ pub enum Value {
 pub struct Arguments(BTreeMap<Arc<str>, Value>);
 
 /// A connection as those see it who are told of it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Party {
     pub(crate) id: ConnectionId,
     /// The listener or client it belongs to.
     pub(crate) object: Arc<str>,
     pub(crate) peer: Endpoint,
     pub(crate) local: Endpoint,
+    pub(crate) introduction: Introduction,
+    /// Everything that is told of it was told.
+    is_over: AtomicBool,
 }
 
 /// The custom signals that led to a call, oldest first, as `script.a.name`.
@@ -90,10 +94,37 @@ pub(crate) trait Functions: Send + Sync + fmt::Debug {
 
     /// Calls one. As a slot it yields nothing that anyone looks at; as a filter, frames.
     fn call<'a>(&'a self, function: &'a str, call: Call) -> Called<'a>;
+
+    /// A connection is over, and nothing more is told of it.
+    fn forget(&self, connection: ConnectionId) {
+        let _ = connection;
+    }
 }
 
 /// A call under way.
 pub(crate) type Called<'a> = Pin<Box<dyn Future<Output = Result<Vec<Frame>, CallError>> + Send + 'a>>;
+
+impl Party {
+    /// One whose peer and local address are these.
+    pub(crate) fn new(
+        id: ConnectionId,
+        object: Arc<str>,
+        (peer, local): (Endpoint, Endpoint),
+        introduction: Introduction,
+    ) -> Self {
+        Self { id, object, peer, local, introduction, is_over: AtomicBool::new(false) }
+    }
+
+    /// Nothing more is told of it.
+    pub(crate) fn end(&self) {
+        self.is_over.store(true, Relaxed);
+    }
+
+    #[cfg_attr(not(feature = "script"), expect(dead_code, reason = "asked by scripts alone"))]
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Relaxed)
+    }
+}
 
 impl Value {
     /// Its bytes as they are written: of a number or a switch, its text.

@@ -9,11 +9,14 @@ mod condition;
 mod door;
 mod error;
 mod intake;
+mod lanes;
+mod passage;
 mod peers;
 mod places;
 mod slots;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -31,12 +34,15 @@ pub use self::door::ListenerState;
 pub(crate) use self::door::{Clock, Door, Line, Wanted};
 pub use self::error::CallError;
 pub(crate) use self::intake::{Fact, INTAKE, Intake, Item, Undone};
+pub(crate) use self::lanes::in_lanes;
+pub(crate) use self::passage::{Passage, Passed};
 pub(crate) use self::peers::{Ending, Peers, SendError, To};
 pub(crate) use self::places::{Place, Places};
 #[cfg(test)]
 pub(crate) use self::slots::SLOTS;
 pub(crate) use self::slots::{Of, Slot};
 use crate::event::Endpoint;
+use crate::net::{DiscoveryCounts, Tally};
 
 /// The objects of a running node. Cloning gives another handle to the same.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +56,8 @@ struct State {
     objects: BTreeMap<Arc<str>, Object>,
     /// What slots write to, of listeners and clients that no relay has.
     wired: BTreeMap<Arc<str>, Wired>,
+    /// What slots called by hand write to, of listeners whose clients are members of a relay.
+    members: BTreeMap<Arc<str>, Arc<dyn Peers>>,
     /// Where the signals of an object go, if anyone wants them.
     intakes: BTreeMap<Arc<str>, Arc<Intake>>,
 }
@@ -74,6 +82,11 @@ pub(crate) enum Object {
     Relay {
         from: Vec<String>,
         to: Vec<String>,
+    },
+    Discovery {
+        address: SocketAddr,
+        listener: String,
+        tally: Arc<Tally>,
     },
     Timer(Arc<Clock>),
     /// By the name `script.ID`.
@@ -120,6 +133,16 @@ pub enum ObjectKind {
         /// Its clients, in the order in which they are tried.
         to: Vec<String>,
     },
+    /// Tells who asks where a listener is.
+    Discovery {
+        /// The UDP address at which it is asked.
+        address: SocketAddr,
+        /// The listener.
+        #[serde(rename = "for")]
+        listener: String,
+        /// What became of the requests.
+        requests: DiscoveryCounts,
+    },
     /// Fires after a time, once or again and again.
     Timer {
         /// Whether it will fire.
@@ -154,6 +177,17 @@ impl Registry {
     /// Makes `objects` all there are.
     pub(crate) fn replace(&self, objects: BTreeMap<Arc<str>, Object>) {
         self.lock().objects = objects;
+    }
+
+    /// Says whom slots called by hand write to, of listeners that relays have.
+    pub(crate) fn join(&self, members: BTreeMap<Arc<str>, Arc<dyn Peers>>) {
+        self.lock().members = members;
+    }
+
+    /// The clients of a listener that are members of a relay.
+    fn members(&self, object: &str) -> Option<Wired> {
+        let peers = Arc::clone(self.lock().members.get(object)?);
+        Some(Wired { peers, line: None })
     }
 
     /// Says what slots write to, and where signals go.
@@ -196,6 +230,9 @@ impl Object {
                 accounts: ledger.as_ref().map(|ledger| ledger.accounts()),
             },
             Self::Relay { from, to } => ObjectKind::Relay { from: from.clone(), to: to.clone() },
+            Self::Discovery { address, listener, tally } => {
+                ObjectKind::Discovery { address: *address, listener: listener.clone(), requests: tally.now() }
+            }
             Self::Timer(clock) => {
                 let (running, fired) = clock.now();
                 ObjectKind::Timer { running, fired }

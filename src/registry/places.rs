@@ -71,6 +71,11 @@ impl Places {
 }
 
 impl Place {
+    /// How many there are of its kind.
+    pub(crate) fn most(&self) -> usize {
+        self.0.most()
+    }
+
     /// Lets nobody follow, ever: for a conversation there is one of.
     pub(crate) fn be_the_last(&self) {
         self.0.lock().most = 0;

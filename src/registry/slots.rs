@@ -28,6 +28,7 @@ pub(crate) enum Of {
     Listener,
     Client,
     Relay,
+    Discovery,
     Timer,
     Script,
     Node,
@@ -146,12 +147,13 @@ impl Registry {
                 self.write(object, slot, &call).await
             }
             Some(Object::Relay { .. }) => Of::Relay.slot(object, slot).map(|_| ()),
+            Some(Object::Discovery { .. }) => Of::Discovery.slot(object, slot).map(|_| ()),
         }
     }
 
     /// A slot of a listener or client that concerns its connections.
     async fn write(&self, object: &str, slot: &Slot, call: &Call) -> Result<(), CallError> {
-        let Some(wired) = self.wired(object) else {
+        let Some(wired) = self.wired(object).or_else(|| self.members(object)) else {
             let why = "a relay has its bytes, or no wire names it; give it a wire, and no relay".into();
             return Err(CallError::NotWired { object: object.to_owned(), why });
         };
@@ -240,6 +242,15 @@ impl Registry {
         match found {
             Some(Object::Script(script)) => self.run(object, &script, function, call).await,
             _ => Err(self.no_object(object)),
+        }
+    }
+
+    /// Has scripts drop what they keep of a connection that is over.
+    pub(crate) fn forget(&self, connection: ConnectionId) {
+        for object in self.lock().objects.values() {
+            if let Object::Script(script) = object {
+                script.forget(connection);
+            }
         }
     }
 

@@ -12,11 +12,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::bridge::attend;
 use super::group::Side;
+use super::handshake::Handshakes;
 use super::member::Member;
 use super::session::Session;
 use super::{Ended, Relay, Stop};
+use crate::bus::EventBus;
 use crate::event::{Endpoint, Event, EventKind, Reason, Restriction};
-use crate::net::{ACCEPT_PAUSE, Accepted, Conn, ListenOptions, Listener, is_of_the_client};
+use crate::net::{ACCEPT_PAUSE, Accepted, Conn, Greeting, ListenOptions, Listener, is_of_the_client};
 use crate::registry::{Arrival, Door, ListenerState, Place, Places};
 
 /// What a listener's task does with its clients. A reload replaces it, and
@@ -25,6 +27,8 @@ pub(crate) struct Entrance {
     /// The listener's name.
     pub(crate) endpoint: Arc<str>,
     pub(crate) options: ListenOptions,
+    /// What its clients have to say first.
+    pub(crate) greeting: Greeting,
     pub(crate) relay: Arc<Relay>,
     /// Its end of a relay that joins many.
     pub(crate) side: Side,
@@ -32,9 +36,9 @@ pub(crate) struct Entrance {
 
 /// What a client takes up: a place of its listener, one of the node, and one of its address.
 pub(super) struct Admission {
-    place: Place,
-    _of_node: Place,
-    _of_address: Option<Box<Arrival>>,
+    pub(super) place: Place,
+    pub(super) of_node: Place,
+    pub(super) of_address: Option<Box<Arrival>>,
 }
 
 /// Serves a listener until it is closed or the node stops, or, in a relay with
@@ -48,6 +52,7 @@ pub(crate) async fn serve(
     let mut state = door.watch();
     let told = stop.clone();
     let mut sessions = JoinSet::new();
+    let mut handshakes = Handshakes::default();
     let mut conversation = None;
     let mut now = Arc::clone(&entrance.borrow_and_update());
     // These wait for what the others look at.
@@ -73,8 +78,16 @@ pub(crate) async fn serve(
             biased;
             // A look before each client; to wait costs more, and comes where nobody is there.
             () = poll_fn(|_| if is_news() { Poll::Ready(()) } else { Poll::Pending }) => {}
-            (client, places) = now.admit(&listener, &door), if does == ListenerState::Listening => {
-                enter(&mut sessions, &now, client, places, &told);
+            (accepted, places) = now.admit(&listener, &door), if does == ListenerState::Listening => {
+                if now.greeting.is_empty() {
+                    let client = now.announce(accepted);
+                    enter(&mut sessions, &now, client, places, &told);
+                } else {
+                    handshakes.add(&now, &door, accepted, places);
+                }
+            }
+            Some((entrance, client, places)) = handshakes.next() => {
+                enter(&mut sessions, &entrance, client, places, &told);
             }
             _ = woken.0.wait_for(|stop| *stop != Stop::No) => break,
             Ok(()) = woken.1.changed() => {}
@@ -85,6 +98,7 @@ pub(crate) async fn serve(
             conversation = end_of(ended).filter(|_| now.relay.once).or(conversation);
         }
     }
+    drop(handshakes);
     now.relay.shared.bus.not_listening(&listener.local());
     drop(listener);
     // Also when the node, and not its door, has ended it.
@@ -103,7 +117,7 @@ pub(crate) async fn serve_stdio(
     let own = door.places().take().expect("nobody else comes by this door");
     let client = Conn::stdio(&relay.shared.bus, &entrance.endpoint);
     let mut sessions = JoinSet::new();
-    let admission = Admission { place: own, _of_node: place, _of_address: None };
+    let admission = Admission { place: own, of_node: place, of_address: None };
     enter(&mut sessions, &entrance, client, admission, &stop);
     drain(relay.once, sessions, None, stop).await
 }
@@ -192,8 +206,24 @@ fn end_of(ended: Result<Reason, JoinError>) -> Option<Reason> {
 }
 
 impl Entrance {
+    pub(super) fn bus(&self) -> &EventBus {
+        &self.relay.shared.bus
+    }
+
+    /// A client that has nothing more to say first.
+    fn announce(&self, (stream, peer, local): Accepted) -> Conn {
+        Conn::accepted(&self.relay.shared.bus, &self.endpoint, stream, peer, local)
+    }
+
+    /// Resets one that may not come in.
+    pub(super) fn refuse(&self, (stream, peer, _): Accepted, cause: Restriction) {
+        stream.reset_on_drop();
+        drop(stream);
+        self.bus().refused(&self.endpoint, peer, cause);
+    }
+
     /// Waits for a client who may connect, and for places for it. Cancel safe.
-    async fn admit(&self, listener: &Listener, door: &Door) -> (Conn, Admission) {
+    async fn admit(&self, listener: &Listener, door: &Door) -> (Accepted, Admission) {
         let bus = &self.relay.shared.bus;
         loop {
             bus.room().await;
@@ -201,17 +231,14 @@ impl Entrance {
                 group.room().await;
             }
             match self.accept(listener, door).await {
-                Ok(((stream, peer, local), (place, of_node))) => match self.enter(&peer, door) {
-                    Ok(of_address) => {
-                        let admission = Admission { place, _of_node: of_node, _of_address: of_address };
-                        return (Conn::accepted(bus, &self.endpoint, stream, peer, local), admission);
+                Ok((accepted, (place, of_node))) => {
+                    // One that a proxy is to announce is judged by what that says.
+                    let is_announced = self.greeting.proxy.is_some();
+                    match if is_announced { Ok(None) } else { self.enter(&accepted.1, door) } {
+                        Ok(of_address) => return (accepted, Admission { place, of_node, of_address }),
+                        Err(cause) => self.refuse(accepted, cause),
                     }
-                    Err(cause) => {
-                        stream.reset_on_drop();
-                        drop(stream);
-                        bus.refused(&self.endpoint, peer, cause);
-                    }
-                },
+                }
                 // One client left before it was accepted, or its network did.
                 Err(error) if is_of_the_client(&error) => {}
                 Err(error) => {
@@ -280,7 +307,7 @@ impl Entrance {
     }
 
     /// Counts a client for its address, if that is limited, unless something speaks against it.
-    fn enter(&self, peer: &Endpoint, door: &Door) -> Result<Option<Box<Arrival>>, Restriction> {
+    pub(super) fn enter(&self, peer: &Endpoint, door: &Door) -> Result<Option<Box<Arrival>>, Restriction> {
         if !self.permits(peer) {
             return Err(Restriction::Access);
         }

@@ -17,6 +17,7 @@ use super::session::connect;
 use super::targets::Reached;
 use super::uplink::{again, cut};
 use super::{Ended, Outlet, Relay, Stop};
+use crate::bus::Record;
 use crate::event::{Event, EventKind, Reason};
 use crate::net::{Conn, Target, reason_of};
 
@@ -78,7 +79,7 @@ async fn turn(relay: Arc<Relay>, bridge: Arc<Bridge>, mut first: Conn, stop: wat
     let waited = tokio::select! {
         biased;
         () = bridge.over(stop) => Waited::InVain(Reason::Shutdown),
-        waited = wait(&relay, options, &first) => waited,
+        waited = wait(&relay, options, &mut first) => waited,
     };
     let pair = match waited {
         Waited::Speaks => connect(relay, first).await,
@@ -111,7 +112,7 @@ enum Waited {
     Broke(std::io::Error),
 }
 
-async fn wait(relay: &Relay, options: BridgeOptions, first: &Conn) -> Waited {
+async fn wait(relay: &Relay, options: BridgeOptions, first: &mut Conn) -> Waited {
     if options.join_on == JoinOn::Data {
         return match first.speaks().await {
             Ok(true) => Waited::Speaks,
@@ -119,20 +120,21 @@ async fn wait(relay: &Relay, options: BridgeOptions, first: &Conn) -> Waited {
             Err(error) => Waited::Broke(error),
         };
     }
+    let record = Arc::clone(first.record());
     tokio::select! {
         biased;
-        second = reach(relay, first) => Waited::Second(Box::new(second)),
+        second = reach(relay, &record) => Waited::Second(Box::new(second)),
         error = first.leaves() => error.map_or(Waited::InVain(Reason::Closed), Waited::Broke),
         () = passes(options.wait_timeout) => Waited::InVain(Reason::NoTarget),
     }
 }
 
 /// Dials the second until it answers.
-async fn reach(relay: &Relay, first: &Conn) -> Conn {
+async fn reach(relay: &Relay, first: &Record) -> Conn {
     let mut attempt = 0;
     let outlet = relay.targets.outlet(0).expect("the second of two was left to the relay");
     loop {
-        if let Ok(second) = outlet.dial(&relay.shared.bus, Some(first.id())).await {
+        if let Ok(second) = outlet.dial(&relay.shared.bus, Some(first)).await {
             return second;
         }
         sleep(pause(relay, &outlet.target, &mut attempt)).await;

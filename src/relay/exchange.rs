@@ -118,13 +118,16 @@ impl Exchange {
     }
 
     /// Takes what a member says: a client asks, and the target answers.
-    pub(super) fn carry(&self, group: &Group, from: &Mailbox, run: &Run) {
+    pub(super) fn carry(&self, group: &Group, from: &Mailbox, framing: Framing, run: Run) {
         let mut state = self.lock();
         let Some(target) = state.target.clone() else { return };
         match from.side() {
             Side::From => {
-                let Some(client) = from.connection() else { return };
-                let (wire, count) = group.form(from, run, &target.mailbox);
+                let Some(client) = from.connection() else {
+                    let lost = Amount { frames: run.frames, bytes: run.wire.len() as u64 };
+                    return from.lose(&group.shared, DropCause::Left, lost);
+                };
+                let (wire, count) = group.form(from, framing, &run, &target.mailbox);
                 target.ledger().held(count);
                 let now = Instant::now();
                 for frame in frames(target.mailbox.framing, group.charged(wire)) {
@@ -135,7 +138,12 @@ impl Exchange {
                 }
             }
             Side::To => {
-                for frame in frames(from.framing, run.wire.clone()) {
+                // An answer is told by what stands around it, too.
+                let wire = match framing == from.framing {
+                    true => run.wire,
+                    false => group.form(from, framing, &run, from).0,
+                };
+                for frame in frames(from.framing, wire) {
                     self.answered(group, &mut state, from, &frame);
                 }
                 let heard = state.requests.heard();
@@ -162,7 +170,7 @@ impl Exchange {
     }
 
     fn deliver(&self, group: &Group, target: &Mailbox, client: &Mailbox, answer: Bytes) {
-        let (wire, frames) = group.form(target, &Run { wire: answer, frames: 1 }, client);
+        let (wire, frames) = group.form(target, target.framing, &Run { wire: answer, frames: 1 }, client);
         if frames > 0 {
             let wire = group.charged(wire);
             group.with_queue(client, |queue| (queue.push(wire, frames), ()));

@@ -6,18 +6,19 @@ use std::collections::HashMap;
 use std::mem::take;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Duration, Instant};
 
 use super::exchange::Exchange;
+use super::via::Via;
 use super::wired::Wires;
 use super::{RelayMode, RelayOptions, Reply, Shared};
 use crate::event::{ConnectionId, DropCause, Event, EventKind, Reason};
 use crate::framing::{Framing, Run};
 use crate::net::{Amount, Change, Level, Overflow, Queue, QueueLimit};
-use crate::registry::{Ending, Intake, Ledger, Undone};
+use crate::registry::{Intake, Ledger, Undone};
 
 /// Which end of the relay a member is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub(crate) struct Group {
     mode: RelayMode,
     /// Takes what they send, if that goes to wires and scripts and not by the rule of the mode.
     pub(super) wires: Option<Wires>,
+    /// What they send goes through this first.
+    pub(super) via: Via,
     members: RwLock<Vec<Arc<Mailbox>>>,
     /// Those that have a name, by it.
     pub(super) names: RwLock<HashMap<Vec<u8>, Arc<Mailbox>>>,
@@ -59,7 +62,7 @@ pub(super) struct Mailbox {
     pub(super) ledger: Option<Arc<Ledger>>,
     pub(super) is_full: AtomicBool,
     /// What a slot has asked for, as bits.
-    asked: AtomicU8,
+    pub(super) asked: AtomicU8,
     /// A task's waker stays good for its life, so it is stored once.
     waker: OnceLock<Waker>,
     waits: AtomicBool,
@@ -85,6 +88,7 @@ impl Group {
             shared,
             mode,
             wires: None,
+            via: Via::new(),
             members: RwLock::default(),
             names: RwLock::default(),
             full: AtomicUsize::new(0),
@@ -144,7 +148,7 @@ impl Group {
             let (wire, kept) = match old.framing == new.framing {
                 true => (wire, frames),
                 false => {
-                    let (wire, kept) = self.form(old, &Run { wire, frames }, &new);
+                    let (wire, kept) = self.form(old, old.framing, &Run { wire, frames }, &new);
                     (self.charged(wire), kept)
                 }
             };
@@ -234,8 +238,8 @@ impl Group {
         self.exchange.as_ref().is_some_and(|exchange| exchange.owes(member))
     }
 
-    /// Puts frames of one member into the queues of those who hear it.
-    pub(super) fn distribute(&self, from: &Mailbox, run: Run) {
+    /// Puts frames of one member, in this framing, into the queues of those who hear it.
+    pub(super) fn distribute(&self, from: &Mailbox, framing: Framing, run: Run) {
         if let Some(wires) = &self.wires {
             let amount = Amount { frames: run.frames, bytes: run.wire.len() as u64 };
             let run = Run { wire: self.charged(run.wire), ..run };
@@ -246,7 +250,7 @@ impl Group {
             return;
         }
         if let Some(exchange) = &self.exchange {
-            return exchange.carry(self, from, &run);
+            return exchange.carry(self, from, framing, run);
         }
         if !self.is_heard(from) {
             let amount = Amount { frames: run.frames, bytes: run.wire.len() as u64 };
@@ -259,7 +263,7 @@ impl Group {
         for member in members.iter().filter(|member| self.hears(member, from)) {
             let form = forms.iter().position(|(framing, ..)| *framing == member.framing);
             let form = form.unwrap_or_else(|| {
-                let (wire, frames) = self.form(from, &run, member);
+                let (wire, frames) = self.form(from, framing, &run, member);
                 forms.push((member.framing, self.charged(wire), frames));
                 forms.len() - 1
             });
@@ -275,15 +279,15 @@ impl Group {
         }
     }
 
-    /// Frames as one member wrote them, as another reads them.
-    pub(super) fn form(&self, from: &Mailbox, run: &Run, to: &Mailbox) -> (Bytes, u64) {
+    /// Frames of one member, in this framing, as another reads them.
+    pub(super) fn form(&self, from: &Mailbox, framing: Framing, run: &Run, to: &Mailbox) -> (Bytes, u64) {
         let tag = from.name.get().filter(|_| to.side == Side::To).map(|(_, tag)| tag.as_slice());
-        if tag.is_none() && from.framing == to.framing && from.framing.is_exact() {
+        if tag.is_none() && framing == to.framing && framing.is_exact() {
             return (run.wire.clone(), run.frames);
         }
         let (mut wire, mut frames) = (BytesMut::with_capacity(run.wire.len() + 64), 0);
         let mut tagged = Vec::new();
-        for mut body in from.framing.bodies(&run.wire) {
+        for mut body in framing.bodies(&run.wire) {
             if let Some(tag) = tag {
                 tagged.clear();
                 tagged.extend_from_slice(tag);
@@ -300,9 +304,11 @@ impl Group {
         }
         (wire.freeze(), frames)
     }
+
     /// Ready when a member may read: nobody who hears it is full, and there is
     /// memory, or nothing that waits could give some back.
     pub(super) fn poll_room(&self, cx: &mut Context<'_>, own: &Arc<Mailbox>) -> Poll<()> {
+        ready!(self.via.poll_room(cx, own.connection()));
         if let Some(exchange) = &self.exchange {
             return exchange.poll_room(self, cx, own);
         }
@@ -311,11 +317,7 @@ impl Group {
             return wires.poll_room(cx, own.connection());
         }
         for is_second in [false, true] {
-            let own_full = usize::from(own.is_full.load(Relaxed));
-            let others_full = self.full.load(Relaxed) > own_full;
-            let own_held = own.lock().held();
-            let no_memory = self.shared.budget.left() == 0 && self.held.load(Relaxed) > own_held;
-            if !others_full && !no_memory {
+            if self.others_have_room(own) {
                 return Poll::Ready(());
             }
             // Looked at again once it is in the list, since there may have been room just before.
@@ -324,6 +326,15 @@ impl Group {
             }
         }
         Poll::Pending
+    }
+
+    /// Whether nobody else is full, and there is memory. Who takes turns has its own limit.
+    pub(super) fn others_have_room(&self, own: &Mailbox) -> bool {
+        let own_full = usize::from(own.is_full.load(Relaxed));
+        let others_full = self.full.load(Relaxed) > own_full;
+        let own_held = own.lock().held();
+        let no_memory = self.shared.budget.left() == 0 && self.held.load(Relaxed) > own_held;
+        !others_full && !no_memory
     }
 
     /// Changes a queue, and tells everyone whom that concerns.
@@ -372,6 +383,7 @@ impl Group {
         if let Some(wires) = &self.wires {
             wires.go_on();
         }
+        self.via.go_on();
         let waiting = take(&mut *self.waiters());
         for mailbox in waiting {
             mailbox.waits.store(false, Relaxed);
@@ -489,27 +501,6 @@ impl Mailbox {
         self.overflow == Overflow::Disconnect && self.is_full.load(Relaxed)
     }
 
-    /// Has its task end it, or one half of it.
-    pub(super) fn ask(&self, how: Ending) {
-        self.asked.fetch_or(bit(how), Relaxed);
-        self.wake();
-    }
-
-    /// Whether that was asked for.
-    pub(super) fn is_asked(&self, how: Ending) -> bool {
-        self.asked.load(Relaxed) & bit(how) != 0
-    }
-
-    /// Whether nothing more can be written to it.
-    pub(super) fn is_shut(&self) -> bool {
-        self.asked.load(Relaxed) != 0
-    }
-
-    /// It is for another connection now, of which nobody has asked anything.
-    pub(super) fn unask(&self) {
-        self.asked.store(0, Relaxed);
-    }
-
     /// Says whom to wake. Only the first call counts.
     pub(super) fn wake_with(&self, waker: &Waker) {
         if self.waker.get().is_none() {
@@ -571,14 +562,6 @@ impl Mailbox {
                 shared.bus.emit(EventKind::WriteBufferLow, low);
             }
         }
-    }
-}
-
-const fn bit(how: Ending) -> u8 {
-    match how {
-        Ending::Close => 1,
-        Ending::Abort => 2,
-        Ending::ShutdownWrite => 4,
     }
 }
 

@@ -6,10 +6,12 @@
 mod abort;
 mod accept;
 mod bridge;
+mod by_hand;
 mod charged;
 mod dialled;
 mod exchange;
 mod group;
+mod handshake;
 mod member;
 mod named;
 mod pair;
@@ -20,6 +22,7 @@ mod sweep;
 mod tag;
 mod targets;
 mod uplink;
+mod via;
 mod wired;
 
 use std::net::SocketAddr;
@@ -31,6 +34,7 @@ use tokio::time::Instant;
 pub(crate) use self::accept::{Entrance, serve, serve_stdio};
 pub(crate) use self::bridge::Bridge;
 pub use self::bridge::{BridgeOptions, JoinOn};
+pub(crate) use self::by_hand::Clients;
 pub(crate) use self::dialled::join_dialled;
 pub(crate) use self::group::{Group, Side};
 pub use self::reply::Reply;

@@ -5,27 +5,45 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::{Buf, BytesMut};
 
+use super::RelayOptions;
 use super::group::{Group, Mailbox, Side};
 use super::member::{Leave, Member};
 use super::reply::Reply;
 use super::tag::{NameFrame, Naming, TagOptions, by_address};
 use crate::event::DropCause;
-use crate::framing::{FrameError, Run};
+use crate::framing::{FrameError, Framing, Run};
 use crate::net::Amount;
 
 impl Member {
-    /// Passes on what it has sent; yields why it has to leave, if it has.
-    pub(super) fn pass_on(&mut self, mut run: Run) -> Option<Leave> {
-        if self.mailbox.side == Side::To && self.options.reply == Reply::Tagged {
-            return self.group.answer(&self.mailbox, &run, &self.options.tags);
+    /// Gives it a name that it need not say; yields why it has to leave, if it has.
+    pub(super) fn call_by_address(&mut self) -> Option<Leave> {
+        let tags = &self.options.tags;
+        if !is_unnamed(&self.mailbox, tags) || tags.name != Naming::Address {
+            return None;
         }
-        if self.is_unnamed() {
-            let (framing, tags) = (self.mailbox.framing, &self.options.tags);
+        self.group.name(&self.mailbox, tags, by_address(&self.peer(), self.id()))
+    }
+}
+
+impl Group {
+    /// Passes on what a member has sent, in this framing; yields why it has to leave, if it has.
+    pub(super) fn pass_on(
+        &self,
+        from: &Arc<Mailbox>,
+        options: &RelayOptions,
+        framing: Framing,
+        mut run: Run,
+    ) -> Option<Leave> {
+        let tags = &options.tags;
+        if from.side == Side::To && options.reply == Reply::Tagged {
+            return self.answer(from, framing, &run, tags);
+        }
+        if run.frames > 0 && is_unnamed(from, tags) {
             let end = framing.first_end(&run.wire);
             let name = framing.bodies(&run.wire).next().map(|first| tags.name(first));
             match name.unwrap_or_else(|| Err("it has sent nothing".into())) {
                 Ok(name) => {
-                    if let Some(leave) = self.call(name) {
+                    if let Some(leave) = self.name(from, tags, name) {
                         return Some(leave);
                     }
                 }
@@ -37,36 +55,20 @@ impl Member {
             }
         }
         if run.frames > 0 {
-            self.group.distribute(&self.mailbox, run);
+            self.distribute(from, framing, run);
         }
         None
     }
 
-    /// Gives it a name that it need not say; yields why it has to leave, if it has.
-    pub(super) fn call_by_address(&mut self) -> Option<Leave> {
-        if !self.is_unnamed() || self.options.tags.name != Naming::Address {
-            return None;
-        }
-        let name = by_address(&self.peer(), self.id());
-        self.call(name)
-    }
-
-    /// It is to have a name, and has none yet.
-    fn is_unnamed(&self) -> bool {
-        self.options.tags.tag.is_some() && self.mailbox.side == Side::From && self.mailbox.name().is_none()
-    }
-
-    fn call(&self, name: Vec<u8>) -> Option<Leave> {
-        let tag = self.options.tags.tag.as_ref().expect("asked for by whoever has one");
+    fn name(&self, mailbox: &Arc<Mailbox>, tags: &TagOptions, name: Vec<u8>) -> Option<Leave> {
+        let tag = tags.tag.as_ref().expect("asked for by whoever has one");
         let text = name.escape_ascii().to_string();
-        match self.group.call(&self.mailbox, tag.of(&name), name) {
+        match self.call(mailbox, tag.of(&name), name) {
             true => None,
             false => Some(Leave::Unnamed(format!("there is a client called {text} already"))),
         }
     }
-}
 
-impl Group {
     /// Gives a member a name, unless another has it.
     fn call(&self, mailbox: &Arc<Mailbox>, tag: Vec<u8>, name: Vec<u8>) -> bool {
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
@@ -89,7 +91,7 @@ impl Group {
     }
 
     /// Gives each answer to the client whose name stands before it.
-    fn answer(&self, from: &Arc<Mailbox>, run: &Run, tags: &TagOptions) -> Option<Leave> {
+    fn answer(&self, from: &Arc<Mailbox>, framing: Framing, run: &Run, tags: &TagOptions) -> Option<Leave> {
         let Some(tag) = &tags.tag else { unreachable!("checked: answers are told apart by their tag") };
         let mut waiting: Option<(Arc<Mailbox>, BytesMut, u64)> = None;
         let flush = |waiting: Option<(Arc<Mailbox>, BytesMut, u64)>| {
@@ -98,7 +100,7 @@ impl Group {
             }
         };
         let mut leave = None;
-        for body in from.framing.bodies(&run.wire) {
+        for body in framing.bodies(&run.wire) {
             let (name, answer) = tag.split(body).unwrap_or((b"", body));
             let found = self.names.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
             let Some(to) = found else {
@@ -134,6 +136,11 @@ impl Group {
         }
         None
     }
+}
+
+/// It is to have a name, and has none yet.
+fn is_unnamed(mailbox: &Mailbox, tags: &TagOptions) -> bool {
+    tags.tag.is_some() && mailbox.side == Side::From && mailbox.name().is_none()
 }
 
 fn one(body: &[u8]) -> Amount {

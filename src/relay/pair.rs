@@ -132,9 +132,8 @@ impl Pair {
                     half.stage = Stage::Finishing;
                 }
                 Stage::Finishing => {
-                    // When both have finished, closing says the same with one system call less.
                     let passed_on = if other_finished {
-                        destination.poll_flush(cx)
+                        destination.poll_last(cx)
                     } else {
                         destination.poll_shutdown(cx)
                     };

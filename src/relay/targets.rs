@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{Outlet, Shared};
-use crate::bus::EventBus;
-use crate::event::{ConnectionId, Event, EventKind};
+use crate::bus::{EventBus, Record};
+use crate::event::{Event, EventKind};
 use crate::net::{Conn, DialError, dial, probe};
 use crate::registry::Condition;
 
@@ -99,7 +99,7 @@ impl Targets {
             let nth = order.next().unwrap_or(turn);
             let Outlet { target, options, own, condition } = &self.outlets[nth];
             let lead = is_one_of_many.then(|| Lead::new(condition));
-            match dial(target, options, own, &shared.bus, Some(client.id())).await {
+            match dial(target, options, own, &shared.bus, Some(client.record())).await {
                 Ok(upstream) => {
                     self.reached(shared, nth);
                     return Some(Reached { upstream, nth, lead });
@@ -189,11 +189,7 @@ async fn all(checks: impl Iterator<Item = impl Future<Output = ()>>) {
 
 impl Outlet {
     /// Dials it, and notes whether it could be reached.
-    pub(super) async fn dial(
-        &self,
-        bus: &EventBus,
-        partner: Option<ConnectionId>,
-    ) -> Result<Conn, DialError> {
+    pub(super) async fn dial(&self, bus: &EventBus, partner: Option<&Record>) -> Result<Conn, DialError> {
         let dialled = dial(&self.target, &self.options, &self.own, bus, partner).await;
         match &dialled {
             Ok(_) => self.condition.reached(),

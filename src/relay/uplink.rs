@@ -15,6 +15,7 @@ use super::exchange::Exchange;
 use super::group::{Group, Mailbox, Side};
 use super::member::Member;
 use super::{Ended, Limits, Outlet, RelayOptions, Stop};
+use crate::address::Address;
 use crate::event::{DropCause, Event, EventKind, Reason};
 use crate::net::{Amount, Conn, MessageOptions, Reconnect};
 use crate::registry::{Ending, Ledger, Line, Wanted};
@@ -216,6 +217,10 @@ pub(crate) async fn keep(
                 () = cut(stop.clone()) => return uplink.ended(1),
                 never = &mut exchange => match never {},
                 reason = member.serve(stop.clone(), replaced) => is_ours = reason == Reason::Unanswered,
+            }
+            // A terminal that is gone does not come back by itself.
+            if let Some(line) = uplink.line.as_ref().filter(|_| target.address == Address::Stdio) {
+                line.want(Wanted::Closed);
             }
             // One that we have closed for want of an answer was none that failed.
             if is_ours || begun.elapsed() >= HEALTHY {

@@ -43,8 +43,8 @@ impl Wires {
     /// A connection is there; its signal is the first it puts in.
     pub(super) fn entered(&self, conn: &Conn, mailbox: &Arc<Mailbox>, is_dialled: bool) {
         let (peer, local) = conn.record().ends();
-        let party = Party { id: conn.id(), object: Arc::clone(conn.record().endpoint()), peer, local };
-        let party = Arc::new(party);
+        let (object, introduction) = (Arc::clone(conn.record().endpoint()), conn.record().introduction());
+        let party = Arc::new(Party::new(conn.id(), object, (peer, local), introduction));
         let present = Present { party: Arc::clone(&party), mailbox: Arc::clone(mailbox) };
         self.lock().insert(conn.id(), present);
         let name = if is_dialled { "connected" } else { "new_connection" };
@@ -62,7 +62,7 @@ impl Wires {
     /// Ready when there is room for more of a connection.
     pub(super) fn poll_room(&self, cx: &mut Context<'_>, connection: Option<ConnectionId>) -> Poll<()> {
         match connection {
-            Some(id) => self.intake.poll_room(cx, id.get()),
+            Some(id) => self.intake.poll_room(cx, id),
             None => Poll::Ready(()),
         }
     }
@@ -86,7 +86,7 @@ impl Wires {
         connection: ConnectionId,
         place: u64,
     ) -> Poll<()> {
-        self.intake.poll_done(cx, connection.get(), place)
+        self.intake.poll_done(cx, connection, place)
     }
 
     /// Waits until nothing is under way to anybody any more, in the whole node.
@@ -224,8 +224,37 @@ impl fmt::Debug for Group {
 }
 
 impl Mailbox {
+    /// Has its task end it, or one half of it.
+    pub(super) fn ask(&self, how: Ending) {
+        self.asked.fetch_or(bit(how), Relaxed);
+        self.wake();
+    }
+
+    /// Whether that was asked for.
+    pub(super) fn is_asked(&self, how: Ending) -> bool {
+        self.asked.load(Relaxed) & bit(how) != 0
+    }
+
+    /// Whether nothing more can be written to it.
+    pub(super) fn is_shut(&self) -> bool {
+        self.asked.load(Relaxed) != 0
+    }
+
+    /// It is for another connection now, of which nobody has asked anything.
+    pub(super) fn unask(&self) {
+        self.asked.store(0, Relaxed);
+    }
+
     /// Whether a slot that writes to it has to wait.
-    fn holds_up(&self) -> bool {
+    pub(super) fn holds_up(&self) -> bool {
         self.is_full.load(Relaxed) && !self.overflow.drops()
+    }
+}
+
+const fn bit(how: Ending) -> u8 {
+    match how {
+        Ending::Close => 1,
+        Ending::Abort => 2,
+        Ending::ShutdownWrite => 4,
     }
 }

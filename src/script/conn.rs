@@ -30,7 +30,13 @@ impl Conn {
 
     fn peers(&self) -> mlua::Result<Option<Arc<dyn Peers>>> {
         self.outside.called()?;
-        Ok(self.outside.registry.wired(&self.party.object).map(|wired| wired.peers))
+        let (registry, object) = (&self.outside.registry, &*self.party.object);
+        let wired = registry.wired(object);
+        if wired.is_none() && registry.find(object).is_some() {
+            let text = format!("a relay has the bytes of `{object}`; a filter may return reply(text)");
+            return Err(Error::runtime(text));
+        }
+        Ok(wired.map(|wired| wired.peers))
     }
 
     fn to(&self) -> To {
@@ -59,6 +65,12 @@ impl UserData for Conn {
         fields.add_field_method_get("id", |_, this| Ok(this.party.id.get()));
         fields.add_field_method_get("peer", |_, this| Ok(this.party.peer.to_string()));
         fields.add_field_method_get("local_address", |_, this| Ok(this.party.local.to_string()));
+        fields.add_field_method_get("tls_name", |_, this| {
+            Ok(this.party.introduction.name.as_deref().map(ToOwned::to_owned))
+        });
+        fields.add_field_method_get("via", |_, this| {
+            Ok(this.party.introduction.via.as_ref().map(ToString::to_string))
+        });
         fields.add_field_method_get("object", |_, this| Ok(this.party.object.to_string()));
         fields.add_field_method_get("name", |_, this| {
             Ok(this.name.borrow().clone().unwrap_or_else(|| this.party.peer.to_string()))

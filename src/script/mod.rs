@@ -21,6 +21,8 @@ mod escapes;
 #[cfg(feature = "script")]
 mod json;
 #[cfg(feature = "script")]
+mod known;
+#[cfg(feature = "script")]
 mod library;
 #[cfg(feature = "script")]
 mod object;
@@ -39,6 +41,6 @@ pub(crate) use self::absent::passwords;
 #[cfg(not(feature = "script"))]
 pub(crate) use self::absent::{Script, check};
 pub use self::error::ScriptError;
-pub use self::options::{OnError, ScriptOptions, Source};
+pub use self::options::{OnError, ScriptOptions, Setting, Source};
 #[cfg(feature = "script")]
 pub(crate) use self::task::{Script, check};

@@ -39,6 +39,15 @@ impl Object {
         send(&*peers, to, &self.name, &data)
     }
 
+    /// To several connections, once all of them have room, so that all get such messages in the same order.
+    async fn write_each(&self, ids: Vec<ConnectionId>, data: LuaString) -> mlua::Result<()> {
+        let peers = self.wired()?.peers;
+        while let Some(full) = ids.iter().find(|id| !peers.has_room(To::One(**id))) {
+            self.outside.clock.wait(peers.room(To::One(*full))).await;
+        }
+        ids.iter().try_for_each(|id| send(&*peers, To::One(*id), &self.name, &data).map(|_| ()))
+    }
+
     async fn slot(&self, slot: &str) -> mlua::Result<()> {
         self.outside.called()?;
         let calls = self.outside.registry.call(&self.name, slot, Arguments::new());
@@ -57,7 +66,9 @@ impl Object {
             }
             Some(ObjectKind::Timer { running: true, .. }) => "running".into(),
             Some(ObjectKind::Timer { running: false, .. }) => "stopped".into(),
-            Some(ObjectKind::Relay { .. } | ObjectKind::Script { .. }) => "running".into(),
+            Some(ObjectKind::Relay { .. } | ObjectKind::Discovery { .. } | ObjectKind::Script { .. }) => {
+                "running".into()
+            }
             None => "gone".into(),
         }
     }
@@ -93,22 +104,28 @@ impl UserData for Object {
         methods.add_async_method(
             "broadcast",
             |_, this: UserDataRef<Self>, (data, options): (LuaString, Option<Table>)| async move {
-                let but = match options {
-                    Some(options) => {
-                        for pair in options.pairs::<String, mlua::Value>() {
-                            let (name, _) = pair?;
-                            if name != "except" {
-                                let name = name.escape_debug();
-                                return Err(Error::runtime(format!(
-                                    "broadcast has no `{name}`; it has `except`"
-                                )));
-                            }
-                        }
-                        id(options.get("except")?)
-                    }
-                    None => None,
+                let Some(options) = options else {
+                    return this.write(To::All { but: None }, data).await.map(|_| ());
                 };
-                this.write(To::All { but }, data).await.map(|_| ())
+                for pair in options.pairs::<String, mlua::Value>() {
+                    let (name, _) = pair?;
+                    if !["except", "to"].contains(&name.as_str()) {
+                        let name = name.escape_debug();
+                        return Err(Error::runtime(format!(
+                            "broadcast has no `{name}`; it has `except` and `to`"
+                        )));
+                    }
+                }
+                let but = id(options.get("except")?);
+                match options.get::<Option<Table>>("to")? {
+                    Some(list) => {
+                        let ids = list.sequence_values().map(|conn| Ok(id(Some(conn?))));
+                        let ids: Vec<_> = ids.collect::<mlua::Result<_>>()?;
+                        let ids = ids.into_iter().flatten().filter(|id| Some(*id) != but).collect();
+                        this.write_each(ids, data).await
+                    }
+                    None => this.write(To::All { but }, data).await.map(|_| ()),
+                }
             },
         );
         for slot in SLOTS {

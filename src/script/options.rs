@@ -1,5 +1,6 @@
 //! What a script is and what it may take: its text, and its limits.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,21 @@ pub struct ScriptOptions {
     pub on_error: OnError,
     /// The file that `auth.verify` looks in; `node passwd` writes it.
     pub passwords: Option<PathBuf>,
+    /// What the script finds in its table `settings`.
+    pub settings: BTreeMap<String, Setting>,
+}
+
+/// A value that a config gives a script.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// Text.
+    Text(String),
+    /// A whole number.
+    Integer(i64),
+    /// Any other number, as it is written.
+    Number(String),
+    /// Yes or no.
+    Bool(bool),
 }
 
 /// What an error in a function of a script does, beside dropping what it was called with.
@@ -46,6 +62,7 @@ impl Default for ScriptOptions {
             max_time: Duration::from_millis(20),
             on_error: OnError::Drop,
             passwords: None,
+            settings: BTreeMap::new(),
         }
     }
 }

@@ -14,9 +14,9 @@ use tokio::task::spawn_blocking;
 
 use super::clock::Clock;
 use super::conn::Conn;
+use super::known::{Endings, Known};
 use super::object::Object;
 use super::passwords;
-use crate::event::ConnectionId;
 use crate::nearest::{did_you_mean, quoted};
 use crate::registry::{Arguments, CallError, Party, Registry, Trail, Value as Argument};
 
@@ -30,9 +30,7 @@ pub(super) struct Outside {
     passwords: Option<PathBuf>,
     /// What the function that runs now was called with; nothing while the script is loaded.
     current: RefCell<Option<Rc<Called>>>,
-    connections: RefCell<HashMap<ConnectionId, Known>>,
-    /// How many connections there were when those that are gone were looked for.
-    looked: Cell<usize>,
+    pub(super) known: Known,
     objects: RefCell<HashMap<String, AnyUserData>>,
     log: RefCell<Log>,
 }
@@ -43,15 +41,6 @@ pub(super) struct Called {
     connection: Option<Arc<Party>>,
     trail: Trail,
     emitted: Cell<usize>,
-}
-
-/// A connection that the script has been told of.
-#[derive(Debug)]
-struct Known {
-    conn: AnyUserData,
-    object: Arc<str>,
-    /// It was found to be over; what is still to be told of it comes soon.
-    over: Option<Instant>,
 }
 
 /// How much was logged within this second.
@@ -68,6 +57,7 @@ impl Outside {
         registry: &Registry,
         clock: &Rc<Clock>,
         passwords: Option<PathBuf>,
+        endings: &Arc<Endings>,
     ) -> Self {
         Self {
             script: Arc::clone(script),
@@ -75,8 +65,7 @@ impl Outside {
             clock: Rc::clone(clock),
             passwords,
             current: RefCell::default(),
-            connections: RefCell::default(),
-            looked: Cell::new(0),
+            known: Known::new(endings),
             objects: RefCell::default(),
             log: RefCell::new(Log { began: Instant::now(), written: 0, left_out: 0 }),
         }
@@ -97,43 +86,13 @@ impl Outside {
 
     /// The connection as the script has it, always the same value.
     pub(super) fn conn(self: &Rc<Self>, lua: &Lua, party: &Arc<Party>) -> mlua::Result<AnyUserData> {
-        if let Some(known) = self.connections.borrow().get(&party.id) {
-            return Ok(known.conn.clone());
+        if let Some(conn) = self.known.find(party.id) {
+            return Ok(conn);
         }
-        self.forget_those_gone();
         let conn = lua.create_userdata(Conn::new(self, party))?;
         conn.set_user_value(lua.create_table()?)?;
-        let known = Known { conn: conn.clone(), object: Arc::clone(&party.object), over: None };
-        self.connections.borrow_mut().insert(party.id, known);
+        self.known.keep(party, &conn, &self.registry);
         Ok(conn)
-    }
-
-    /// Nothing more is told of it.
-    pub(super) fn forget(&self, connection: ConnectionId) {
-        self.connections.borrow_mut().remove(&connection);
-    }
-
-    /// A script need not ask to be told of an end.
-    fn forget_those_gone(&self) {
-        let mut connections = self.connections.borrow_mut();
-        if connections.len() < 2 * self.looked.get() + FIRST_LOOK {
-            return;
-        }
-        let mut there = HashMap::new();
-        let now = Instant::now();
-        connections.retain(|id, known| {
-            let ids = there.entry(Arc::clone(&known.object)).or_insert_with_key(|object: &Arc<str>| {
-                let parties =
-                    self.registry.wired(object).map(|wired| wired.peers.parties()).unwrap_or_default();
-                parties.iter().map(|party| party.id).collect::<std::collections::HashSet<_>>()
-            });
-            if ids.contains(id) {
-                known.over = None;
-                return true;
-            }
-            now.duration_since(*known.over.get_or_insert(now)) < KEPT
-        });
-        self.looked.set(connections.len());
     }
 
     /// The object as the script has it.
@@ -315,7 +274,3 @@ const MOST_LINES: usize = 100;
 const LONGEST_LINE: usize = 1_000;
 const LONGEST_NAME: usize = 256;
 const LONGEST_PASSWORD: usize = 1_024;
-/// So many connections are no matter.
-const FIRST_LOOK: usize = 256;
-/// For what a script is still told of a connection that is over.
-const KEPT: Duration = Duration::from_secs(60);

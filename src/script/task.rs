@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use super::clock::Clock;
 use super::error::ScriptError;
+use super::known::Endings;
 use super::options::{OnError, ScriptOptions, Source};
 use super::outside::{self, Called, Outside};
 use super::vm::{Turn, Vm};
@@ -38,6 +39,7 @@ pub(crate) struct Script {
     queue: Mutex<Option<mpsc::Sender<Job>>>,
     room: Arc<Semaphore>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    endings: Arc<Endings>,
 }
 
 /// A call that waits for its turn.
@@ -79,7 +81,9 @@ impl Script {
         let (loaded, is_loaded) = oneshot::channel();
         let (name, source, options, registry) =
             (Arc::clone(&object), source.clone(), options.clone(), registry.clone());
-        let run = move || run(&name, &source, &options, &registry, queue, loaded);
+        let endings = Arc::<Endings>::default();
+        let told = Arc::clone(&endings);
+        let run = move || run(&name, &source, &options, &registry, &told, queue, loaded);
         let thread = thread::Builder::new().name(format!("script {id}")).stack_size(STACK).spawn(run);
         let thread = thread.map_err(|error| ScriptError::new(format!("cannot start a thread: {error}")))?;
         let ended = || ScriptError::new("its thread has ended");
@@ -90,6 +94,7 @@ impl Script {
             queue: Mutex::new(Some(sender)),
             room: Arc::new(Semaphore::new(ROOM)),
             thread: Mutex::new(Some(thread)),
+            endings,
         };
         names.map(|_| Arc::new(script))
     }
@@ -129,6 +134,10 @@ impl Functions for Script {
             drop(queue);
             answer.await.map_err(|_dropped| gone())?
         })
+    }
+
+    fn forget(&self, connection: ConnectionId) {
+        self.endings.tell(connection);
     }
 }
 
@@ -177,7 +186,7 @@ pub(crate) fn check(source: &Source, options: &ScriptOptions) -> Result<Vec<Arc<
 /// A node in which there is nothing.
 fn quiet(options: &ScriptOptions) -> Outside {
     let clock = Rc::new(Clock::new(options.max_time));
-    Outside::new(&"script".into(), &Registry::default(), &clock, None)
+    Outside::new(&"script".into(), &Registry::default(), &clock, None, &Arc::default())
 }
 
 fn load(
@@ -196,6 +205,7 @@ fn run(
     source: &Source,
     options: &ScriptOptions,
     registry: &Registry,
+    endings: &Arc<Endings>,
     queue: mpsc::Receiver<Job>,
     loaded: oneshot::Sender<Result<Vec<Arc<str>>, ScriptError>>,
 ) {
@@ -208,7 +218,7 @@ fn run(
         }
     };
     let clock = Rc::new(Clock::new(options.max_time));
-    let outside = Rc::new(Outside::new(object, registry, &clock, options.passwords.clone()));
+    let outside = Rc::new(Outside::new(object, registry, &clock, options.passwords.clone(), endings));
     let logs = Rc::clone(&outside);
     let inside = runtime.enter();
     let vm = load(source, options, &outside, move |level, text| logs.write_log(level, text));
@@ -234,6 +244,7 @@ impl Serving {
             tokio::select! {
                 biased;
                 Some(lane) = self.waiting.join_next() => self.go_on(lane.unwrap_or_default()),
+                () = self.outside.known.drop_ended() => {}
                 job = queue.recv() => match job {
                     Some(job) => self.enter(job),
                     None => break,
@@ -278,7 +289,6 @@ impl Serving {
         }
         let Job { function, call, reply, _room } = job;
         let party = call.connection.clone();
-        let is_last = call.signal.ends_with(".disconnected");
         let called = Rc::new(Called::new(party.clone(), call.trail.clone()));
         let mut turn = match self.prepare(&function, &call) {
             Ok(turn) => turn,
@@ -297,9 +307,6 @@ impl Serving {
             };
             if result.is_err() && on_error == OnError::Close {
                 close(outside, party.as_ref());
-            }
-            if let Some(party) = party.filter(|_| is_last) {
-                outside.forget(party.id);
             }
             // Whoever asked may have gone.
             let _ = reply.send(result.map_err(|error| CallError::Script(error.in_full())));
@@ -334,11 +341,12 @@ impl Serving {
         if let Some(party) = &call.connection {
             values.push_back(Value::UserData(self.outside.conn(lua, party)?));
         }
-        let first = ["reason", "error", "n"].into_iter().filter(|_| call.data.is_none());
-        let first = first.into_iter().find(|name| call.arguments.get(name).is_some());
-        match (&call.data, first) {
-            (Some(data), _) => values.push_back(Value::String(lua.create_string(data)?)),
-            (None, Some(name)) => values.push_back(self.value(call.arguments.get(name))?),
+        // Data that an argument gives takes the place of that of the signal.
+        let names = if call.data.is_some() { &FIRST[..1] } else { &FIRST };
+        let first = names.iter().copied().find(|name| call.arguments.get(name).is_some());
+        match (first, &call.data) {
+            (Some(name), _) => values.push_back(self.value(call.arguments.get(name))?),
+            (None, Some(data)) => values.push_back(Value::String(lua.create_string(data)?)),
             (None, None) => {}
         }
         let mut rest = call.arguments.iter().filter(|(name, _)| Some(*name) != first).peekable();
@@ -394,10 +402,12 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What may wait in front of a script, in bytes.
-const ROOM: usize = 1 << 20;
+/// What a function gets by itself, if there is any of them.
+const FIRST: [&str; 4] = ["data", "reason", "error", "n"];
+/// What may wait in front of a script, and in it, in bytes.
+const ROOM: usize = 4 << 20;
 /// What a call costs there beside its bytes.
-const PLACE: usize = 256;
+const PLACE: usize = 1 << 10;
 /// Of the thread; the interpreter nests 200 calls of its own in it.
 const STACK: usize = 8 << 20;
 /// Passwords that are checked at a time, with 19 MiB each.

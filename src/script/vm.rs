@@ -1,7 +1,7 @@
 //! [`Vm`]: one script's interpreter, sealed. It can reach what it is given and
 //! nothing else, and no function of it can take more time or memory than allowed.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -20,7 +20,7 @@ use mlua::{
 use super::clock::Clock;
 use super::error::ScriptError;
 use super::library;
-use super::options::{ScriptOptions, Source};
+use super::options::{ScriptOptions, Setting, Source};
 use crate::registry::Frame;
 
 /// The interpreter of one script. It stays on the thread it was made on.
@@ -44,7 +44,8 @@ pub(super) struct Vm {
 /// A function that runs, or waits. Dropped, it does not go on.
 pub(super) struct Turn {
     vm: Rc<Vm>,
-    thread: Thread,
+    /// Until it has returned.
+    thread: Option<Thread>,
     running: AsyncThread<Value>,
     used: Duration,
 }
@@ -67,9 +68,10 @@ impl Vm {
             let stopped = Rc::default();
             prepare(&lua, clock, &replies, write_log)?;
             add(&lua)?;
+            lua.globals().raw_set("settings", settings(&lua, options)?)?;
             lua.sandbox(true)?;
             lua.set_memory_limit(options.max_memory)?;
-            watch(&lua, clock, &stopped);
+            watch(&lua, clock, &stopped, options.max_memory);
             lua.set_compiler(Compiler::new().set_optimization_level(1).set_debug_level(1));
             Ok::<_, Error>(Self {
                 lua,
@@ -100,7 +102,7 @@ impl Vm {
         match Pin::new(&mut turn).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(result) => result?,
             Poll::Pending => {
-                let traceback = vm.where_is(&turn.thread);
+                let traceback = turn.thread.as_ref().map_or_else(Vec::new, |thread| vm.where_is(thread));
                 let text = "only functions that are called later can wait, not the script itself";
                 return Err(vm.place(text.into(), traceback));
             }
@@ -152,7 +154,7 @@ impl Vm {
             Ok((thread, running))
         };
         let (thread, running) = begin().map_err(|error| self.failed(error, Vec::new()))?;
-        Ok(Turn { vm: Rc::clone(self), thread, running, used: Duration::ZERO })
+        Ok(Turn { vm: Rc::clone(self), thread: Some(thread), running, used: Duration::ZERO })
     }
 
     /// What a filter has returned, as frames.
@@ -265,12 +267,12 @@ impl Turn {
             Ok(value) => {
                 let mut idle = vm.idle.borrow_mut();
                 if idle.len() < MOST_IDLE {
-                    idle.push(self.thread.clone());
+                    idle.extend(self.thread.take());
                 }
                 Ok(value)
             }
             Err(error) => {
-                let traceback = vm.where_is(&self.thread);
+                let traceback = self.thread.as_ref().map_or_else(Vec::new, |thread| vm.where_is(thread));
                 Err(vm.failed(error, traceback))
             }
         }
@@ -332,10 +334,32 @@ fn prepare(
     globals.set_metatable(Some(metatable))
 }
 
-/// Has the interpreter ask the clock.
-fn watch(lua: &Lua, clock: &Rc<Clock>, stopped: &Rc<RefCell<Option<Vec<String>>>>) {
+/// What the config says, for the script to read.
+fn settings(lua: &Lua, options: &ScriptOptions) -> mlua::Result<Table> {
+    let table = lua.create_table()?;
+    for (name, setting) in &options.settings {
+        match setting {
+            Setting::Text(text) => table.raw_set(name.as_str(), text.as_str())?,
+            Setting::Integer(number) => table.raw_set(name.as_str(), *number)?,
+            Setting::Number(text) => table.raw_set(name.as_str(), text.parse().unwrap_or(f64::NAN))?,
+            Setting::Bool(value) => table.raw_set(name.as_str(), *value)?,
+        }
+    }
+    table.set_readonly(true);
+    Ok(table)
+}
+
+/// Has the interpreter ask the clock, and look whether what nobody can reach any more takes up the room: it
+/// does not collect that by itself before it fails.
+fn watch(lua: &Lua, clock: &Rc<Clock>, stopped: &Rc<RefCell<Option<Vec<String>>>>, max_memory: usize) {
     let (clock, stopped) = (Rc::clone(clock), Rc::clone(stopped));
+    let collected = Cell::new(0);
     lua.set_interrupt(move |lua| {
+        let used = lua.used_memory();
+        if used > max_memory / 2 && used > collected.get() + max_memory / 8 {
+            lua.gc_collect()?;
+            collected.set(lua.used_memory());
+        }
         if !clock.is_over() {
             return Ok(VmState::Continue);
         }

@@ -121,6 +121,8 @@ mod tests {
     fn clients_that_came_at_once_are_shown_with_their_targets() {
         let ids: Vec<_> = (0..6).map(|_| ConnectionId::next()).collect();
         let snapshot = |nth: usize, partner: Option<usize>| ConnectionSnapshot {
+            name: None,
+            via: None,
             connection: ids[nth],
             endpoint: "x".into(),
             dialled: partner.is_some(),

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::steps::Inbox;
 use super::wire::Wire;
-use crate::registry::{Arguments, Call, CallError, Fact, Intake, Item, Registry, Trail};
+use crate::registry::{Arguments, Call, CallError, Fact, Intake, Item, Registry, Trail, in_lanes};
 
 /// The wires and scripts of one object, in the order of the file.
 pub(crate) type Taps = Arc<[Tap]>;
@@ -36,7 +36,8 @@ pub(crate) enum Destination {
     Steps(Arc<Inbox>),
 }
 
-/// Takes what an object tells through its taps, one after the other, until its intake is closed and empty.
+/// Takes what an object tells through its taps until its intake is closed and empty: what is about one
+/// connection one after the other, and so what is about none. A slot that waits holds up no other connection.
 pub(crate) async fn consume(
     object: Arc<str>,
     intake: Arc<Intake>,
@@ -44,28 +45,37 @@ pub(crate) async fn consume(
     registry: Registry,
 ) {
     let message: Arc<str> = format!("{object}.message_received").into();
-    while let Some(item) = intake.next().await {
+    in_lanes(intake, move |item| {
         let now = Arc::clone(&taps.borrow_and_update());
-        match item {
-            Item::Frames { party, framing, wire } => {
-                for body in framing.bodies(&wire) {
-                    // A part of the memory it came in.
-                    let data = wire.slice_ref(body);
-                    let call = Call {
-                        signal: Arc::clone(&message),
-                        connection: Some(Arc::clone(&party)),
-                        data: Some(data),
-                        arguments: Arguments::new(),
-                        trail: Trail::default(),
-                        as_filter: false,
-                    };
-                    tell(&now, "message_received", &call, &registry).await;
-                }
+        take(Arc::clone(&object), Arc::clone(&message), now, registry.clone(), item)
+    })
+    .await;
+}
+
+async fn take(object: Arc<str>, message: Arc<str>, taps: Taps, registry: Registry, item: Item) {
+    match item {
+        Item::Frames { party, framing, wire } => {
+            for body in framing.bodies(&wire) {
+                // A part of the memory it came in.
+                let data = wire.slice_ref(body);
+                let call = Call {
+                    signal: Arc::clone(&message),
+                    connection: Some(Arc::clone(&party)),
+                    data: Some(data),
+                    arguments: Arguments::new(),
+                    trail: Trail::default(),
+                    as_filter: false,
+                };
+                tell(&taps, "message_received", &call, &registry).await;
             }
-            Item::Fact(Fact { name, party, data, arguments, trail }) => {
-                let signal = format!("{object}.{name}").into();
-                let call = Call { signal, connection: party, data, arguments, trail, as_filter: false };
-                tell(&now, &name, &call, &registry).await;
+        }
+        Item::Fact(Fact { name, party, data, arguments, trail }) => {
+            let signal = format!("{object}.{name}").into();
+            let call = Call { signal, connection: party, data, arguments, trail, as_filter: false };
+            tell(&taps, &name, &call, &registry).await;
+            if let Some(party) = call.connection.filter(|_| &*name == "disconnected") {
+                party.end();
+                registry.forget(party.id);
             }
         }
     }

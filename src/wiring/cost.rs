@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 
 use super::*;
-use crate::event::{ConnectionId, Endpoint};
+use crate::event::{ConnectionId, Endpoint, Introduction};
 use crate::framing::Framing;
 use crate::registry::{
     Door, Ending, INTAKE, Intake, Item, Object, Party, Peers, Places, Registry, SendError, To, Undone, Wired,
@@ -63,8 +63,16 @@ fn cost_of_a_wire() {
         ("a wire", 1, vec![], ""),
         ("a wire with args, {conn.peer} {data}", 1, vec![], "{conn.peer} {data}"),
         ("a wire, trim", 1, words(&["trim"]), ""),
-        ("a wire, trim upper", 1, words(&["trim", "upper"]), ""),
+        ("a wire, upper", 1, words(&["upper"]), ""),
+        ("a wire, lower", 1, words(&["lower"]), ""),
+        ("a wire, hex", 1, words(&["hex"]), ""),
+        ("a wire, unhex", 1, words(&["unhex"]), ""),
+        ("a wire, prefix", 1, keyed("prefix", "> "), ""),
+        ("a wire, suffix", 1, keyed("suffix", " <"), ""),
+        ("a wire, template, {conn.peer} {data}", 1, keyed("template", "{conn.peer} {data}"), ""),
         ("a wire, match", 1, keyed("match", "^[a-z]+$"), ""),
+        ("a wire, split, into one", 1, keyed("split", ","), ""),
+        ("a wire, trim upper", 1, words(&["trim", "upper"]), ""),
     ] {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let nanoseconds = runtime.block_on(run(wires, &via, args));
@@ -95,16 +103,11 @@ async fn run(wires: usize, via: &[Filter], args: &str) -> f64 {
     let taps: Taps = (0..wires).map(tap).collect();
     let taps = watch::Sender::new(taps);
     let intake = Arc::new(Intake::new(INTAKE, &undone));
-    let party = Party {
-        id: ConnectionId::next(),
-        object: "a".into(),
-        peer: Endpoint::Tcp(([127, 0, 0, 1], 9_000).into()),
-        local: Endpoint::Echo,
-    };
-    let party = Arc::new(party);
+    let ends = (Endpoint::Tcp(([127, 0, 0, 1], 9_000).into()), Endpoint::Echo);
+    let party = Arc::new(Party::new(ConnectionId::next(), "a".into(), ends, Introduction::default()));
     let mut wire = BytesMut::new();
     for _ in 0..FRAMES {
-        Framing::LINES.encode(&[b'x'; 64], 64, &mut wire).unwrap();
+        Framing::LINES.encode(&[b'a'; 64], 64, &mut wire).unwrap();
     }
     let wire: Bytes = wire.freeze();
     let begun = Instant::now();

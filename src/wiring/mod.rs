@@ -7,6 +7,7 @@ mod consumer;
 #[cfg(test)]
 mod cost;
 mod filter;
+mod passage;
 mod pump;
 mod signals;
 mod steps;
@@ -16,6 +17,7 @@ mod wire;
 
 pub(crate) use self::consumer::{Destination, Tap, Taps, consume, run_queue};
 pub use self::filter::{Filter, Pattern};
+pub(crate) use self::passage::Filtering;
 pub(crate) use self::pump::pump;
 #[cfg(test)]
 pub(crate) use self::signals::SIGNALS;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::event::{Event, EventKind};
+use crate::event::{ConnectionId, Endpoint, Event, EventKind, Introduction};
 use crate::nearest::{did_you_mean, quoted};
 use crate::registry::{Arguments, Fact, Of, Party, Registry, Trail};
 
@@ -40,6 +40,7 @@ pub(crate) const SIGNALS: &[Signal] = &[
     signal("accept_error", LISTENER, &["error"], false),
     signal("accept_paused", LISTENER, &["connections"], false),
     signal("accept_rejected", LISTENER, &["peer", "cause"], false),
+    signal("handshake_failed", LISTENER, &["peer", "error"], false),
     signal("state_changed", CLIENT, &["from", "to"], false),
     signal("host_found", CLIENT, &["addresses"], false),
     signal("connect_failed", CLIENT, &["target", "error"], false),
@@ -111,12 +112,10 @@ pub(crate) fn snake_case(name: &str) -> String {
 /// What a fact of the bus is to wires, and of which object; nothing, if it is none of their business.
 pub(super) fn fact(event: &Event, registry: &Registry) -> Option<(Arc<str>, Fact)> {
     let none = Arguments::new;
-    let party = |id: crate::event::ConnectionId, object: &Arc<str>, ends: Option<(_, _)>| {
-        let (peer, local) = ends?;
-        Some(Arc::new(Party { id, object: Arc::clone(object), peer, local }))
+    let party = |id: ConnectionId, object: &Arc<str>, (peer, local): (&Endpoint, &Endpoint), introduction| {
+        let ends = (peer.clone(), local.clone());
+        Some(Arc::new(Party::new(id, Arc::clone(object), ends, introduction)))
     };
-    let ends =
-        |peer: &crate::event::Endpoint, local: &crate::event::Endpoint| Some((peer.clone(), local.clone()));
     let (party, arguments) = match event {
         Event::Listening { address, .. } => (None, none().with("address", address.to_string())),
         Event::AcceptError { error, .. } => (None, none().with("error", error.as_str())),
@@ -126,20 +125,36 @@ pub(super) fn fact(event: &Event, registry: &Registry) -> Option<(Arc<str>, Fact
         Event::AcceptRejected { peer, cause, .. } => {
             (None, none().with("peer", peer.to_string()).with("cause", cause.name()))
         }
-        Event::NewConnection { connection, endpoint, peer, local } => {
-            (party(*connection, endpoint, ends(peer, local)), none())
+        Event::HandshakeFailed { peer, error, .. } => {
+            (None, none().with("peer", peer.to_string()).with("error", error.as_str()))
+        }
+        Event::NewConnection { connection, endpoint, peer, local, name, via } => {
+            let introduction = Introduction { name: name.clone(), via: via.clone() };
+            (party(*connection, endpoint, (peer, local), introduction), none())
         }
         Event::Connected { connection, endpoint, peer, local, .. } => {
-            (party(*connection, endpoint, ends(peer, local)), none())
+            (party(*connection, endpoint, (peer, local), Introduction::default()), none())
         }
         Event::ReadFinished { received, .. } => (None, none().with("received", number(*received))),
-        Event::Disconnected { connection, endpoint, peer, local, reason, received, sent, unsent, .. } => {
+        Event::Disconnected {
+            connection,
+            endpoint,
+            peer,
+            local,
+            name,
+            reason,
+            received,
+            sent,
+            unsent,
+            ..
+        } => {
+            let introduction = Introduction { name: name.clone(), via: None };
             let arguments = none()
                 .with("reason", reason.name())
                 .with("received", number(*received))
                 .with("sent", number(*sent))
                 .with("unsent", number(*unsent));
-            (party(*connection, endpoint, ends(peer, local)), arguments)
+            (party(*connection, endpoint, (peer, local), introduction), arguments)
         }
         Event::StateChanged { from, to, .. } => {
             (None, none().with("from", state(*from)).with("to", state(*to)))

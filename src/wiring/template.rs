@@ -34,6 +34,8 @@ pub(crate) enum Name {
     ConnectionPeer,
     ConnectionLocal,
     ConnectionLabel,
+    ConnectionCertificate,
+    ConnectionVia,
     /// What the signal carries by this name.
     Carried(Arc<str>),
     /// Something that is true of an object.
@@ -157,6 +159,8 @@ fn place(inside: &str) -> Result<Part, String> {
         "conn.peer" => Name::ConnectionPeer,
         "conn.local" => Name::ConnectionLocal,
         "conn.name" => Name::ConnectionLabel,
+        "conn.tls_name" => Name::ConnectionCertificate,
+        "conn.via" => Name::ConnectionVia,
         _ if name.starts_with("conn.") => {
             let hint = did_you_mean(name, CONNECTION.into_iter())
                 .unwrap_or_else(|| format!("; there are {}", quoted(CONNECTION.into_iter())));
@@ -203,6 +207,13 @@ impl Name {
             (Self::ConnectionPeer, Some(party)) => write!(out, "{}", party.peer),
             (Self::ConnectionLocal, Some(party)) => write!(out, "{}", party.local),
             (Self::ConnectionLabel, Some(party)) => write!(out, "{}#{}", party.object, party.id),
+            (Self::ConnectionCertificate, Some(party)) => {
+                write!(out, "{}", party.introduction.name.as_deref().unwrap_or_default())
+            }
+            (Self::ConnectionVia, Some(party)) => match &party.introduction.via {
+                Some(via) => write!(out, "{via}"),
+                None => Ok(()),
+            },
             (Self::Carried(name), _) => {
                 if let Some(value) = call.arguments.get(name) {
                     out.extend_from_slice(&value.to_bytes());
@@ -276,22 +287,20 @@ impl fmt::Display for Template {
     }
 }
 
-const CONNECTION: [&str; 4] = ["conn.id", "conn.peer", "conn.local", "conn.name"];
+const CONNECTION: [&str; 6] =
+    ["conn.id", "conn.peer", "conn.local", "conn.name", "conn.tls_name", "conn.via"];
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{ConnectionId, Endpoint};
+    use crate::event::{ConnectionId, Endpoint, Introduction};
     use crate::registry::{Arguments, Party, Trail};
 
     #[test]
     fn names_stand_for_what_the_signal_carries() {
-        let party = Party {
-            id: ConnectionId::next(),
-            object: "room".into(),
-            peer: Endpoint::Tcp("192.0.2.1:7".parse().unwrap()),
-            local: Endpoint::Stdio,
-        };
+        let ends = (Endpoint::Tcp("192.0.2.1:7".parse().unwrap()), Endpoint::Stdio);
+        let introduction = Introduction { name: Some("pump7".into()), via: None };
+        let party = Party::new(ConnectionId::next(), "room".into(), ends, introduction);
         let id = party.id;
         let call = Call {
             signal: "room.message_received".into(),
@@ -305,6 +314,7 @@ mod tests {
         assert_eq!(expand("{data}"), &b"a\xff"[..]);
         assert_eq!(expand("<{data|hex}>"), "<61ff>");
         assert_eq!(expand("{conn.peer} {conn.local} {signal}"), "192.0.2.1:7 stdio: room.message_received");
+        assert_eq!(expand("{conn.tls_name}<{conn.via}>"), "pump7<>");
         assert_eq!(expand("{conn.id}/{conn.name}"), format!("{id}/room#{id}"));
         assert_eq!(expand("{reason} {n} {{x}} {other}|{no.connections}"), "closed 7 {x} |");
         assert_eq!(expand("{time}").len(), "2026-01-01T00:00:00.000Z".len());

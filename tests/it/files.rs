@@ -178,13 +178,23 @@ fn what_the_command_line_means_can_be_written_to_a_file_and_run() {
 fn what_show_prints_is_the_same_config_and_shows_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("copy.toml");
+    for entry in fs::read_dir(root().join("config")).unwrap().map(Result::unwrap) {
+        if entry.path().extension().is_some_and(|extension| extension == "luau") {
+            fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+        }
+    }
     for name in SHIPPED {
         let file = root().join(format!("config/{name}.toml"));
         let shown = printed(&["check", "--show", file.to_str().unwrap()]);
         fs::write(&copy, &shown).unwrap();
         assert_eq!(printed(&["check", "--show", copy.to_str().unwrap()]), shown, "{name}");
-        assert_eq!(printed(&["example", name]), fs::read_to_string(&file).unwrap());
-        assert!(printed(&["example"]).contains(&format!("node example {name}")));
+        let text = fs::read_to_string(&file).unwrap();
+        assert_eq!(printed(&["example", &format!("{name}.toml")]), text);
+        // A client comes with its system.
+        if !name.ends_with("-client") {
+            assert_eq!(printed(&["example", name]), text);
+            assert!(printed(&["example"]).contains(&format!("node example {name}")));
+        }
     }
 }
 
@@ -220,7 +230,7 @@ fn shipped(name: &str, variables: &[(&str, SocketAddr)]) -> NodeProcess {
 }
 
 /// Every file of `config/`.
-const SHIPPED: [&str; 12] = [
+const SHIPPED: [&str; 22] = [
     "relay",
     "echo",
     "both-roles",
@@ -229,9 +239,19 @@ const SHIPPED: [&str; 12] = [
     "collect",
     "modbus",
     "bridge",
+    "tls",
     "wires",
     "commissioning",
+    "hello",
+    "hello-client",
+    "aggregator",
+    "summary",
+    "chat-login",
+    "chat-login-client",
     "chat",
+    "chat-client",
+    "stx-chat",
+    "stx-chat-client",
     "reference",
 ];
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
@@ -392,7 +412,9 @@ fn live_tries_every_bind_name_and_target_and_sends_nothing() {
 fn keys() -> Vec<(String, String, String, Option<Value>)> {
     let schema: Value = serde_json::from_str(&printed(&["schema"])).unwrap();
     let mut keys = Vec::new();
-    for table in ["node", "listen", "client", "relay", "timer", "connect", "step"] {
+    for table in
+        ["node", "listen", "client", "relay", "tls", "discovery", "timer", "script", "connect", "step"]
+    {
         let of = &schema["properties"][table];
         let of = match table {
             "node" => of,
@@ -420,8 +442,10 @@ fn the_reference_file_has_every_key_at_its_default() {
             .replace("listen1", "front")
             .replace("connect1", "back")
             .replace("relay.relay", "relay.link")
-            + "[timer.heartbeat]\nevery = \"30s\"\n[[connect]]\nsignal = \"heartbeat.timeout\"\n\
-               slot = \"log.info\"\n[[step]]\nwait = \"heartbeat.timeout\"\nwithin = \"1m\"\n",
+            + "[discovery.lan]\nbind = \"4000\"\nfor = \"front\"\nnetworks = [\"127.0.0.0/8\"]\n\
+               [timer.heartbeat]\nevery = \"30s\"\n[[connect]]\nsignal = \"heartbeat.timeout\"\n\
+               slot = \"log.info\"\n[script.count]\ntarget = \"heartbeat\"\n\
+               code = \"function on_timeout(n) log.info(n) end\"\n[[step]]\nwait = \"heartbeat.timeout\"\nwithin = \"1m\"\n",
     )
     .unwrap();
     let keys = keys();
@@ -437,12 +461,18 @@ fn the_reference_file_has_every_key_at_its_default() {
                 .find(|(of, key, ..)| *of == table && key == name)
                 .unwrap_or_else(|| panic!("{line}"));
             let given: Value = serde_json::from_str(value).unwrap();
-            // A pair needs a target, a timer a time and a step something to do, so examples stand for their absence.
-            let is_example = matches!(name, "to" | "every" | "wait" | "within");
+            // A pair needs a target, a timer a time, a script a text and a step something to do, so examples stand
+            // for their absence.
+            let is_example = matches!(name, "to" | "every" | "wait" | "within" | "code" | "target");
             assert!(is_example || default.as_ref().is_none_or(|default| *default == given), "{line}");
             text.push_str(&format!("# {about}\n"));
         }
         text.push_str(&format!("{line}\n"));
+    }
+    // Named by nobody it would be a fault.
+    text.push_str("\n# [tls.own]  for tls = \"own\" in a listener or client\n");
+    for (_, name, about, default) in keys.iter().filter(|(table, ..)| *table == "tls") {
+        text.push_str(&format!("# {about}\n#{name} = {}\n", default.as_ref().unwrap()));
     }
     let path = root().join("config/reference.toml");
     if std::env::var_os("UPDATE").is_some() {
@@ -450,14 +480,18 @@ fn the_reference_file_has_every_key_at_its_default() {
     }
     assert_eq!(fs::read_to_string(&path).unwrap(), text, "config/reference.toml is out of date");
     for (table, name, ..) in &keys {
-        assert!(text.contains(&format!("\n{name} = ")), "{table}.{name}");
+        assert!(
+            text.contains(&format!("\n{name} = ")) || text.contains(&format!("\n#{name} = ")),
+            "{table}.{name}"
+        );
     }
 }
 
 #[test]
 fn the_page_on_configs_names_every_key_and_when_a_change_takes_effect() {
     let page = signal_node::guide::PAGES.iter().find(|page| page.topic == "config").unwrap().text;
-    for (table, name, about, default) in keys() {
+    // Those of scripts have a page of their own.
+    for (table, name, about, default) in keys().into_iter().filter(|(table, ..)| table != "script") {
         let section = page
             .split("\n## ")
             .find(|section| section.trim_start_matches(['`', '[']).starts_with(table.as_str()))

@@ -19,7 +19,8 @@ fn blocks(text: &str) -> Vec<String> {
 /// has); at the end everything is stopped and must have ended with 0.
 fn script(block: &str) -> String {
     let mut script = String::from(
-        "set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\nip link set lo up\nexpected=0\n\
+        "set -euo pipefail\njobs=()\ntrap 'kill ${jobs[@]} 2>/dev/null || true' EXIT\nip link set lo up\n\
+         expected=0\n\
          settled() { until [ $(ss -Hlxtn | grep -cE ':90|door') -ge $expected ]; do\n\
          [ $SECONDS -lt 60 ] || { echo 'nothing listens'; exit 1; }; done; }\n",
     );
@@ -29,13 +30,13 @@ fn script(block: &str) -> String {
         let command = line.split(" #").next().unwrap().trim_end();
         if command.ends_with('&') {
             script.push_str(&format!(
-                "expected=$((expected + {})); settled\n",
+                "jobs+=($!); expected=$((expected + {})); settled\n",
                 line.matches("--listen").count()
             ));
         }
     }
-    script.push_str("for job in $(jobs -p); do kill $job 2>/dev/null || true; done\n");
-    script.push_str("for job in $(jobs -p); do wait $job; done\n");
+    script.push_str("for job in ${jobs[@]}; do kill $job 2>/dev/null || true; done\n");
+    script.push_str("for job in ${jobs[@]}; do wait $job; done\n");
     script
 }
 

@@ -3,15 +3,15 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::support::{Ending, NodeProcess, PATIENCE, binary, connect, read_all, root, run};
+use crate::support::{Ending, NodeProcess, PATIENCE, accept_one, binary, connect, listener, read_all, run};
 
 /// A node with files in a folder of its own.
 struct Files {
@@ -59,6 +59,13 @@ fn lines_with(more: &str, code: &str) -> Files {
     Files::new(&[("node.toml", &config), ("s.luau", code)])
 }
 
+/// What a process has in memory, in bytes.
+fn resident(pid: u32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+}
+
 struct Client {
     stream: TcpStream,
     reader: BufReader<TcpStream>,
@@ -67,6 +74,12 @@ struct Client {
 impl Client {
     fn of(address: SocketAddr) -> Self {
         let stream = connect(address);
+        let reader = BufReader::new(stream.try_clone().unwrap());
+        Self { stream, reader }
+    }
+
+    fn accepted(server: &TcpListener) -> Self {
+        let stream = accept_one(server);
         let reader = BufReader::new(stream.try_clone().unwrap());
         Self { stream, reader }
     }
@@ -80,33 +93,6 @@ impl Client {
         self.reader.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
     }
-}
-
-#[test]
-fn a_chat_room_is_a_script_of_thirty_lines() {
-    let mut command = Command::new(binary());
-    command.args(["run", "--log-format", "json"]).arg(root().join("config/chat.toml"));
-    let node = NodeProcess::spawn(command.env("CHAT", "127.0.0.1:0"));
-    let mut ann = Client::of(node.address());
-    assert_eq!(ann.hear(), "Welcome. Set your name with: NICK <name>");
-    let mut bob = Client::of(node.address());
-    assert_eq!(bob.hear(), "Welcome. Set your name with: NICK <name>");
-    let guest = ann.hear();
-    assert!(guest.starts_with("* guest") && guest.ends_with(" joined"), "{guest}");
-    ann.say("NICK ann");
-    assert!(bob.hear().ends_with(" is now ann") && ann.hear().ends_with(" is now ann"));
-    for nth in 0..100 {
-        ann.say(&format!("line {nth}"));
-    }
-    for nth in 0..100 {
-        assert_eq!(bob.hear(), format!("ann> line {nth}"));
-    }
-    bob.say("NICK bob");
-    assert!(ann.hear().ends_with(" is now bob"), "nobody hears itself");
-    ann.stream.shutdown(Shutdown::Write).unwrap();
-    assert!(bob.hear().ends_with(" is now bob"));
-    assert_eq!(bob.hear(), "* ann left (closed)");
-    assert_eq!(node.stop().0, 0);
 }
 
 #[test]
@@ -227,12 +213,179 @@ fn a_write_into_a_full_queue_suspends_the_function_and_not_the_script() {
     assert_eq!(node.stop().0, 0);
 }
 
+/// Three that wait for different things, one of which goes on sending, and one that does not wait.
+#[test]
+fn a_handler_that_waits_holds_up_its_own_connection_and_no_other() {
+    let code = "function on_message_received(conn, line)\n  if line == 'sleep' then sleep(86400) end\n  \
+                if line == 'soon' then sleep(0.1) end\n  if line == 'login' then auth.verify('a', 'b') end\n  \
+                if line == 'write' then\n    for i = 1, 256 do conn:write(string.rep('x', 65535)) end\n  end\n  \
+                conn:write('had ' .. line)\nend\n";
+    let files = lines_with("queue_max = \"256KiB\"\nqueue_overflow = \"block\"", code);
+    fs::write(files.path("users"), "").unwrap();
+    let config = fs::read_to_string(files.path("node.toml")).unwrap() + "passwords = \"users\"\n";
+    fs::write(files.path("node.toml"), config).unwrap();
+    let node = files.run();
+    let [mut sleeps, mut writes, mut logs_in, mut free] = [(); 4].map(|()| Client::of(node.address()));
+    sleeps.say("sleep");
+    writes.say("write");
+    sleeps.stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    let line = [&[b'x'; 1_000][..], b"\n"].concat();
+    let mut written = 0_usize;
+    while let Ok(count) = sleeps.stream.write(&line) {
+        written += count;
+        assert!(written < 64 << 20, "one that waits is read without limit");
+    }
+    for nth in 0..1_000 {
+        if nth % 250 == 0 {
+            logs_in.say("login");
+        }
+        free.say(&nth.to_string());
+        assert_eq!(free.hear(), format!("had {nth}"));
+    }
+    for _ in 0..4 {
+        assert_eq!(logs_in.hear(), "had login");
+    }
+    // Behind one that waits its own order is kept.
+    for line in ["soon", "then", "soon", "last"] {
+        free.say(line);
+    }
+    for line in ["soon", "then", "soon", "last"] {
+        assert_eq!(free.hear(), format!("had {line}"));
+    }
+    drop((sleeps, writes, logs_in, free));
+    node.signal(Signal::TERM);
+    node.signal(Signal::TERM);
+    assert_eq!(node.wait().0, 1, "what was cut is said");
+}
+
+/// Each connection leaves a megabyte in `conn.data`, of which sixteen fit.
+#[test]
+fn what_a_script_keeps_of_a_connection_goes_with_it() {
+    let (_files, node) = lines(
+        "function on_message_received(conn, line)\n  conn.data.big = string.rep(line, 1e6)\n  conn:write('had ' .. line)\nend\n",
+    );
+    for nth in 0..100 {
+        let mut client = Client::of(node.address());
+        client.say("x");
+        assert_eq!(client.hear(), "had x", "client {nth}");
+        client.stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(client.hear(), "");
+    }
+    assert_eq!(node.stop().0, 0);
+}
+
+/// What is garbage is no reason to fail, though half of what may be used is in use.
+#[test]
+fn a_script_that_holds_much_and_drops_much_goes_on() {
+    let (_files, node) = lines(
+        "local held = {}\nfor i = 1, 10 do held[i] = string.rep('x', 1e6) .. i end\n\
+         function on_message_received(conn, line)\n  local text = string.rep(line, 4e5)\n  conn:write('had ' .. #text)\nend\n",
+    );
+    let mut client = Client::of(node.address());
+    for nth in 0..200 {
+        client.say("x");
+        assert_eq!(client.hear(), "had 400000", "message {nth}");
+    }
+    drop(client);
+    assert_eq!(node.stop().0, 0);
+}
+
+#[test]
+fn everything_a_script_can_do_to_connections_and_objects() {
+    let (server, target) = listener();
+    let code = "local known\nfunction on_new_connection(conn)\n  known = conn\nend\n\
+        function on_message_received(conn, line)\n\
+          local word, rest = line:match('^(%S+) ?(.*)$')\n\
+          if word == 'who' then conn:write(table.concat({ conn.id > 0 and 'id', conn.object, conn.local_address, tostring(conn == known), tostring(conn) }, ' '))\n\
+          elseif word == 'name' then conn.name = rest conn:write(conn.name) conn.name = nil conn:write(conn.name)\n\
+          elseif word == 'try' then local n = 0 while conn:try_write(string.rep('x', 1023)) do n += 1 end log.info('tried', n > 100 and n < 1e5)\n\
+          elseif word == 'all' then node.a:broadcast(rest)\n\
+          elseif word == 'others' then node.a:broadcast(rest, { except = conn })\n\
+          elseif word == 'each' then for _, other in node.a:connections() do node.a:write(rest .. other.id, other) end\n\
+          elseif word == 'up' then conn:write(node.up.state) node.up:write(rest)\n\
+          elseif word == 'close_up' then node.up:close()\n\
+          elseif word == 'open_up' then node.up:open()\n\
+          elseif word == 'half' then conn:write('bye') conn:shutdown_write()\n\
+          elseif word == 'close' then conn:write('bye') conn:close() log.info('after', tostring(conn:write('late')))\n\
+          elseif word == 'abort' then conn:abort()\n\
+          elseif word == 'wrong' then for _, f in {\n\
+              function() node.upp:write('x') end, function() node.a:write('x') end, function() node.a:broadcast('x', { exept = conn }) end,\n\
+              function() conn:write() end, function() conn:write({}) end, function() conn.write(node.a, 'x') end, function() conn.id = 3 end,\n\
+              function() conn.data = 3 end, function() conn.dta = 1 end, function() return conn.nothing() end, function() node.a:brodcast('x') end,\n\
+              function() setmetatable(conn, {}) end, function() getmetatable(conn).__index = {} end, function() getmetatable(node).__index = print end,\n\
+              function() node.a = nil end, function() node.quit = print end, function() auth.verify = print end, function() rawset(node, 'x', 1) end,\n\
+              function() emit('../x') end, function() emit(string.rep('x', 1e5)) end, function() emit('ok', 'x', { t = {} }) end, function() node.quit(256) end,\n\
+              function() node.a:write('x', 7) end, function() node['script.s']:write('x') end, function() auth.verify('a', 'b') end } do\n\
+              local ok, text = pcall(f)\n\
+              if ok then log.info('not refused', _) end\n\
+            end\n\
+            conn:write('all tried')\n\
+          elseif word == 'now' then conn:write(type(now()) .. ' ' .. json.encode({ a = unhex('41') }) .. ' ' .. hex('A'))\n\
+          end\n\
+        end\n";
+    let more = format!(
+        "queue_max = \"256KiB\"\nqueue_overflow = \"block\"\n[client.up]\nto = \"{target}\"\nframing = \"lines\"\n[[connect]]\nsignal = \"up.message_received\"\nslot = \"log.info\"\n"
+    );
+    let files = lines_with(&more, code);
+    let node = files.run();
+    let mut upstream = Client::accepted(&server);
+    let mut client = Client::of(node.address());
+    client.say("who");
+    let own = client.stream.local_addr().unwrap();
+    let who = client.hear();
+    assert!(who.starts_with(&format!("id a {} true connection ", node.address())), "{who}");
+    assert!(who.ends_with(&format!(" of a with {own}")), "{who}");
+    client.say("name ann");
+    assert_eq!((client.hear(), client.hear()), ("ann".into(), own.to_string()));
+    client.say("now");
+    assert_eq!(client.hear(), "number {\"a\":\"A\"} 41");
+    let mut other = Client::of(node.address());
+    node.nth_event("new_connection", 1);
+    client.say("all x");
+    assert_eq!((client.hear(), other.hear()), ("x".into(), "x".into()));
+    client.say("others y");
+    client.say("each z");
+    assert_eq!(other.hear(), "y");
+    assert!(client.hear().starts_with('z') && other.hear().starts_with('z'));
+    client.say("up hello");
+    assert_eq!((client.hear(), upstream.hear()), ("connected".into(), "hello".into()));
+    client.say("close_up");
+    assert_eq!(upstream.hear(), "");
+    drop(upstream);
+    client.say("open_up");
+    let mut upstream = Client::accepted(&server);
+    client.say("up again");
+    assert_eq!((client.hear(), upstream.hear()), ("connected".into(), "again".into()));
+    client.say("wrong");
+    assert_eq!(client.hear(), "all tried");
+    assert!(!node.lines().iter().any(|line| line.contains("not refused")), "{:?}", node.lines());
+    let mut full = Client::of(node.address());
+    full.say("try");
+    node.line("tried true");
+    drop(full);
+    let mut half = Client::of(node.address());
+    half.say("half");
+    assert_eq!((half.hear(), half.hear()), ("bye".into(), String::new()));
+    half.say("who");
+    drop(half);
+    other.say("close");
+    assert_eq!(read_all(&other.stream).0, b"bye\n");
+    node.line("after false");
+    client.say("abort");
+    assert_eq!(read_all(&client.stream).1, Ending::Reset);
+    drop((client, other, upstream));
+    assert_eq!(node.stop().0, 0);
+}
+
 #[test]
 fn bombs_are_stopped_and_others_do_not_notice() {
     let code = "function on_message_received(conn, line)\n  if line == 'loop' then while true do end end\n  \
                 if line == 'memory' then local t = {} while true do t[#t + 1] = string.rep('x', 1e5) .. #t end end\n  \
                 if line == 'emit' then for i = 1, 1e6 do emit('flood', line) end end\n  \
                 if line == 'log' then for i = 1, 1000 do log.info('flood', i) end end\n  \
+                if line == 'pattern' then string.rep('a', 4000):find(string.rep('a*', 30) .. 'b') end\n  \
+                if line == 'deep' then local function f() return 1 + f() end f() end\n  \
+                if line == 'string' then local s = 'x' while true do s ..= s end end\n  \
                 conn:write('had ' .. line)\nend\n";
     let more = "[listen.other]\nbind = \"127.0.0.1:0\"\n[relay.other]\nfrom = \"other\"\nmode = \"echo\"\n";
     let files = lines_with(&more.replace("relay.other", "relay.back"), code);
@@ -245,9 +398,10 @@ fn bombs_are_stopped_and_others_do_not_notice() {
     };
     let mut client = Client::of(a);
     let mut neighbour = Client::of(other);
+    let memory = resident(node.pid());
     let mut times = Vec::new();
     for round in 0..5 {
-        for line in ["loop", "memory", "emit", "log"] {
+        for line in ["loop", "memory", "pattern", "deep", "string", "emit", "log"] {
             client.say(line);
         }
         client.say("well");
@@ -264,6 +418,11 @@ fn bombs_are_stopped_and_others_do_not_notice() {
     node.line("s.luau:2: ran for more than 20 ms");
     node.line("s.luau:3: its values take more than 16384 KiB of memory");
     node.line("s.luau:4: emit: more than 1000 signals in one call");
+    node.line("s.luau:6: ran for more than 20 ms");
+    node.line("s.luau:7: stack overflow");
+    node.line("s.luau:8: its values take more than 16384 KiB of memory");
+    let grown = resident(node.pid()).saturating_sub(memory);
+    assert!(grown < 64 << 20, "{grown} bytes were not returned");
     drop((client, neighbour));
     let (code, log) = node.stop();
     assert_eq!(code, 0);
@@ -402,7 +561,7 @@ fn the_page_on_scripts_names_every_key_with_its_default() {
         serde_json::from_slice(&run(Command::new(binary()).arg("schema"), &[]).stdout).unwrap();
     let keys = &schema["properties"]["script"]["patternProperties"]["^[a-z][a-z0-9_]*$"]["properties"];
     let keys = keys.as_object().unwrap();
-    assert_eq!(keys.len(), 7);
+    assert_eq!(keys.len(), 8);
     for (name, key) in keys {
         let row = page.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
         let row = row.unwrap_or_else(|| panic!("{name} is not in the page"));

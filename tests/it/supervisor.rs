@@ -77,6 +77,25 @@ fn a_manager_hears_ready_when_all_listen_then_of_reload_and_stop() {
 }
 
 #[test]
+fn a_manager_hears_of_a_stop_that_a_slot_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (manager, notify) = manager(folder.path(), false);
+    let file = folder.path().join("node.toml");
+    let config = "[listen.front]\nbind = \"127.0.0.1:0\"\nframing = \"lines\"\n[[connect]]\n\
+                  signal = \"front.message_received\"\nslot = \"node.quit\"\nargs = { code = \"3\" }\n";
+    std::fs::write(&file, config).unwrap();
+    let mut command = Command::new(binary());
+    command.arg("run").arg(&file).args(["--log-format", "json"]).env("NOTIFY_SOCKET", notify);
+    let node = NodeProcess::spawn(&mut command);
+    assert_eq!(told(&manager)[0], "READY=1");
+    let mut client = connect(node.address());
+    client.write_all(b"x\n").unwrap();
+    assert_eq!(told(&manager)[0], "STOPPING=1");
+    drop(client);
+    assert_eq!(node.wait().0, 3);
+}
+
+#[test]
 fn a_reload_that_is_refused_leaves_the_node_ready_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let (manager, notify) = manager(folder.path(), false);

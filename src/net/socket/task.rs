@@ -15,7 +15,7 @@ use super::drive::converse;
 use super::options::SocketOptions;
 use super::signals::{ConnectFailed, Connected, ErrorOccurred, HostFound, Reconnecting};
 use crate::event::{Endpoint, State};
-use crate::net::dial::{DialError, Dialling, Target, connect};
+use crate::net::dial::{Dialling, Target, connect};
 use crate::net::error::{Phase, SocketError, SocketErrorKind};
 use crate::net::transport::Stream;
 
@@ -153,7 +153,6 @@ fn poll_order(core: &Core, cx: &mut Context<'_>, is_asked: impl Fn(&Inner) -> bo
 /// One dial, from its first state to `connected` or `connect_failed`.
 async fn dial(core: &Core, target: &Target, attempt: u32) -> Option<Stream> {
     let options = core.options.dial();
-    let limit = options.connect_timeout;
     let shown = target.address.as_target();
     let told = ForSocket(core);
     let given_up = poll_fn(|cx| poll_order(core, cx, |inner| inner.closing >= Closing::Abort));
@@ -162,8 +161,7 @@ async fn dial(core: &Core, target: &Target, attempt: u32) -> Option<Stream> {
         () = given_up => {
             Err(SocketError::new(SocketErrorKind::Aborted, format!("the dial of {shown} was given up")))
         }
-        outcome = timeout(limit, connect(target, &options, &[], &told)) => {
-            let outcome = outcome.unwrap_or(Err(DialError::TimedOut(limit)));
+        outcome = connect(target, &options, &[], &told, None) => {
             outcome.map_err(|error| SocketError::of_dial(&shown, error))
         }
     };

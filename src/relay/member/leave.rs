@@ -82,6 +82,7 @@ impl Member {
             let leave = self.broke(error);
             return self.end(leave);
         }
+        let is_terminal = self.is_terminal();
         let discarded = async {
             loop {
                 let conn = &mut self.conn;
@@ -95,7 +96,9 @@ impl Member {
                 }
             }
         };
-        let _ = timeout(FAREWELL, discarded).await;
+        if !is_terminal {
+            let _ = timeout(FAREWELL, discarded).await;
+        }
         self.confirmed().await;
         let left = self.retire();
         self.conn.finish(reason, None, left.bytes);
@@ -103,10 +106,12 @@ impl Member {
         reason
     }
 
-    /// In a wired group: waits until nothing is on its way through wires and scripts, which may be for it.
+    /// Waits until nothing is on its way through wires, scripts and filters, which may be for it.
     async fn settle(&mut self) -> io::Result<()> {
-        let Some(wires) = &self.group.wires else { return Ok(()) };
-        let undone = wires.undone();
+        let undone = match &self.group.wires {
+            Some(wires) => wires.undone(),
+            None => self.group.via.undone(),
+        };
         let mut none = pin!(undone.none());
         poll_fn(|cx| {
             // Or a slot that waits for room here would be waited for.
@@ -206,6 +211,13 @@ impl Drop for Member {
         if !self.is_over {
             let left = self.retire();
             self.conn.reset(reason_of_drop(self.conn.record()), None, left.bytes);
+        }
+        if let Some(passing) = &self.passing {
+            if !self.keeps {
+                // What is on its way is told of no connection any more.
+                self.mailbox.set_connection(None);
+            }
+            passing.left(&self.group);
         }
         if let Some(wires) = &self.group.wires {
             let reason = self.reason.unwrap_or_else(|| reason_of_drop(self.conn.record()));

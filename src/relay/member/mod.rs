@@ -18,6 +18,7 @@ use tokio::time::Sleep;
 use self::patience::Patience;
 use super::group::{Group, Mailbox, Side};
 use super::sweep::Watch;
+use super::via::Passing;
 use super::{Limits, RelayOptions, Stop};
 use crate::budget::PROMISE;
 use crate::event::{ConnectionId, Endpoint, Reason};
@@ -46,6 +47,8 @@ pub(super) struct Member {
     has_finished: bool,
     /// The node stops, and it stays only for answers.
     is_leaving: bool,
+    /// In a group with filters.
+    pub(super) passing: Option<Passing>,
     /// In a wired group: what it has sent is taken through once this place is.
     answered: Option<u64>,
     /// Our half was finished, since a slot has asked for that.
@@ -125,7 +128,7 @@ impl Member {
         let watch = Arc::new(Watch::new(conn.record(), conn.record()));
         group.shared.sweep.add(Arc::clone(&watch), limits);
         // So that the kernel does not hide megabytes behind the queue's limit.
-        conn.limit_unsent(x_unsent());
+        conn.limit_unsent(UNSENT);
         if mailbox.framing != Framing::Raw {
             conn.limit_silence(SILENCE);
         }
@@ -144,6 +147,7 @@ impl Member {
             patience: Patience::default(),
             has_finished: false,
             is_leaving: false,
+            passing: None,
             answered: None,
             has_shut: false,
             reason: None,
@@ -221,6 +225,9 @@ impl Member {
         if let Some(leave) = self.call_by_address() {
             return Poll::Ready(leave);
         }
+        if let Some(leave) = self.group.via.leave(self.conn.id()) {
+            return Poll::Ready(leave);
+        }
         let before = self.conn.sent();
         let is_flushed = match self.poll_flush(cx) {
             Poll::Ready(Ok(())) => true,
@@ -248,6 +255,7 @@ impl Member {
             && (is_flushed || self.keeps && self.answered.is_none())
             && !self.stays(cx)
             && !self.is_owed()
+            && self.has_nothing_left()
         {
             return Poll::Ready(self.farewell());
         }
@@ -320,7 +328,8 @@ impl Member {
                 (change, Some(written))
             });
             match written {
-                None => return Poll::Ready(Ok(())),
+                // A terminal shows also what is no whole line.
+                None => return conn.poll_flush(cx),
                 Some(written) => ready!(written)?,
             };
         }
@@ -338,7 +347,7 @@ impl Member {
                 return Poll::Pending;
             }
             let shared = &self.group.shared;
-            let size = x_read().min(shared.turns.max_read()).min(shared.budget.left().max(PROMISE));
+            let size = READ.min(shared.turns.max_read()).min(shared.budget.left().max(PROMISE));
             let (conn, decoder) = (&mut self.conn, &mut self.decoder);
             let read = with_scratch(size, |scratch| {
                 let offset = conn.received();
@@ -380,10 +389,14 @@ impl Member {
     /// The peer has finished: it leaves, unless all it ever does is listen.
     fn finished(&mut self) {
         self.has_finished = true;
+        if self.is_terminal() {
+            self.take_last_line();
+        }
         self.conn.read_finished();
+        let is_terminal = self.is_terminal();
         if let Some(wires) = &self.group.wires {
             self.answered = Some(wires.read_finished(&self.conn));
-            if self.watch.half_closed() {
+            if !is_terminal && self.watch.half_closed() {
                 self.group.shared.sweep.attend(&self.limits);
             }
         } else if !self.only_listens() {
@@ -401,12 +414,47 @@ impl Member {
         !self.keeps && self.group.owes(&self.mailbox)
     }
 
+    /// Standard input and output: the screen is there also when nothing more is typed.
+    fn is_terminal(&self) -> bool {
+        self.peer() == Endpoint::Stdio
+    }
+
+    /// What is typed before the end of input is a line, also without its end.
+    fn take_last_line(&mut self) {
+        if let Framing::Lines { end } = self.mailbox.framing
+            && self.decoder.remainder() > 0
+        {
+            self.decoder.feed(end.as_bytes());
+            if let Ok(Some(run)) = self.decoder.run() {
+                // Nobody in a wired group has to say its name.
+                let _ = self.pass_on(run);
+            }
+        }
+    }
+
+    /// Whether nothing has come into its queue since that was written.
+    fn has_nothing_left(&self) -> bool {
+        self.has_shut || self.keeps && self.answered.is_none() || self.mailbox.waiting().frames == 0
+    }
+
+    /// What its group knows it by, if messages go through filters.
+    pub(super) fn passing(&mut self) -> &mut Passing {
+        self.passing.get_or_insert_with(|| Passing::new(&self.conn))
+    }
+
     /// Whether it stays after its peer has finished. In a wired group it does until it is answered.
     fn stays(&self, cx: &mut Context<'_>) -> bool {
         match (&self.group.wires, self.answered) {
+            (Some(_), _) if self.is_terminal() && self.decoder.remainder() == 0 => true,
             (Some(wires), Some(place)) => wires.poll_answered(cx, self.conn.id(), place).is_pending(),
-            _ => self.only_listens(),
+            _ => self.only_listens() || self.is_passing(cx),
         }
+    }
+
+    /// Whether messages of its are on their way through filters, which may answer it.
+    fn is_passing(&self, cx: &mut Context<'_>) -> bool {
+        let passing = self.passing.as_ref().filter(|_| !self.keeps);
+        passing.is_some_and(|passing| passing.poll_done(&self.group, cx).is_pending())
     }
 
     /// Who subscribes to what others publish may finish its own half at once, and stays.
@@ -446,14 +494,6 @@ fn taken<'a>(slices: &'a [IoSlice<'_>], mut bytes: usize) -> impl Iterator<Item 
     })
 }
 
-fn x_unsent() -> u32 {
-    static X: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
-    *X.get_or_init(|| std::env::var("X_UNSENT").ok().and_then(|t| t.parse().ok()).unwrap_or(UNSENT))
-}
-fn x_read() -> usize {
-    static X: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
-    *X.get_or_init(|| std::env::var("X_READ").ok().and_then(|t| t.parse().ok()).unwrap_or(READ))
-}
 /// Bytes of one read: some hundred short frames, which then share one piece.
 const READ: usize = 64 << 10;
 /// Bytes a member may read before others get their turn.

@@ -33,7 +33,7 @@ impl Patience {
             return Poll::Pending;
         }
         let full = *self.is_full.get_or_insert_with(Instant::now);
-        let still = self.stands_still.map(|since| since + x_still());
+        let still = self.stands_still.map(|since| since + STANDSTILL);
         let over = still.map_or(full + PATIENCE, |still| still.min(full + PATIENCE));
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(over)));
         if timer.deadline() != over {
@@ -43,12 +43,6 @@ impl Patience {
     }
 }
 
-fn x_still() -> Duration {
-    static X: std::sync::OnceLock<Duration> = std::sync::OnceLock::new();
-    *X.get_or_init(|| {
-        std::env::var("X_STILL").ok().and_then(|t| t.parse().ok()).map_or(STANDSTILL, Duration::from_millis)
-    })
-}
 /// How long a member that is behind has to catch up.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// The same for one whose peer takes nothing at all: longer than a busy machine leaves a healthy one without its turn.

@@ -1,5 +1,5 @@
 """One end of a connection, told what to do line by line; answers each line."""
-import socket, sys, time
+import socket, sys, threading, time
 
 listener = peer = None
 
@@ -42,6 +42,31 @@ def fill():
         return str(sent)
 
 
+def announce(port, answer):
+    """Answers whoever asks by UDP."""
+    asked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    asked.bind(("", port))
+
+    def run():
+        while True:
+            request, client = asked.recvfrom(100)
+            if request == b"REQUEST FOR IP ADDRESS AND SERVERPORT":
+                asked.sendto(answer, client)
+
+    threading.Thread(target=run, daemon=True).start()
+
+
+def broadcast(source, port):
+    """Asks everyone from one address, and says who answered what."""
+    asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    asking.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    asking.bind((source, 0))
+    asking.settimeout(30)
+    asking.sendto(b"REQUEST FOR IP ADDRESS AND SERVERPORT\0", ("255.255.255.255", port))
+    answer, server = asking.recvfrom(100)
+    return f"{server[0]} {answer.decode()}"
+
+
 for line in sys.stdin:
     verb, *words = line.split()
     answer = "ok"
@@ -58,6 +83,8 @@ for line in sys.stdin:
     elif verb == "send":
         peer.settimeout(60)
         peer.sendall(pattern(0, int(words[0])))
+    elif verb == "say":
+        peer.sendall(bytes.fromhex("".join(words)))
     elif verb == "finish":
         peer.shutdown(socket.SHUT_WR)
     elif verb == "receive":
@@ -71,6 +98,10 @@ for line in sys.stdin:
         answer = fill()
     elif verb == "end":
         answer = end(float(words[0]))
+    elif verb == "announce":
+        announce(int(words[0]), words[1].encode())
+    elif verb == "broadcast":
+        answer = broadcast(words[0], int(words[1]))
     elif verb == "close":
         peer.close()
     print(answer, flush=True)

@@ -8,6 +8,8 @@ mod modbus;
 mod net;
 mod process;
 mod sockets;
+mod system;
+mod tls;
 mod tools;
 
 pub(crate) use self::agent::Agent;
@@ -22,6 +24,8 @@ pub(crate) use self::process::{NodeProcess, Running, binary, run};
 pub(crate) use self::sockets::{
     MOMENT, Trace, bound, in_own_process, joined, joined_with, read_count, redialling, stuck_listener, value,
 };
+pub(crate) use self::system::{Liner, System, Terminal};
+pub(crate) use self::tls::{Peer, Plant};
 pub(crate) use self::tools::{
     PYTHON, has, needs, needs_namespaces, needs_pymodbus, needs_two_networks, qt_peer, root,
 };
