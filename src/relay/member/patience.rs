@@ -45,8 +45,9 @@ impl Patience {
 
 /// How long a member that is behind has to catch up.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// The same for one whose peer takes nothing at all: longer than a busy machine leaves a healthy one without its turn.
-const STANDSTILL: Duration = Duration::from_millis(50);
+/// One whose peer has taken nothing for so long is not waited for at all; a healthy one may be without its turn on a
+/// busy machine for a good part of that.
+const STANDSTILL: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -65,16 +66,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_takes_nothing_is_waited_for_half_as_long_and_not_at_all_if_that_is_known_already() {
+    async fn who_has_taken_nothing_for_long_is_not_waited_for() {
         let mut patience = Patience::default();
         patience.note(true, false);
-        assert_eq!(waits(&mut patience).await, STANDSTILL);
+        assert_eq!(waits(&mut patience).await, PATIENCE);
         let mut patience = Patience::default();
         patience.note(true, false);
-        tokio::time::sleep(STANDSTILL).await;
+        tokio::time::sleep(STANDSTILL - PATIENCE / 2).await;
         patience.note(false, false);
         assert!(!is_over(&mut patience, false), "there is room");
-        assert!(is_over(&mut patience, true));
+        assert_eq!(waits(&mut patience).await, PATIENCE / 2);
     }
 
     #[tokio::test(start_paused = true)]
