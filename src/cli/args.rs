@@ -30,7 +30,8 @@ pub(super) struct Args {
     /// Connect each client to this: host:9001, 9001, tls://host:443, unix:/path, stdio:, echo: (repeatable: the next is tried when one fails)
     #[arg(long, value_name = "ADDR", allow_negative_numbers = true)]
     connect: Vec<String>,
-    /// Which of several targets a client gets: failover, round_robin, least_connections [default: failover]
+    /// Which of several targets a client gets, or the connection of mode collect: failover, round_robin,
+    /// least_connections [default: failover]
     #[arg(long, value_name = "STRATEGY")]
     strategy: Option<Strategy>,
     /// How the two are joined [default: pair, each client with a connection of its own]
@@ -373,6 +374,7 @@ impl Args {
             framing,
             max_frame: meaning.size("--max-frame", &self.max_frame),
             queue: QueueOptions { max: meaning.size("--queue", &self.queue), overflow: self.overflow },
+            allow_half_open: false,
         }
     }
 

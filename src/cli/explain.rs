@@ -119,7 +119,8 @@ fn relay(out: &mut String, config: &Config, id: &str, relay: &RelayConfig) {
         let _ = writeln!(out, "  {} {}", end(relay, id, "from"), listener(id, one));
     }
     for (nth, (id, one)) in config.to(relay).enumerate() {
-        let role = if nth == 0 || relay.mode.is_group() { "to" } else { "else to" };
+        let all_at_once = relay.mode.is_group() && relay.mode != RelayMode::Collect;
+        let role = if nth == 0 || all_at_once { "to" } else { "else to" };
         let _ = writeln!(out, "  {} {}", end(relay, id, role), client(id, one));
     }
     if relay.options.reply == Reply::Request {

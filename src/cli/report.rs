@@ -250,7 +250,7 @@ impl Reporter {
                 self.limiter.say(Line { what: "requests failed", endpoint, cause }, OFTEN);
             }
             Event::TargetChanged { endpoint, from, to, target } => {
-                warn!(%endpoint, %from, %to, target, "target changed; later clients get this one");
+                warn!(%endpoint, %from, %to, target, "target changed; what comes later goes to this one");
             }
             Event::Reconnecting { endpoint, target, attempt, pause } => {
                 let pause = format!("{:.3}s", pause.as_secs_f64());

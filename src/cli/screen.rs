@@ -69,19 +69,25 @@ pub(super) fn status(answer: &Value) -> String {
 
     let mut table =
         Table::new(&["COLLECTS FOR", ">RECEIVED", ">SENT", ">QUEUED", ">DROPPED", ">UNCONFIRMED"]);
-    let mut collects = false;
-    for client in objects.iter().filter(|object| object["accounts"].is_object()) {
-        let count = |key: &str| client["accounts"][key].to_string();
-        collects = true;
-        table.row([
-            plain(&client["object"]),
-            count("received"),
-            count("sent"),
-            count("queued"),
-            count("dropped"),
-            count("unconfirmed"),
-        ]);
+    let is_collected = |object: &&Value| object["accounts"].is_object();
+    let mut row = |object: &Value, indent: &str| {
+        let count = |key: &str| object["accounts"][key].to_string();
+        let name = format!("{indent}{}", plain(&object["object"]));
+        let [received, sent, queued] = ["received", "sent", "queued"].map(count);
+        table.row([name, received, sent, queued, count("dropped"), count("unconfirmed")]);
+    };
+    // Targets that take turns stand below their relay.
+    let mut shown = Vec::new();
+    for relay in objects.iter().filter(is_collected).filter(|object| object["kind"] == "relay") {
+        row(relay, "");
+        for target in list(&relay["to"]) {
+            objects.iter().filter(|object| object["object"] == *target).for_each(|object| row(object, "  "));
+            shown.push(target);
+        }
     }
+    let alone = |object: &&Value| object["kind"] == "client" && !shown.contains(&&object["object"]);
+    objects.iter().filter(is_collected).filter(alone).for_each(|object| row(object, ""));
+    let collects = objects.iter().any(|object| is_collected(&object));
     if collects {
         let _ = write!(page, "\n{table}");
     }

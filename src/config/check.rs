@@ -267,8 +267,8 @@ impl Config {
             RelayMode::Publish if relay.to.is_empty() => {
                 faults.add(at("to"), "there is nobody to hear it; name a listener or a client");
             }
-            RelayMode::Collect if relay.to.len() != 1 => {
-                faults.add(at("to"), "mode collect leads to exactly one target; name one");
+            RelayMode::Collect if relay.to.is_empty() => {
+                faults.add(at("to"), "mode collect leads to a target; name one, or several that take turns");
             }
             _ => {}
         }
@@ -284,10 +284,11 @@ impl Config {
             ("hold", targets.hold != usual.hold),
             ("check", targets.check.is_some()),
         ] {
-            if is_given && (relay.mode != RelayMode::Pair || relay.to.len() < 2) {
+            let chooses = matches!(relay.mode, RelayMode::Pair | RelayMode::Collect);
+            if is_given && (!chooses || relay.to.len() < 2) {
                 faults.add(
                     at(key),
-                    "there is nothing to choose from; name several targets of a pair, or remove it",
+                    "there is nothing to choose from; name several targets of mode pair or collect, or remove it",
                 );
             }
         }

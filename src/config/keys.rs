@@ -158,6 +158,7 @@ pub(crate) fn listen() -> Vec<Key<ListenConfig>> {
         key(a::<Auto<Size>>(), "max_frame", |l| &mut l.options.messages.max_frame, NewConnections, "the most a message may have; auto: 1MiB"),
         key(a::<Auto<Size>>(), "queue_max", |l| &mut l.options.messages.queue.max, NewConnections, "what may wait for a connection; auto: 1MiB"),
         key(a::<Auto<OneOf<Overflow>>>(), "queue_overflow", |l| &mut l.options.messages.queue.overflow, NewConnections, "what happens when more would; auto: disconnect"),
+        key(a::<Switch>(), "allow_half_open", |l| &mut l.options.messages.allow_half_open, NewConnections, "where it is wired, whether a connection whose peer has finished stays until a slot ends it, for an hour at most"),
         key(a::<Off<Text>>(), "tls", |l| &mut l.tls, NewConnections, "the [tls.ID] it speaks; off: none"),
         key(a::<Switch>(), "accept_proxy", |l| &mut l.options.accept_proxy, NewConnections, "each client is announced by a PROXY header, version 1 or 2"),
         key(a::<Networks<false>>(), "trusted", |l| &mut l.options.trusted, NewConnections, "the networks of the proxies whose headers are believed"),
@@ -185,6 +186,7 @@ pub(crate) fn client() -> Vec<Key<ClientConfig>> {
         key(a::<Off<ViaText>>(), "proxy", |c| &mut c.proxy, NewConnections, "the SOCKS5 or HTTP proxy that makes the connection; its password is shown as ***"),
         key(a::<Auto<Size>>(), "queue_max", |c| &mut c.options.messages.queue.max, NewConnections, "what may wait for it; auto: 1MiB, and 16MiB in mode collect and where it is wired"),
         key(a::<Auto<OneOf<Overflow>>>(), "queue_overflow", |c| &mut c.options.messages.queue.overflow, NewConnections, "what happens when more would; auto: disconnect, and block in mode collect and where it is wired"),
+        key(a::<Switch>(), "allow_half_open", |c| &mut c.options.messages.allow_half_open, NewConnections, "where it is wired, whether a connection whose peer has finished stays until a slot ends it, for an hour at most"),
     ]
 }
 
@@ -197,7 +199,7 @@ pub(crate) fn relay() -> Vec<Key<RelayConfig>> {
         key(a::<OneOf<RelayMode>>(), "mode", |r| &mut r.mode, NewConnections, "pair: a connection of its own for each client; echo: all comes back, and there is no to; hub: each client hears what the others send; publish: those in to hear those in from; collect: all go to one target that is kept connected; bridge: two listeners whose clients meet, or two targets that are both dialled"),
         key(a::<Filters>(), "via", |r| &mut r.via, Live, "filters that messages go through on their way from `from`, in order, before the relay does anything else with them; not in modes pair, echo and bridge"),
         key(a::<Filters>(), "via_back", |r| &mut r.via_back, Live, "the same for those that come back, in mode collect"),
-        key(a::<OneOf<Strategy>>(), "strategy", |r| &mut r.options.targets.strategy, NewConnections, "which target a client of a pair gets: failover: the first that is up; round_robin: each in turn; least_connections: the one with the fewest"),
+        key(a::<OneOf<Strategy>>(), "strategy", |r| &mut r.options.targets.strategy, NewConnections, "which of several targets a client of a pair gets, or the one connection of mode collect: failover: the first that is up; round_robin: each in turn; least_connections: the one with the fewest"),
         key(a::<Time>(), "hold", |r| &mut r.options.targets.hold, NewConnections, "a target that has failed is not used for so long; if they are checked, it must be reachable for so long before it is used again"),
         key(a::<Limit>(), "check", |r| &mut r.options.targets.check, NewConnections, "each target is tried so often, by a connection that is closed at once"),
         key(a::<OneOf<Reply>>(), "reply", |r| &mut r.options.reply, NewConnections, "in mode collect, who gets what the target says: broadcast: every client; tagged: the one whose name stands before it, as in tag; request: the client that had asked, and they take turns"),

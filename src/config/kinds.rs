@@ -212,6 +212,10 @@ impl Kind for AddressText {
         match (value.as_str(), integer(value)) {
             (Some(text), _) => text.parse().or_else(|error: AddressError| problem(error.to_string())),
             (None, Some(port)) => problem(format!("found the number {port}; write it in quotes, \"{port}\"")),
+            _ if matches!(value, DeValue::Array(_)) => problem(
+                "found a list, and this is one address; write a table like this one for each, and name \
+                 them all in `from` or `to` of a relay",
+            ),
             _ => wrong::<_, Self>(value),
         }
     }

@@ -207,3 +207,17 @@ impl Faults {
         self.0.push(Fault { place, text: text.into() });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_whose_feature_is_not_built_names_it() {
+        let parse = |text: &str| vec![text.parse().unwrap()];
+        let mut config = Config::relay(parse("9000"), parse("host:9001"));
+        config.listen.values_mut().for_each(|listener| listener.tls = Some("own".into()));
+        let is_named = config.check().iter().any(|fault| fault.text.contains("with the feature `tls`"));
+        assert_eq!(is_named, !cfg!(feature = "tls"));
+    }
+}

@@ -128,12 +128,21 @@ impl Config {
                     faults.push(Fault { place, text });
                 }
             }
+            let wired_only = |place, messages: &MessageOptions| {
+                let text = "only wires and scripts need it: a relay knows what follows an end; remove it";
+                messages.allow_half_open.then(|| Fault { place, text: text.into() })
+            };
             for (name, listener) in self.from(relay) {
                 let at = |key| Place::new("listen", name, key);
+                faults.extend(wired_only(at("allow_half_open"), &listener.options.messages));
                 check(relay, &listener.options.messages, true, &at, &mut faults);
+            }
+            if relay.mode == RelayMode::Collect {
+                self.check_common(relay, &mut faults);
             }
             for (name, client) in self.to(relay) {
                 let at = |key| Place::new("client", name, key);
+                faults.extend(wired_only(at("allow_half_open"), &client.options.messages));
                 check(relay, &self.messages(relay, client), false, &at, &mut faults);
                 if relay.mode == RelayMode::Publish && client.to == Address::Echo {
                     let text = "echo: has nothing to say and hears nothing; name another target";
@@ -142,6 +151,24 @@ impl Config {
             }
         }
         faults
+    }
+
+    /// Targets that take turns have what waits in common.
+    fn check_common(&self, relay: &RelayConfig, faults: &mut Vec<Fault>) {
+        let mut targets = self.to(relay).map(|(name, client)| (name, self.messages(relay, client)));
+        let Some((first, common)) = targets.next() else { return };
+        for (name, own) in targets {
+            let differs = [
+                ("framing", own.framing != common.framing),
+                ("max_frame", own.max_frame() != common.max_frame()),
+                ("queue_max", own.queue.of_uplink().max != common.queue.of_uplink().max),
+                ("queue_overflow", own.queue.of_uplink().overflow != common.queue.of_uplink().overflow),
+            ];
+            for (key, _) in differs.into_iter().filter(|(_, differs)| *differs) {
+                let text = format!("it shares one queue with `{first}`, which has another; write the same");
+                faults.push(Fault { place: Place::new("client", name, key), text });
+            }
+        }
     }
 }
 
@@ -154,7 +181,7 @@ pub(super) fn check(
     faults: &mut Vec<Fault>,
 ) {
     let mut add = |key, text: String| faults.push(Fault { place: at(key), text });
-    let MessageOptions { framing, max_frame, queue } = messages;
+    let MessageOptions { framing, max_frame, queue, allow_half_open: _ } = messages;
     let mode = relay.mode.name();
     if !relay.mode.is_group() {
         let given = [

@@ -101,9 +101,9 @@ pub enum Event {
         /// What went wrong.
         error: String,
     },
-    /// A failover: later clients of a relay get another of its targets.
+    /// A failover: later clients of a relay get another of its targets, or its one connection leads there.
     ///
-    /// From: the session of the first of them. Each target is named by its client object.
+    /// From: the session of the first of them, or the task of that connection. Each target is named by its client object.
     TargetChanged {
         /// The relay's name.
         endpoint: Arc<str>,

@@ -98,15 +98,6 @@ impl Dialling for Record {
     }
 }
 
-/// Nobody.
-struct Unseen;
-
-impl Dialling for Unseen {
-    fn set_state(&self, _: State) {}
-
-    fn host_found(&self, _: &[SocketAddr]) {}
-}
-
 impl DialError {
     /// What kind of failure it is.
     pub fn kind(&self) -> SocketErrorKind {
@@ -241,15 +232,6 @@ async fn reach(
             Ok((Stream::Tcp(stream), peer.into(), local.into()))
         }
     }
-}
-
-/// Connects to `target` only to see that it can be reached; nobody is told. Cancel safe.
-pub(crate) async fn probe(
-    target: &Target,
-    options: &DialOptions,
-    own: &[SocketAddr],
-) -> Result<(), DialError> {
-    connect(target, options, own, &Unseen, None).await.map(drop)
 }
 
 async fn connect_unix(

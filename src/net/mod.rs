@@ -19,6 +19,7 @@ mod listener;
 mod options;
 #[cfg(feature = "cli")]
 mod private;
+mod probe;
 mod proxy_header;
 mod queue;
 mod resolve;
@@ -41,7 +42,7 @@ pub use self::access::{AccessList, CidrError};
 pub(crate) use self::access::{network, origin};
 pub(crate) use self::conn::{Conn, reason_of, reason_of_drop};
 pub use self::dial::DialError;
-pub(crate) use self::dial::{Target, dial, probe};
+pub(crate) use self::dial::{Target, dial};
 pub use self::error::{SocketError, SocketErrorKind};
 pub use self::inherited::inherit_sockets;
 pub(crate) use self::inherited::unused_sockets;
@@ -56,6 +57,7 @@ pub(crate) use self::listener::{
 pub use self::options::{DialOptions, Keepalive, ListenOptions, MessageOptions, QueueOptions};
 #[cfg(feature = "cli")]
 pub(crate) use self::private::bind_private;
+pub(crate) use self::probe::probe;
 pub use self::proxy_header::ProxyVersion;
 pub use self::queue::Overflow;
 pub(crate) use self::queue::{Amount, Change, Level, PLACE as QUEUE_PLACE, Queue, QueueLimit};

@@ -103,6 +103,9 @@ pub struct MessageOptions {
     pub max_frame: Option<usize>,
     /// What may wait for the connection.
     pub queue: QueueOptions,
+    /// Where it is wired: whether a connection whose peer has finished stays, to be written to, until a slot
+    /// finishes or ends it or it has been half-closed for an hour. `false`: until what its messages led to is done.
+    pub allow_half_open: bool,
 }
 
 /// How much may wait for a connection, and what happens then.

@@ -167,6 +167,16 @@ impl Queue {
         count
     }
 
+    /// The rest of the frame that was written in part, if one was.
+    pub(crate) fn begun(&self) -> &[u8] {
+        let Some(piece) = self.pieces.front() else { return &[] };
+        let mut end = 0;
+        while end < self.written {
+            end += self.framing.first_end(&piece.bytes[end..]);
+        }
+        &piece.bytes[self.written..end]
+    }
+
     /// So many of these bytes were written.
     pub(crate) fn advance(&mut self, mut bytes: usize) -> Change {
         self.waiting.bytes -= bytes as u64;
@@ -449,8 +459,11 @@ mod tests {
         let mut queue = queue(1_000, Overflow::Block);
         push(&mut queue, "one\ntwo\nthree\n");
         push(&mut queue, "four\n");
+        assert!(queue.begun().is_empty());
         assert_eq!(write(&mut queue, 10), "one\ntwo\nth");
+        assert_eq!(queue.begun(), b"ree\n");
         assert_eq!(queue.restart().1, 2);
+        assert!(queue.begun().is_empty());
         assert_eq!((queue.waiting(), queue.held()), (Amount { frames: 2, bytes: 11 }, 11 + 2 * PLACE));
         assert_eq!(queue.restart().1, 0);
         assert_eq!(write(&mut queue, 100), "three\nfour\n");

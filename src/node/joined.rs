@@ -2,7 +2,6 @@
 //! members for as long as its mode stays; a client is dialled anew only when
 //! something about it has changed, and what waits for it waits on.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -10,23 +9,26 @@ use tokio::task::JoinSet;
 
 use crate::config::{ClientConfig, Config, RelayConfig};
 use crate::net::MessageOptions;
-use crate::registry::{Ledger, Passage, Registry};
-use crate::relay::{Ended, Group, Outlet, Plan, RelayMode, RelayOptions, Shared, Side, Stop, Uplink, keep};
+use crate::registry::{Books, Ledger, Passage, Registry};
+use crate::relay::{
+    Ended, Group, Outlet, Plan, RelayMode, RelayOptions, Shared, Side, Stop, Targets, Uplink, keep,
+};
 use crate::wiring::Filtering;
 
-/// The group of a relay, and its clients by their names.
+/// The group of a relay, and its clients.
 pub(super) struct Joined {
     group: Arc<Group>,
     mode: RelayMode,
-    clients: BTreeMap<String, Client>,
+    clients: Vec<Client>,
     filters: Filters,
     /// Takes messages through filters that wait.
     via: JoinSet<()>,
 }
 
-/// A client of a group, and what it was made from.
+/// A client of a group, or some that take turns, and what it was made from.
 struct Client {
-    config: ClientConfig,
+    /// With their names.
+    configs: Vec<(String, ClientConfig)>,
     messages: MessageOptions,
     options: RelayOptions,
     side: Side,
@@ -46,7 +48,7 @@ impl Joined {
         old.filter(same).unwrap_or_else(|| Self {
             group: Arc::new(Group::new(Arc::clone(shared), mode, &relay.options)),
             mode,
-            clients: BTreeMap::new(),
+            clients: Vec::new(),
             filters: Filters::default(),
             via: JoinSet::new(),
         })
@@ -73,58 +75,89 @@ impl Joined {
         &self.group
     }
 
-    /// The accounts of one of its clients.
-    pub(super) fn ledger(&self, client: &str) -> Option<&Arc<Ledger>> {
-        self.clients.get(client)?.ledger.as_ref()
+    /// What one of its clients shows of the accounts: all there is, or its own part if others take turns with it.
+    pub(super) fn books(&self, client: &str) -> Option<Books> {
+        let found = self.clients.iter().find(|known| known.leads_to(client))?;
+        let of = (found.configs.len() > 1).then(|| client.into());
+        Some(Books { ledger: found.ledger.clone()?, of })
     }
 
-    /// Has the clients be those of the relay, in the order of `outlets`.
+    /// The accounts of all its clients, if these take turns.
+    pub(super) fn common_books(&self) -> Option<Books> {
+        let common = self.clients.iter().find(|client| client.configs.len() > 1)?;
+        Some(Books { ledger: common.ledger.clone()?, of: None })
+    }
+
+    /// Has the clients be those of the relay, in the order of `outlets`. Yields the targets that take turns.
+    #[allow(clippy::too_many_arguments, reason = "what it follows, and who is served")]
     pub(super) fn follow(
         &mut self,
         config: &Config,
+        name: &str,
         relay: &RelayConfig,
         outlets: Vec<Outlet>,
         stop: &watch::Sender<Stop>,
         serving: &mut JoinSet<Ended>,
-    ) {
+    ) -> Option<Arc<Targets>> {
         self.group.set(&relay.options);
         let mut before = std::mem::take(&mut self.clients);
-        for (outlet, (name, client)) in outlets.into_iter().zip(config.to(relay)) {
-            let messages = config.messages(relay, client);
-            let side = side(relay, name);
+        let mut each: Vec<_> = outlets.into_iter().zip(config.to(relay)).map(|one| vec![one]).collect();
+        if relay.mode == RelayMode::Collect {
+            // There is one connection, and what waits for it is the same wherever it leads.
+            each = vec![each.into_iter().flatten().collect()];
+        }
+        let mut common = None;
+        for clients in each.into_iter().filter(|clients| !clients.is_empty()) {
+            let (outlets, clients): (Vec<_>, Vec<_>) = clients.into_iter().unzip();
+            let (first, client) = clients[0];
+            let (messages, side) = (config.messages(relay, client), side(relay, first));
             let options = relay.options.without_limits();
-            let plan = Arc::new(Plan { outlet, side, messages, options: Arc::new(options.clone()) });
-            let client = match before.remove(name) {
-                // In publish its queue goes with its end of the relay.
-                Some(known) if known.side == side => known.follow(client, messages, options, plan),
-                _ => {
+            let targets = Arc::new(Targets::new(name.into(), outlets, relay.options.targets));
+            if clients.len() > 1 {
+                common = Some(Arc::clone(&targets));
+            }
+            let plan = Arc::new(Plan { targets, side, messages, options: Arc::new(options.clone()) });
+            let configs: Vec<_> =
+                clients.iter().map(|(id, client)| ((*id).to_owned(), (*client).clone())).collect();
+            // In publish its queue goes with its end of the relay.
+            let known = before
+                .iter()
+                .position(|known| known.side == side && configs.iter().any(|(id, _)| known.leads_to(id)));
+            let client = match known.map(|nth| before.swap_remove(nth)) {
+                Some(known) => known.follow(configs, messages, options, plan),
+                None => {
                     let uplink = Uplink::new(&self.group, &plan);
                     let ledger = uplink.ledger();
                     let plan = watch::Sender::new(plan);
                     serving.spawn(keep(uplink, plan.subscribe(), stop.subscribe()));
-                    Client { config: client.clone(), messages, options, side, ledger, plan }
+                    Client { configs, messages, options, side, ledger, plan }
                 }
             };
-            self.clients.insert(name.to_owned(), client);
+            self.clients.push(client);
         }
+        common
     }
 }
 
 impl Client {
+    fn leads_to(&self, client: &str) -> bool {
+        self.configs.iter().any(|(id, _)| id == client)
+    }
+
     /// Is dialled anew if it is not what it was; else it only learns which listeners are our own.
     fn follow(
         self,
-        config: &ClientConfig,
+        configs: Vec<(String, ClientConfig)>,
         messages: MessageOptions,
         options: RelayOptions,
         plan: Arc<Plan>,
     ) -> Self {
-        let is_another = self.config != *config || self.messages != messages || self.options != options;
+        let is_another = self.configs != configs || self.messages != messages || self.options != options;
         self.plan.send_if_modified(|now| {
             *now = plan;
             is_another
         });
-        Self { config: config.clone(), messages, options, ..self }
+        Self { configs, messages, options, ..self }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::framing::Framing;
 use crate::registry::{
     Arguments, Clock, Fact, Intake, Item, Ledger, Line, Object, Peers, Registry, Trail, Undone, Wired,
 };
-use crate::relay::{Ended, Group, Outlet, Plan, Shared, Side, Stop, Uplink, keep};
+use crate::relay::{Ended, Group, Outlet, Plan, Shared, Side, Stop, Targets, Uplink, keep};
 use crate::wiring::{
     Destination, Inbox, MemberName, Steps, Tap, Taps, TimerOptions, Wire, consume, pump, run_queue, run_timer,
 };
@@ -185,7 +185,8 @@ impl Wires {
         let Some(Joined { group, target: Some(target) }) = self.groups.get_mut(object) else { return };
         if target.plan.is_none() {
             let messages = target.client.options.messages;
-            let plan = Arc::new(Plan { outlet, side: Side::To, messages, options: Arc::default() });
+            let targets = Arc::new(Targets::new(object.into(), vec![outlet], Default::default()));
+            let plan = Arc::new(Plan { targets, side: Side::To, messages, options: Arc::default() });
             let uplink = Uplink::new(group, &plan).with_line(&target.line);
             target.ledger = uplink.ledger();
             let plan = watch::Sender::new(plan);

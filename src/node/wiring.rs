@@ -20,7 +20,7 @@ use crate::bus::EventBus;
 use crate::config::{ClientConfig, Config, Leads, ListenConfig, RelayConfig};
 use crate::event::Endpoint;
 use crate::net::{Listener, Target, addresses, bind, check_source, is_own, no_networks};
-use crate::registry::{Condition, Door, ListenerState, Object, Peers, Places};
+use crate::registry::{Books, Condition, Door, ListenerState, Object, Peers, Places};
 use crate::relay::{
     Clients, Ended, Entrance, Limits, Outlet, Relay, RelayMode, RelayOptions, Shared, Side, Stop, Targets,
     most_connections, serve, serve_stdio,
@@ -303,11 +303,12 @@ impl Wiring {
             limits.insert(name.clone(), Arc::clone(&limit));
             let mut outlets = self.outlets(config, name, relay, leads, &own, &all);
             let once = config.is_conversation(relay);
+            let mut common = None;
             let joined = relay.mode.is_group().then(|| {
                 let outlets = std::mem::take(&mut outlets);
                 let mut joined = Joined::new(self.groups.remove(name), &self.shared, relay);
                 joined.filter(name, relay, wires.registry());
-                joined.follow(config, relay, outlets, stop, serving);
+                common = joined.follow(config, name, relay, outlets, stop, serving);
                 joined
             });
             let group = joined.as_ref().map(|joined| Arc::clone(joined.group()));
@@ -316,7 +317,8 @@ impl Wiring {
             // Of two targets a bridge keeps the first, and leads it to the second.
             let first = (bridged.is_some() && !outlets.is_empty()).then(|| outlets.remove(0));
             let bridge = bridged.as_ref().map(|(bridged, _)| bridged.bridge());
-            let targets = Targets::new(name.as_str().into(), outlets, relay.options.targets);
+            let own = || Arc::new(Targets::new(name.as_str().into(), outlets, relay.options.targets));
+            let targets = common.unwrap_or_else(own);
             let options = relay.options.clone();
             let running = Relay::new(Arc::clone(&self.shared), targets, limit, options, group, once);
             let running = Arc::new(running.with_bridge(bridge));
@@ -348,7 +350,7 @@ impl Wiring {
             if let Some((listener, group)) = config.listen.get(id).zip(wires.group(id)) {
                 let limit = Arc::new(Limits::new(&RelayOptions::default()));
                 let group = Some(Arc::clone(group));
-                let targets = Targets::new(id.into(), Vec::new(), Default::default());
+                let targets = Arc::new(Targets::new(id.into(), Vec::new(), Default::default()));
                 let relay = Arc::new(Relay::new(
                     Arc::clone(&self.shared),
                     targets,
@@ -504,13 +506,14 @@ impl Wiring {
         let listeners =
             self.open.iter().map(|open| (open.id.as_str().into(), Object::Listener(Arc::clone(&open.door))));
         let clients = config.client.iter().map(|(id, client)| {
-            let ledger = self.groups.values().find_map(|joined| joined.ledger(id)).cloned();
-            let ledger = ledger.or_else(|| wires.ledger(id));
+            let books = self.groups.values().find_map(|joined| joined.books(id));
+            let books = books.or_else(|| Some(Books { ledger: wires.ledger(id)?, of: None }));
             let condition = Arc::clone(&self.conditions[id].1);
-            (id.as_str().into(), Object::Client { to: client.to.as_target(), condition, ledger })
+            (id.as_str().into(), Object::Client { to: client.to.as_target(), condition, books })
         });
         let relays = config.relay.iter().map(|(id, relay)| {
-            (id.as_str().into(), Object::Relay { from: relay.from.clone(), to: relay.to.clone() })
+            let books = self.groups.get(id).and_then(Joined::common_books);
+            (id.as_str().into(), Object::Relay { from: relay.from.clone(), to: relay.to.clone(), books })
         });
         listeners.chain(clients).chain(relays).collect()
     }

@@ -1,12 +1,15 @@
 //! [`Ledger`]: where every message is that was taken for one target. Whoever
 //! holds the queue writes it; the sum is exact at any moment.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
 /// The accounts of a target that is kept connected, in messages:
 /// `received = sent + queued + dropped + unconfirmed`, at any moment.
+///
+/// Of several targets that take turns each has those of what was handed to it,
+/// and their relay those of everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Accounts {
     /// Taken for it since it began.
@@ -20,6 +23,14 @@ pub struct Accounts {
     /// Handed to our kernel and not acknowledged: on their way, or lost when a
     /// connection ended; with `resend` they are queued again then.
     pub unconfirmed: u64,
+}
+
+/// What an object shows of a ledger.
+#[derive(Clone, Debug)]
+pub(crate) struct Books {
+    pub(crate) ledger: Arc<Ledger>,
+    /// Only what this one of several targets has got.
+    pub(crate) of: Option<Arc<str>>,
 }
 
 /// The same while it is written.
@@ -37,6 +48,20 @@ struct State {
     out: u64,
     /// And how many of these have arrived.
     arrived: u64,
+    /// What each target has got.
+    shares: Vec<(Arc<str>, Accounts)>,
+    /// Whose turn it is.
+    turn: usize,
+}
+
+impl Books {
+    /// What is true now.
+    pub(crate) fn accounts(&self) -> Accounts {
+        match &self.of {
+            Some(target) => self.ledger.of(target),
+            None => self.ledger.accounts(),
+        }
+    }
 }
 
 impl Ledger {
@@ -44,6 +69,23 @@ impl Ledger {
     pub(crate) fn accounts(&self) -> Accounts {
         let State { accounts, held, .. } = &*self.lock();
         Accounts { queued: accounts.queued + held, ..*accounts }
+    }
+
+    /// What one target has got, of what is not queued.
+    fn of(&self, target: &str) -> Accounts {
+        let state = self.lock();
+        let share = state.shares.iter().find(|(name, _)| **name == *target);
+        share.map_or_else(Accounts::default, |(_, share)| *share)
+    }
+
+    /// What is written from now on is for this target.
+    pub(crate) fn lead_to(&self, target: &Arc<str>) {
+        let mut state = self.lock();
+        let known = state.shares.iter().position(|(name, _)| name == target);
+        state.turn = known.unwrap_or_else(|| {
+            state.shares.push((Arc::clone(target), Accounts::default()));
+            state.shares.len() - 1
+        });
     }
 
     /// Messages were taken for it that wait for their turn outside its queue.
@@ -88,6 +130,10 @@ impl Ledger {
         state.accounts.queued = queued;
         state.accounts.unconfirmed += messages;
         state.out += messages;
+        if let Some(share) = state.share() {
+            share.received += messages;
+            share.unconfirmed += messages;
+        }
     }
 
     /// The first so many messages of the connection have been received: they were acknowledged, or one of them answered.
@@ -97,6 +143,10 @@ impl Ledger {
         state.arrived += new;
         state.accounts.sent += new;
         state.accounts.unconfirmed -= new;
+        if let Some(share) = state.share() {
+            share.sent += new;
+            share.unconfirmed -= new;
+        }
     }
 
     /// The connection is over, and these of its messages wait again.
@@ -104,6 +154,11 @@ impl Ledger {
         let mut state = self.lock();
         state.accounts.unconfirmed -= messages;
         state.accounts.queued = queued;
+        if let Some(share) = state.share() {
+            share.received -= messages;
+            share.unconfirmed -= messages;
+        }
+        (state.out, state.arrived) = (0, 0);
     }
 
     /// Tells whether anything is on its way.
@@ -120,6 +175,13 @@ impl Ledger {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// What the target has got whose turn it is.
+    fn share(&mut self) -> Option<&mut Accounts> {
+        self.shares.get_mut(self.turn).map(|(_, share)| share)
     }
 }
 
@@ -154,6 +216,27 @@ mod tests {
         ledger.wrote(1, 0);
         ledger.arrived(1);
         assert_eq!((sum(&ledger).sent, sum(&ledger).unconfirmed), (4, 0));
+    }
+
+    #[test]
+    fn of_targets_that_take_turns_each_has_what_was_handed_to_it() {
+        let ledger = Arc::new(Ledger::default());
+        let of = |target: &str| Books { ledger: Arc::clone(&ledger), of: Some(target.into()) }.accounts();
+        ledger.took(10, 0, 10);
+        ledger.lead_to(&"a".into());
+        ledger.wrote(6, 4);
+        ledger.arrived(6);
+        ledger.wrote(3, 1);
+        ledger.ended();
+        ledger.lead_to(&"b".into());
+        ledger.wrote(1, 0);
+        ledger.resend(1, 1);
+        ledger.lead_to(&"a".into());
+        ledger.wrote(1, 0);
+        ledger.arrived(1);
+        assert_eq!(of("a"), Accounts { received: 10, sent: 7, unconfirmed: 3, ..Accounts::default() });
+        assert_eq!((of("b"), of("c")), (Accounts::default(), Accounts::default()));
+        assert_eq!((sum(&ledger).sent, sum(&ledger).unconfirmed), (7, 3));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 pub use self::accounts::Accounts;
-pub(crate) use self::accounts::Ledger;
+pub(crate) use self::accounts::{Books, Ledger};
 pub(crate) use self::arrivals::Arrival;
 #[cfg_attr(not(feature = "script"), allow(unused_imports, reason = "for those who implement it"))]
 pub(crate) use self::call::Called;
@@ -77,11 +77,12 @@ pub(crate) enum Object {
     Client {
         to: String,
         condition: Arc<Condition>,
-        ledger: Option<Arc<Ledger>>,
+        books: Option<Books>,
     },
     Relay {
         from: Vec<String>,
         to: Vec<String>,
+        books: Option<Books>,
     },
     Discovery {
         address: SocketAddr,
@@ -122,7 +123,8 @@ pub enum ObjectKind {
         to: String,
         /// False once it could not be reached, until it is again.
         up: bool,
-        /// Where every message is that was taken for it, in mode collect.
+        /// Where every message is that was taken for it, in mode collect; of several targets, those that were
+        /// handed to it.
         #[serde(skip_serializing_if = "Option::is_none")]
         accounts: Option<Accounts>,
     },
@@ -132,6 +134,9 @@ pub enum ObjectKind {
         from: Vec<String>,
         /// Its clients, in the order in which they are tried.
         to: Vec<String>,
+        /// Where every message is that was taken for its clients, in mode collect with several of them.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        accounts: Option<Accounts>,
     },
     /// Tells who asks where a listener is.
     Discovery {
@@ -224,12 +229,16 @@ impl Object {
                 addresses: door.addresses().to_vec(),
                 connections: door.places().taken(),
             },
-            Self::Client { to, condition, ledger } => ObjectKind::Client {
+            Self::Client { to, condition, books } => ObjectKind::Client {
                 to: to.clone(),
                 up: condition.is_up(),
-                accounts: ledger.as_ref().map(|ledger| ledger.accounts()),
+                accounts: books.as_ref().map(Books::accounts),
             },
-            Self::Relay { from, to } => ObjectKind::Relay { from: from.clone(), to: to.clone() },
+            Self::Relay { from, to, books } => ObjectKind::Relay {
+                from: from.clone(),
+                to: to.clone(),
+                accounts: books.as_ref().map(Books::accounts),
+            },
             Self::Discovery { address, listener, tally } => {
                 ObjectKind::Discovery { address: *address, listener: listener.clone(), requests: tally.now() }
             }
@@ -254,7 +263,7 @@ mod tests {
             (Arc::from("front"), Object::Listener(Arc::clone(&door))),
             (
                 Arc::from("back"),
-                Object::Client { to: "host:1".into(), condition: Arc::default(), ledger: None },
+                Object::Client { to: "host:1".into(), condition: Arc::default(), books: None },
             ),
         ];
         registry.replace(objects.into());

@@ -261,6 +261,18 @@ impl Exchange {
         }
     }
 
+    /// Whether something was sent that has no answer yet.
+    pub(super) fn is_asking(&self) -> bool {
+        let state = self.lock();
+        let unwritten = state.target.as_ref().map_or(0, |target| target.mailbox.waiting().frames);
+        state.requests.on_link() > unwritten
+    }
+
+    /// How long an answer is waited for.
+    pub(super) fn timeout(&self) -> Duration {
+        self.lock().requests.timeout()
+    }
+
     /// Requests that have no answer yet.
     pub(super) fn open(&self) -> u64 {
         self.lock().requests.open()

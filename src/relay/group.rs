@@ -52,7 +52,8 @@ pub(crate) struct Group {
 pub(super) struct Mailbox {
     /// None while a target that is kept connected is not.
     connection: Mutex<Option<ConnectionId>>,
-    endpoint: Arc<str>,
+    /// Of several targets, the one that is or was connected.
+    endpoint: Mutex<Arc<str>>,
     pub(super) side: Side,
     pub(super) framing: Framing,
     pub(super) max_frame: usize,
@@ -272,8 +273,8 @@ impl Group {
                 self.put(member, wire.clone(), *frames, *frames, 0);
             }
         }
-        if forms.is_empty() && self.keeps() && from.side == Side::From {
-            // A reload has removed the target.
+        if forms.is_empty() && self.keeps() {
+            // A reload has removed the target; or the target speaks, and no client is there.
             let amount = Amount { frames: run.frames, bytes: run.wire.len() as u64 };
             from.lose(&self.shared, DropCause::Unheard, amount);
         }
@@ -407,7 +408,7 @@ impl Mailbox {
     ) -> Self {
         Self {
             connection: Mutex::new(connection),
-            endpoint: Arc::clone(endpoint),
+            endpoint: Mutex::new(Arc::clone(endpoint)),
             side,
             framing,
             max_frame,
@@ -459,7 +460,15 @@ impl Mailbox {
 
     /// Its listener's or target's name.
     pub(super) fn endpoint(&self) -> Arc<str> {
-        Arc::clone(&self.endpoint)
+        Arc::clone(&self.endpoint.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// It leads to this target from now on, whose accounts say so.
+    pub(super) fn lead_to(&self, target: &Arc<str>) {
+        self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).clone_from(target);
+        if let Some(ledger) = &self.ledger {
+            ledger.lead_to(target);
+        }
     }
 
     /// Which end it is at.
@@ -529,7 +538,8 @@ impl Mailbox {
         self.say_losses(shared, false);
     }
 
-    fn say_losses(&self, shared: &Shared, is_last: bool) {
+    /// Says what was lost and not said yet; unless it is the last time, only where a second has passed.
+    pub(super) fn say_losses(&self, shared: &Shared, is_last: bool) {
         let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
         for cause in DropCause::ALL {
             let loss = &mut losses[cause as usize];
@@ -539,7 +549,7 @@ impl Mailbox {
             }
             (loss.said, loss.is_unsaid) = (Some(Instant::now()), false);
             let Amount { frames, bytes } = loss.amount;
-            let (connection, endpoint) = (self.connection(), Arc::clone(&self.endpoint));
+            let (connection, endpoint) = (self.connection(), self.endpoint());
             shared.bus.emit(EventKind::FramesDropped, || Event::FramesDropped {
                 connection,
                 endpoint,
@@ -551,7 +561,7 @@ impl Mailbox {
     }
 
     fn say_level(&self, shared: &Shared, level: Level, waiting: u64) {
-        let (connection, endpoint) = (self.connection(), Arc::clone(&self.endpoint));
+        let (connection, endpoint) = (self.connection(), self.endpoint());
         match level {
             Level::High => {
                 let high = || Event::WriteBufferHigh { connection, endpoint, waiting };

@@ -65,7 +65,8 @@ pub enum RelayMode {
     Hub,
     /// Those at one end hear what those at the other send, and nothing goes back.
     Publish,
-    /// What all clients send goes to one target that is kept connected, and its answers to all of them.
+    /// What all clients send goes over one connection to the first target that answers, which is kept; and
+    /// its answers to all of them.
     Collect,
     /// Clients of two listeners are joined in the order in which they came; or two targets, which are both dialled.
     Bridge,
@@ -78,7 +79,7 @@ pub struct RelayOptions {
     pub idle_timeout: Option<Duration>,
     /// Ends a pair in which one side has finished and nothing has moved for so long.
     pub half_closed_timeout: Duration,
-    /// How clients of a pair are led to one of several targets.
+    /// How clients of a pair, or the connection of mode collect, are led to one of several targets.
     pub targets: TargetOptions,
     /// Where the answers of the target go, in mode collect.
     pub reply: Reply,
@@ -158,7 +159,7 @@ pub(crate) struct Shared {
 /// another one, to which later clients go.
 pub(crate) struct Relay {
     shared: Arc<Shared>,
-    targets: Targets,
+    targets: Arc<Targets>,
     limits: Arc<Limits>,
     options: Arc<RelayOptions>,
     /// What its clients are members of, in a mode that joins many.
@@ -245,7 +246,7 @@ impl Shared {
 impl Relay {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        targets: Targets,
+        targets: Arc<Targets>,
         limits: Arc<Limits>,
         options: RelayOptions,
         group: Option<Arc<Group>>,

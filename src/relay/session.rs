@@ -88,7 +88,7 @@ impl Future for Session {
 /// Dials the targets in order. Nothing is read from the client meanwhile; if
 /// none answers it is reset, so that it cannot take silence for an empty answer.
 pub(super) async fn connect(relay: Arc<Relay>, mut client: Conn) -> Option<Pair> {
-    match relay.targets.dial(&relay.shared, &client).await {
+    match relay.targets.dial(&relay.shared, Some(client.record())).await {
         Some(upstream) => Some(Pair::new(Arc::clone(&relay), client, upstream)),
         None => {
             client.reset(Reason::NoTarget, None, 0);

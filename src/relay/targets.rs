@@ -1,11 +1,13 @@
-//! [`Targets`]: where the clients of a relay are led. Which target a client is
-//! offered first follows from a strategy, and from which targets have failed.
+//! [`Targets`]: where the clients of a relay are led, each for itself or all by
+//! the connection that is kept for them. Which target is offered first follows
+//! from a strategy, and from which targets have failed.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::{Outlet, Shared};
 use crate::bus::{EventBus, Record};
@@ -13,13 +15,13 @@ use crate::event::{Event, EventKind};
 use crate::net::{Conn, DialError, dial, probe};
 use crate::registry::Condition;
 
-/// Which of several targets a new client gets.
+/// Which of several targets a new client gets, or the connection that is kept for all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Strategy {
     /// The first that is up.
     #[default]
     Failover,
-    /// Each in turn.
+    /// Each in turn; for a connection that is kept, the next whenever it is dialled.
     RoundRobin,
     /// The one with the fewest connections of this node.
     LeastConnections,
@@ -44,7 +46,7 @@ pub(crate) struct Targets {
     options: TargetOptions,
     /// Round robin: whose turn it is.
     turn: AtomicUsize,
-    /// Failover: which one clients get now.
+    /// Which one clients get now, or the connection that is kept leads to.
     current: AtomicUsize,
 }
 
@@ -90,33 +92,63 @@ impl Targets {
         self.outlets.get(nth)
     }
 
-    /// Dials them in their order until one answers, on behalf of a client.
-    pub(super) async fn dial(&self, shared: &Shared, client: &Conn) -> Option<Reached> {
-        let is_one_of_many = self.outlets.len() > 1;
-        let order = if is_one_of_many { self.order() } else { Vec::new() };
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.outlets.len()
+    }
+
+    /// Dials them in their order until one answers, on behalf of a client if there is one.
+    pub(super) async fn dial(&self, shared: &Shared, client: Option<&Record>) -> Option<Reached> {
+        let order = match self.has_choice() {
+            true => self.order(self.turn.fetch_add(1, Relaxed)),
+            false => Vec::new(),
+        };
         let mut order = order.into_iter();
         for turn in 0..self.outlets.len() {
             let nth = order.next().unwrap_or(turn);
-            let Outlet { target, options, own, condition } = &self.outlets[nth];
-            let lead = is_one_of_many.then(|| Lead::new(condition));
-            match dial(target, options, own, &shared.bus, Some(client.record())).await {
-                Ok(upstream) => {
-                    self.reached(shared, nth);
-                    return Some(Reached { upstream, nth, lead });
+            if let Some(reached) = self.reach(shared, nth, client).await {
+                // Clients that have one each are led to another only by a failover.
+                if client.is_none() || self.options.strategy == Strategy::Failover {
+                    self.lead_to(shared, nth);
                 }
-                Err(error) => self.failed(nth, &error),
+                return Some(reached);
             }
         }
         None
     }
 
-    /// In which order a client tries them: by the strategy, and those that have failed last.
-    fn order(&self) -> Vec<usize> {
+    fn has_choice(&self) -> bool {
+        self.outlets.len() > 1
+    }
+
+    /// Dials one of them.
+    async fn reach(&self, shared: &Shared, nth: usize, client: Option<&Record>) -> Option<Reached> {
+        let Outlet { target, options, own, condition } = &self.outlets[nth];
+        let lead = self.has_choice().then(|| Lead::new(condition));
+        match dial(target, options, own, &shared.bus, client).await {
+            Ok(upstream) => {
+                if self.options.check.is_none() {
+                    condition.reached();
+                }
+                Some(Reached { upstream, nth, lead })
+            }
+            Err(error) => {
+                // A name that leads to the node itself says nothing about a target.
+                if !matches!(error, DialError::OwnListener(_)) {
+                    condition.failed(self.options.hold);
+                }
+                None
+            }
+        }
+    }
+
+    /// In which order they are tried: by the strategy, and those that have failed last.
+    fn order(&self, turn: usize) -> Vec<usize> {
         let count = self.outlets.len();
         let mut order: Vec<_> = (0..count).collect();
         match self.options.strategy {
             Strategy::Failover => {}
-            Strategy::RoundRobin => order.rotate_left(self.turn.fetch_add(1, Relaxed) % count.max(1)),
+            Strategy::RoundRobin => order.rotate_left(turn % count.max(1)),
             Strategy::LeastConnections => {
                 order.sort_by_key(|nth| self.outlets[*nth].condition.connections());
             }
@@ -127,21 +159,44 @@ impl Targets {
         order
     }
 
-    fn failed(&self, nth: usize, error: &DialError) {
-        // A name that leads to the node itself says nothing about a target.
-        if !matches!(error, DialError::OwnListener(_)) {
+    /// The one that would be tried first now.
+    pub(super) fn next(&self) -> &Outlet {
+        &self.outlets[self.order(self.turn.load(Relaxed))[0]]
+    }
+
+    /// A connection that was kept to this one has ended: if there is another, that is preferred for a while.
+    pub(super) fn lost(&self, nth: usize) {
+        if self.has_choice() {
             self.outlets[nth].condition.failed(self.options.hold);
         }
     }
 
-    /// A client has got this one.
-    fn reached(&self, shared: &Shared, nth: usize) {
-        if self.options.check.is_none() {
-            self.outlets[nth].condition.reached();
+    /// Waits until one can be reached again that is preferred to this one. Never ready if there is none.
+    /// Cancel safe.
+    pub(super) async fn back(&self, shared: &Shared, nth: usize) -> Reached {
+        if self.options.strategy != Strategy::Failover || nth == 0 {
+            return pending().await;
         }
-        if self.options.strategy != Strategy::Failover {
-            return;
+        loop {
+            let now = Instant::now();
+            // A check may find one at any time, and one that fails again is held back again.
+            let mut look = now + self.options.check.unwrap_or(self.options.hold).max(SHORTEST);
+            for preferred in 0..nth {
+                match self.outlets[preferred].condition.held_until(now) {
+                    Some(until) => look = look.min(until),
+                    None => {
+                        if let Some(reached) = self.reach(shared, preferred, None).await {
+                            return reached;
+                        }
+                    }
+                }
+            }
+            sleep_until(look).await;
         }
+    }
+
+    /// This one is used from now on.
+    pub(super) fn lead_to(&self, shared: &Shared, nth: usize) {
         let before = self.current.swap(nth, Relaxed);
         if before != nth {
             let (from, to) = (&self.outlets[before].target, &self.outlets[nth].target);
@@ -151,6 +206,16 @@ impl Targets {
                 to: Arc::clone(&to.name),
                 target: to.address.as_target(),
             });
+        }
+    }
+
+    /// Goes on where these have led, if that is one of its own.
+    pub(super) fn succeed(&self, before: &Self) {
+        let name =
+            |targets: &Self| Some(Arc::clone(&targets.outlet(targets.current.load(Relaxed))?.target.name));
+        let used = name(before);
+        if let Some(nth) = self.outlets.iter().position(|outlet| Some(&outlet.target.name) == used.as_ref()) {
+            self.current.store(nth, Relaxed);
         }
     }
 
@@ -219,5 +284,7 @@ impl Drop for Lead {
     }
 }
 
+/// Between two looks, however short the times are that were chosen.
+const SHORTEST: Duration = Duration::from_millis(10);
 /// Until a check succeeds.
 const LONG: Duration = Duration::from_secs(366 * 86_400);

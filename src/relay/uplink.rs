@@ -1,5 +1,6 @@
 //! A client that is a member of a group: dialled when the node starts, and
-//! again, for ever, whenever the connection is gone.
+//! again, for ever, whenever the connection is gone. Of several that take turns
+//! one is connected, and what waits goes over whichever that is.
 
 use std::future::pending;
 use std::hash::{BuildHasher, RandomState};
@@ -14,7 +15,8 @@ use super::accept::passed;
 use super::exchange::Exchange;
 use super::group::{Group, Mailbox, Side};
 use super::member::Member;
-use super::{Ended, Limits, Outlet, RelayOptions, Stop};
+use super::targets::Reached;
+use super::{Ended, Limits, RelayOptions, Stop, Targets};
 use crate::address::Address;
 use crate::event::{DropCause, Event, EventKind, Reason};
 use crate::net::{Amount, Conn, MessageOptions, Reconnect};
@@ -32,7 +34,8 @@ pub(crate) struct Uplink {
 
 /// How a client of a group is dialled, and what it is to the others. A reload replaces it.
 pub(crate) struct Plan {
-    pub(crate) outlet: Outlet,
+    /// One, or those that take turns.
+    pub(crate) targets: Arc<Targets>,
     pub(crate) side: Side,
     /// After what it takes over from the relay's listener.
     pub(crate) messages: MessageOptions,
@@ -86,9 +89,14 @@ impl Uplink {
         }
     }
 
-    fn member(&self, plan: &Plan, conn: Conn) -> Member {
+    fn member(&self, plan: &Plan, target: &Arc<str>, conn: Conn) -> Member {
         match &self.kept {
-            Some(mailbox) => Member::of_uplink(&self.group, &self.limits, conn, mailbox),
+            Some(mailbox) => {
+                mailbox.lead_to(target);
+                // What was lost while it was away is known now.
+                mailbox.say_losses(&self.group.shared, true);
+                Member::of_uplink(&self.group, &self.limits, conn, mailbox, &plan.messages)
+            }
             None => Member::new(&self.group, &self.limits, conn, plan.side, &plan.messages).of_target(),
         }
         .with_options(&plan.options)
@@ -147,7 +155,7 @@ impl Plan {
     fn mailbox(&self, ledger: &Arc<Ledger>) -> Mailbox {
         let (framing, limit) = (self.messages.framing(), self.messages.queue.of_uplink());
         Mailbox::of_uplink(
-            &self.outlet.target.name,
+            &self.targets.next().target.name,
             framing,
             self.messages.max_frame(),
             limit,
@@ -157,8 +165,8 @@ impl Plan {
     }
 }
 
-/// Keeps one connection to the client's target until the node stops, or the
-/// other end of its plan is dropped because a reload has removed it.
+/// Keeps one connection to the client's target, or to one of several, until the node stops, or
+/// the other end of its plan is dropped because a reload has removed it.
 pub(crate) async fn keep(
     mut uplink: Uplink,
     mut plan: watch::Receiver<Arc<Plan>>,
@@ -173,19 +181,39 @@ pub(crate) async fn keep(
             None => pending().await,
         }
     });
+    // Targets lost since one was good: until all are, the next is dialled at once.
+    let mut lost = 0;
+    // One that is preferred to the one that was served, and can be reached again.
+    let mut back: Option<Reached> = None;
     while plan.has_changed().is_ok() {
         let next = Arc::clone(&plan.borrow_and_update());
+        if !Arc::ptr_eq(&now, &next) {
+            back = None;
+            next.targets.succeed(&now.targets);
+        }
         uplink.follow(&now, &next);
         now = next;
-        let Outlet { target, .. } = &now.outlet;
-        let bus = &uplink.group.shared.bus;
+        let targets = &now.targets;
+        let shared = &uplink.group.shared;
+        if let Some(mailbox) = &uplink.kept {
+            mailbox.say_losses(shared, false);
+        }
         tokio::select! {
             biased;
             () = uplink.turned(true) => {}
             () = stopped(stop.clone()) => return uplink.ended(0),
             _replaced = plan.changed() => continue,
         }
-        let dialled = tokio::select! {
+        let reached = async {
+            match back.take() {
+                Some(reached) => {
+                    targets.lead_to(shared, reached.nth);
+                    Some(reached)
+                }
+                None => targets.dial(shared, None).await,
+            }
+        };
+        let reached = tokio::select! {
             biased;
             () = uplink.over(stop.clone()) => return uplink.ended(0),
             never = &mut exchange => match never {},
@@ -197,15 +225,24 @@ pub(crate) async fn keep(
                 attempt = 0;
                 continue;
             }
-            dialled = now.outlet.dial(bus, None) => dialled,
+            reached = reached => reached,
         };
-        if let Ok(conn) = dialled {
-            conn.keep_alive(&now.outlet.options.keepalive);
+        let mut reached_nth = None;
+        if let Some(Reached { upstream: conn, nth, lead: _lead }) = reached {
+            let outlet = targets.outlet(nth).expect("it is one of them");
+            conn.keep_alive(&outlet.options.keepalive);
+            reached_nth = Some(nth);
             let begun = Instant::now();
             let is_ours;
             let mut told = plan.clone();
-            let replaced = async { drop(told.changed().await) };
-            let member = uplink.member(&now, conn);
+            let replaced = async {
+                tokio::select! {
+                    biased;
+                    _replaced = told.changed() => {}
+                    reached = targets.back(shared, nth) => back = Some(reached),
+                }
+            };
+            let member = uplink.member(&now, &outlet.target.name, conn);
             // It may have been closed since, and nobody was there to be told.
             if let (Some(line), Some(mailbox)) = (&uplink.line, &uplink.kept)
                 && *line.watch().borrow() != Wanted::Open
@@ -219,12 +256,12 @@ pub(crate) async fn keep(
                 reason = member.serve(stop.clone(), replaced) => is_ours = reason == Reason::Unanswered,
             }
             // A terminal that is gone does not come back by itself.
-            if let Some(line) = uplink.line.as_ref().filter(|_| target.address == Address::Stdio) {
+            if let Some(line) = uplink.line.as_ref().filter(|_| outlet.target.address == Address::Stdio) {
                 line.want(Wanted::Closed);
             }
             // One that we have closed for want of an answer was none that failed.
             if is_ours || begun.elapsed() >= HEALTHY {
-                attempt = 0;
+                (attempt, lost) = (0, 0);
             }
         }
         if *stop.borrow() != Stop::No && !uplink.is_wanted() {
@@ -236,13 +273,27 @@ pub(crate) async fn keep(
             attempt = 0;
             continue;
         }
+        if back.is_some() {
+            continue;
+        }
+        if let Some(nth) = reached_nth {
+            targets.lost(nth);
+            lost += 1;
+            if lost < targets.count() {
+                continue;
+            }
+        }
+        lost = 0;
         attempt = attempt.saturating_add(1);
         let pause = again(attempt, RandomState::new().hash_one(0));
-        bus.emit(EventKind::Reconnecting, || Event::Reconnecting {
-            endpoint: Arc::clone(&target.name),
-            target: target.address.as_target(),
-            attempt,
-            pause,
+        shared.bus.emit(EventKind::Reconnecting, || {
+            let target = &targets.next().target;
+            Event::Reconnecting {
+                endpoint: Arc::clone(&target.name),
+                target: target.address.as_target(),
+                attempt,
+                pause,
+            }
         });
         tokio::select! {
             biased;
@@ -284,3 +335,48 @@ const LEAST: Duration = Duration::from_millis(10);
 const LOOK: Duration = Duration::from_millis(20);
 /// A connection that has lasted so long was a good one.
 const HEALTHY: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    /// A server for a thousand nodes goes down for two minutes, and all dial again until it is back.
+    #[tokio::test(start_paused = true)]
+    async fn a_thousand_that_lost_the_same_server_do_not_come_back_as_a_herd() {
+        let lost = Instant::now();
+        let back = lost + Duration::from_secs(120);
+        let mut nodes = JoinSet::new();
+        for _ in 0..1_000 {
+            nodes.spawn(async move {
+                let mut dials = Vec::new();
+                for attempt in 1.. {
+                    sleep(again(attempt, RandomState::new().hash_one(0))).await;
+                    dials.push(lost.elapsed());
+                    if Instant::now() >= back {
+                        break;
+                    }
+                }
+                dials
+            });
+        }
+        let all = nodes.join_all().await;
+        // The most of these that fall into one slice of time.
+        let most = |times: &mut dyn Iterator<Item = Duration>, slice: Duration| {
+            let mut counts = std::collections::HashMap::new();
+            times.for_each(|time| *counts.entry(time.as_nanos() / slice.as_nanos()).or_insert(0) += 1);
+            counts.into_values().max().unwrap()
+        };
+        let firsts = most(&mut all.iter().map(|dials| dials[0]), Duration::from_millis(10));
+        let mut late = all.iter().flatten().copied().filter(|time| (60..120).contains(&time.as_secs()));
+        let late = most(&mut late, Duration::from_millis(100));
+        let last = all.iter().map(|dials| *dials.last().unwrap());
+        let returns = most(&mut last.clone(), Duration::from_millis(100));
+        let slowest = last.max().unwrap() - Duration::from_secs(120);
+        let dials = all.iter().map(Vec::len).max().unwrap();
+        // Evenly spread these would be 40, twice that at first, 7 and 3.
+        assert!(firsts < 150 && late < 30 && returns < 30, "{firsts} {late} {returns}");
+        assert!(slowest <= Duration::from_secs(30) && dials < 200, "{slowest:?} {dials}");
+    }
+}

@@ -1,12 +1,14 @@
 //! The chats of `config/`, as `node example` writes them: raw clients against
 //! their servers, and terminals that are nodes with the shipped client files.
 
+use std::fs;
 use std::net::Shutdown;
 use std::process::Command;
+use std::thread;
 
 use rustix::process::Signal;
 
-use crate::support::{Liner, NodeProcess, System, Terminal, hold_free_port, needs, root, run};
+use crate::support::{Liner, NodeProcess, Plant, System, Terminal, hold_free_port, needs, root, run};
 
 const ANY: (&str, &str) = ("CHAT", "127.0.0.1:0");
 
@@ -175,7 +177,7 @@ fn a_room_loaded_anew_asks_for_names_and_the_client_says_its_own() {
     let room = System::new("chat");
     let node = room.run("chat.toml", &[ANY]);
     let address = node.address().to_string();
-    let mut ann = terminal(&room, ("CHAT", &address), "ann");
+    let mut ann = terminal(&room, ("CHAT", address.as_str()), "ann");
     ann.awaits("* ann has joined; 1 here");
     room.edit("chat.luau", "has joined;", "is back;");
     node.signal(Signal::HUP);
@@ -333,6 +335,58 @@ fn what_nobody_acknowledges_is_undelivered_and_the_next_one_goes() {
     drop(bob);
     assert_eq!([ann.hears(), ann.hears()], ["UNDELIVERED 3", "GONE bob"]);
     drop(ann);
+    assert_eq!(node.stop().0, 0);
+}
+
+/// Python's TLS for one user, the shipped client for the other.
+#[test]
+fn with_tls_the_chat_is_the_same_and_who_speaks_in_clear_is_not_heard() {
+    if !needs(&["python3"]) {
+        return;
+    }
+    let chat = login_chat(&["ann", "bob"]);
+    let plant = Plant::new();
+    for file in ["chat-login.toml", "chat-login-client.toml"] {
+        let text = fs::read_to_string(chat.path(file)).unwrap();
+        let uncommented: Vec<_> = text
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(rest) if !rest.starts_with(' ') => rest.replace("certs/", &plant.path("")),
+                _ => line.to_owned(),
+            })
+            .collect();
+        fs::write(chat.path(file), uncommented.join("\n")).unwrap();
+    }
+    let node = chat.run("chat-login.toml", &[ANY]);
+    let address = node.address();
+    let mut clear = Liner::to(address);
+    clear.says("LOGIN ann annann");
+    assert!(!clear.rest().iter().any(|line| line.contains("LOGIN")));
+    let at = address.to_string();
+    let mut bob = chat.terminal("chat-login-client.toml", &[("CHAT", at.as_str())]);
+    bob.types("login bob bobbob");
+    bob.awaits("* you are bob; type: chat NAME");
+    let code = "import socket, ssl, sys\n\
+        context = ssl.create_default_context(cafile=sys.argv[2])\n\
+        raw = socket.create_connection(('127.0.0.1', int(sys.argv[1])), 20)\n\
+        tls = context.wrap_socket(raw, server_hostname='localhost').makefile('rw', newline='\\n')\n\
+        def ask(line):\n tls.write(line + '\\n'); tls.flush(); return tls.readline().strip()\n\
+        heard = [ask('LOGIN ann annann'), ask('CHAT bob'), tls.readline().strip(), ask('MSG 1 hello'), ask('END')]\n\
+        print(heard)";
+    let python = thread::spawn(move || {
+        let mut command = Command::new("python3");
+        command.args(["-c", code, &address.port().to_string()]).arg(plant.path("ca.pem"));
+        run(&mut command, &[])
+    });
+    bob.awaits("* ann wants to talk to you: yes or no?");
+    bob.types("yes");
+    bob.awaits("ann: hello");
+    bob.awaits("* ann has ended the chat");
+    let out = python.join().unwrap();
+    let said = String::from_utf8_lossy(&out.stdout) + String::from_utf8_lossy(&out.stderr);
+    let expected = "['OK LOGIN ann', 'OK CHAT bob', 'ACCEPTED bob', 'DELIVERED 1', 'BYE']";
+    assert_eq!(said.trim(), expected);
+    assert_eq!(bob.ends().0, 0);
     assert_eq!(node.stop().0, 0);
 }
 

@@ -1,13 +1,15 @@
 //! Thousands that never read, or begin a message and stall, in a process of
 //! their own: what they cost, and that one healthy client notices nothing.
-//! `CROWD=5000` is the full form, of twice as many where they only begin.
+//! `CROWD=5000` is the full form, of twice as many where they only begin and of
+//! three times as many where they only connect.
 
-use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::support::{NodeProcess, Running, binary, connect, needs};
+use crate::support::{NodeProcess, Running, binary, connect, needs, needs_two_networks, two_networks};
 use crate::topologies::{disconnected, hub, join, lines};
 
 /// How many there are.
@@ -17,6 +19,11 @@ fn size() -> usize {
 
 /// So many connections in a Python process, each begun with `each`; it never reads.
 fn crowd(address: SocketAddr, count: usize, each: &str) -> Running {
+    slow_crowd(address, count, each, "pass")
+}
+
+/// The same, and again and again `then` for each of them, all within a second.
+fn slow_crowd(address: SocketAddr, count: usize, each: &str, then: &str) -> Running {
     let code = format!(
         "import socket,resource,time\n\
          resource.setrlimit(resource.RLIMIT_NOFILE,({limit},{limit}))\n\
@@ -27,7 +34,11 @@ fn crowd(address: SocketAddr, count: usize, each: &str) -> Running {
          \x20s.connect(('127.0.0.1',{port}))\n\
          \x20{each}\n\
          \x20a.append(s)\n\
-         time.sleep(1000)",
+         while True:\n\
+         \x20for i,s in enumerate(a):\n\
+         \x20\x20{then}\n\
+         \x20\x20if i%50==49: time.sleep(50/len(a))\n\
+         \x20time.sleep(.1)",
         limit = count + 100,
         port = address.port()
     );
@@ -155,4 +166,107 @@ fn those_that_begin_a_message_and_stall_share_one_memory() {
     let peak = peak(&node);
     eprintln!("{size} unfinished messages: {peak} KiB at most");
     assert!(peak < 50_000 + 10 * size, "{peak} KiB");
+}
+
+/// The 99th percentile of a lone client's round trips: the best of five rounds, since others use the machine too.
+fn p99(address: SocketAddr) -> Duration {
+    let mut client = connect(address);
+    client.set_nodelay(true).unwrap();
+    let round = |client: &mut TcpStream| {
+        let mut times: Vec<_> = (0..500)
+            .map(|_| {
+                let begun = Instant::now();
+                client.write_all(&[7; 64]).unwrap();
+                client.read_exact(&mut [0; 64]).unwrap();
+                begun.elapsed()
+            })
+            .collect();
+        times.sort();
+        times[times.len() * 99 / 100]
+    };
+    (0..5).map(|_| round(&mut client)).min().unwrap()
+}
+
+#[test]
+fn many_that_send_a_byte_now_and_then_delay_nobody() {
+    if !needs(&["python3"]) {
+        return;
+    }
+    let size = size();
+    let most = (size + 100).to_string();
+    let node = NodeProcess::start(["--listen", "127.0.0.1:0", "--connect", "echo:", "-m", &most]);
+    let alone = p99(node.address());
+    let _crowd = slow_crowd(node.address(), size, "", "s.send(b'x')");
+    node.nth_event("new_connection", size);
+    let beside = p99(node.address());
+    eprintln!("CROWD={size} that send a byte a second: p99 {beside:?} beside them, {alone:?} alone");
+    // A small one, in whose milliseconds other tests have their part, gets some of these too.
+    let slack = Duration::from_millis(if size < 5_000 { 5 } else { 0 });
+    assert!(beside < 2 * alone + slack, "{beside:?} beside them, {alone:?} alone");
+    assert!(!node.lines().iter().any(|line| line.contains("\"disconnected\"") && !line.contains("closed")));
+}
+
+/// Connects so many within two seconds, then has each say something and hear it again.
+const STORM: &str = "
+import errno, json, resource, select, socket, sys, time
+count = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (count + 100, max(count + 100, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
+poll, open_, failed = select.epoll(), {}, []
+begun = time.time()
+for nth in range(count):
+    late = begun + 2 * nth / count - time.time()
+    if late > 0: time.sleep(late)
+    s = socket.socket()
+    s.setblocking(False)
+    code = s.connect_ex(('10.81.1.1', 9000))
+    if code != errno.EINPROGRESS: failed.append(code)
+    open_[s.fileno()] = s
+    poll.register(s, select.EPOLLOUT)
+asked, heard, connected = time.time() - begun, 0, 0
+while heard + len(failed) < count and time.time() < begun + 60:
+    for number, events in poll.poll(1, 4096):
+        s = open_[number]
+        try:
+            if events & select.EPOLLOUT:
+                code = s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if code: raise OSError(code, 'connect')
+                connected += 1
+                s.send(b'x')
+                poll.modify(s, select.EPOLLIN)
+            else:
+                if s.recv(1) != b'x': raise OSError(0, 'closed')
+                heard += 1
+                poll.unregister(s)
+        except OSError as error:
+            failed.append(error.errno)
+            poll.unregister(s)
+print(json.dumps(dict(asked=asked, connected=connected, heard=heard, failed=failed, all=time.time() - begun)), flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn a_storm_of_connects_from_another_network_is_served_and_nobody_refused() {
+    if !needs_two_networks() || !needs(&["bash"]) {
+        return;
+    }
+    let size = 3 * size();
+    let (clients, middle, _servers) = two_networks();
+    let script = format!("ulimit -n {} && exec \"$@\"", 2 * size + 1_000);
+    let mut command = middle.command("bash");
+    command.args(["-c", &script, "bash", binary(), "--log-format", "json", "--listen", "9000"]);
+    let node = NodeProcess::spawn(command.args(["--connect", "echo:", "-m", &size.to_string()]));
+    node.event("listening");
+    let mut storm = clients.command("bash");
+    let script = format!("ulimit -n {} && exec python3 -c \"$0\" {size}", size + 100);
+    storm.args(["-c", &script, STORM]);
+    let mut storm = Running::start(storm.stdin(Stdio::piped()).stdout(Stdio::piped()));
+    let mut line = String::new();
+    BufReader::new(storm.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let told: serde_json::Value = serde_json::from_str(&line).unwrap();
+    eprintln!("{size} connects: {told}");
+    assert_eq!((&told["heard"], &told["failed"]), (&size.into(), &serde_json::json!([])), "{told}");
+    assert!(told["asked"].as_f64().unwrap() < 10.0, "{told}");
+    assert!(
+        !node.lines().iter().any(|line| line.contains("accept_error") || line.contains("accept_rejected"))
+    );
 }

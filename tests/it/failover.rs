@@ -15,7 +15,7 @@ use tokio_stream::StreamExt;
 /// A server that tells everyone its name, and then waits for their end.
 struct Named {
     address: SocketAddr,
-    _task: JoinSet<()>,
+    task: JoinSet<()>,
 }
 
 impl Named {
@@ -25,7 +25,12 @@ impl Named {
         socket.bind(address).unwrap();
         let listener = socket.listen(64).unwrap();
         let address = listener.local_addr().unwrap();
-        Self { address, _task: JoinSet::from_iter([serve(listener, name)]) }
+        Self { address, task: JoinSet::from_iter([serve(listener, name)]) }
+    }
+
+    /// Nobody can connect any more when this returns.
+    async fn end(mut self) {
+        self.task.shutdown().await;
     }
 
     async fn anywhere(name: u8) -> Self {
@@ -98,7 +103,7 @@ async fn clients_get_the_second_target_while_the_first_is_away_and_the_first_aga
     let kinds = [EventKind::TargetChanged, EventKind::ConnectFailed];
     let (node, mut events) = node(&addresses, "hold = \"1s\"", &kinds).await;
     assert_eq!(visit(&node).await.1, 'a');
-    drop(first);
+    first.end().await;
     let begun = tokio::time::Instant::now();
     assert_eq!(visit(&node).await.1, 'b');
     assert!(matches!(next(&mut events).await, Event::ConnectFailed { endpoint, .. } if &*endpoint == "t0"));
@@ -121,7 +126,8 @@ async fn when_all_have_failed_all_are_tried_and_the_client_is_reset() {
     let (first, second) = (Named::anywhere(b'a').await, Named::anywhere(b'b').await);
     let addresses = [first.address, second.address];
     let (node, mut events) = node(&addresses, "", &[EventKind::ConnectFailed]).await;
-    drop((first, second));
+    first.end().await;
+    second.end().await;
     for _ in 0..3 {
         let mut client = TcpStream::connect(node.addresses()[0]).await.unwrap();
         let error = client.read_u8().await.unwrap_err();
@@ -146,7 +152,7 @@ async fn a_check_finds_out_before_any_client_does() {
     let kinds = [EventKind::TargetChanged, EventKind::ConnectFailed];
     let (mut node, mut events) = node(&addresses, "check = \"20ms\"\nhold = \"200ms\"", &kinds).await;
     assert_eq!(visit(&node).await.1, 'a');
-    drop(first);
+    first.end().await;
     while is_up(&node, "t0") {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -178,7 +184,7 @@ async fn each_in_turn_and_those_that_failed_are_left_out() {
     }
     assert_eq!(got, "abcabc");
     let [_a, b, _c] = servers;
-    drop(b);
+    b.end().await;
     got.clear();
     for _ in 0..6 {
         got.push(visit(&node).await.1);

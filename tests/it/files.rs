@@ -230,13 +230,14 @@ fn shipped(name: &str, variables: &[(&str, SocketAddr)]) -> NodeProcess {
 }
 
 /// Every file of `config/`.
-const SHIPPED: [&str; 22] = [
+const SHIPPED: [&str; 30] = [
     "relay",
     "echo",
     "both-roles",
     "hub",
     "publish",
     "collect",
+    "failover",
     "modbus",
     "bridge",
     "tls",
@@ -248,6 +249,13 @@ const SHIPPED: [&str; 22] = [
     "summary",
     "chat-login",
     "chat-login-client",
+    "plc-sim",
+    "plc-poll",
+    "scale",
+    "half-close",
+    "half-close-client",
+    "device-bridge",
+    "device-meet",
     "chat",
     "chat-client",
     "stx-chat",
@@ -355,6 +363,26 @@ fn the_room_the_readings_and_the_meeting_place_do_what_they_say() {
     other.write_all(b"220 ready\r\n").unwrap();
     hears(&one, "220 ready\r\n");
     drop((one, other));
+    assert_eq!(node.stop().0, 0);
+}
+
+#[test]
+fn sensors_reach_the_second_server_while_the_first_is_away() {
+    let ((first, a), (second, b)) = (listener(), listener());
+    let node = shipped("failover", &[("SENSORS", ANY), ("FIRST", a), ("SECOND", b)]);
+    let mut sensor = connect(node.address());
+    drop((accept_one(&first), first));
+    sensor.write_all(b"20.5\n").unwrap();
+    let mut line = [0; 5];
+    // A check comes and goes.
+    let server = loop {
+        let mut server = accept_one(&second);
+        if server.read_exact(&mut line).is_ok() {
+            break server;
+        }
+    };
+    assert_eq!(&line, b"20.5\n");
+    drop((server, sensor));
     assert_eq!(node.stop().0, 0);
 }
 

@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use signal_node::{Config, Event, EventBus, EventKind, EventMask, Node, Reason, bus::Delivery};
@@ -166,6 +167,33 @@ fn running_out_of_descriptors_is_survived_without_spinning() {
     wait_until("clients are served again", Duration::from_secs(20), || {
         node.lines().iter().filter(|line| line.contains("\"new_connection\"")).count() >= 50
     });
+    assert_eq!(node.stop().0, 0);
+}
+
+#[test]
+fn with_descriptors_for_a_few_two_hundred_are_served_one_after_the_other() {
+    if !needs(&["bash"]) {
+        return;
+    }
+    let script = "ulimit -n 64; exec \"$@\"";
+    let mut command = Command::new("bash");
+    command.args(["-c", script, "bash", binary(), "--log-format", "json", "--listen", "127.0.0.1:0"]);
+    let node = NodeProcess::spawn(command.args(["--connect", "echo:"]));
+    let address = node.address();
+    thread::scope(|scope| {
+        for nth in 0..200u32 {
+            scope.spawn(move || {
+                let mut client = connect(address);
+                client.write_all(&nth.to_be_bytes()).unwrap();
+                client.shutdown(Shutdown::Write).unwrap();
+                assert_eq!(read_all(&client), (nth.to_be_bytes().to_vec(), Ending::Fin), "{nth}");
+            });
+        }
+    });
+    let paused = node.event("accept_paused");
+    assert_eq!(paused["endpoint"], "listen1");
+    eprintln!("{paused}");
+    assert_eq!(node.client_gone(199)["reason"], "closed");
     assert_eq!(node.stop().0, 0);
 }
 

@@ -250,7 +250,7 @@ fn a_client_is_announced_through_a_chain_and_before_tls() {
 }
 
 /// A proxy in Python.
-fn proxy(kind: &str, login: (&str, &str), refuse: &str) -> (Peer, u16) {
+pub(super) fn proxy(kind: &str, login: (&str, &str), refuse: &str) -> (Peer, u16) {
     let mut command = Command::new("python3");
     command.arg("-c").arg(include_str!("support/proxies.py")).args([kind, login.0, login.1, refuse]);
     let mut peer = Peer::start(&mut command);

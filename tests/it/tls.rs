@@ -15,19 +15,19 @@ use crate::support::{
 };
 
 /// A node that listens by TLS as `localhost`, with more options.
-fn listening(plant: &Plant, options: &[&str]) -> NodeProcess {
+pub(super) fn listening(plant: &Plant, options: &[&str]) -> NodeProcess {
     let (cert, key) = (plant.path("localhost.pem"), plant.path("localhost.key"));
     let own = ["--listen", "tls://127.0.0.1:0", "--tls-cert", &cert, "--tls-key", &key];
     NodeProcess::start([&own, options].concat())
 }
 
 /// A node that takes those who come to a TLS server, which it believes by our authority.
-fn dialling(plant: &Plant, target: &str, options: &[&str]) -> NodeProcess {
+pub(super) fn dialling(plant: &Plant, target: &str, options: &[&str]) -> NodeProcess {
     let ca = plant.path("ca.pem");
     NodeProcess::start([&["--listen", "127.0.0.1:0", "--connect", target, "--tls-ca", &ca], options].concat())
 }
 
-fn text(event: &Value, key: &str) -> String {
+pub(super) fn text(event: &Value, key: &str) -> String {
     event[key].as_str().unwrap_or_default().to_owned()
 }
 

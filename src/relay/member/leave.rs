@@ -123,8 +123,7 @@ impl Member {
         .await
     }
 
-    /// Its target has finished, or is another now: so do we, and wait a little to
-    /// hear that it has got what was written.
+    /// Its target has finished: so do we, and wait a little to hear that it has got what was written.
     pub(super) async fn part(mut self) -> Reason {
         if let Some(exchange) = self.group.exchange.as_ref().filter(|_| self.keeps) {
             exchange.closing();
@@ -158,7 +157,7 @@ impl Member {
     }
 
     /// Counts as sent what the peer's kernel has acknowledged; tells whether some is left.
-    fn confirm(&self, is_shut: bool) -> bool {
+    pub(super) fn confirm(&self, is_shut: bool) -> bool {
         let Some(ledger) = self.mailbox.ledger.as_ref().filter(|_| self.mailbox.is_unconfirmed()) else {
             return false;
         };
@@ -235,10 +234,10 @@ fn severed(reason: Reason) -> &'static str {
 }
 
 /// How long a target that has finished has to acknowledge what was written.
-const CONFIRMATION: Duration = Duration::from_secs(5);
+pub(super) const CONFIRMATION: Duration = Duration::from_secs(5);
 /// How often that is looked at then.
-const LOOK: Duration = Duration::from_millis(20);
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 /// And how often otherwise: what it does not know yet of an end is what may be told or sent wrongly.
 const OFTEN: Duration = Duration::from_millis(50);
 /// How long a peer has to finish its half after ours at the stop of the node.
-const FAREWELL: Duration = Duration::from_secs(1);
+pub(super) const FAREWELL: Duration = Duration::from_secs(1);

@@ -3,6 +3,7 @@
 //! queue; idle it holds no buffer.
 
 mod leave;
+mod part;
 mod patience;
 
 use std::future::{Future, poll_fn};
@@ -49,10 +50,14 @@ pub(super) struct Member {
     is_leaving: bool,
     /// In a group with filters.
     pub(super) passing: Option<Passing>,
+    /// Another connection takes its place: it writes no more than what was begun.
+    is_parting: bool,
     /// In a wired group: what it has sent is taken through once this place is.
     answered: Option<u64>,
     /// Our half was finished, since a slot has asked for that.
     has_shut: bool,
+    /// In a wired group: it stays until that.
+    allows_half_open: bool,
     /// Why it has ended, once it has.
     reason: Option<Reason>,
     unsent: u64,
@@ -83,7 +88,7 @@ pub(super) enum Leave {
 /// What ends the serving of a member.
 enum Told {
     Leave(Leave),
-    /// Its target has been replaced.
+    /// Another connection takes its place.
     Part,
     /// The node stops.
     Stop,
@@ -101,7 +106,7 @@ impl Member {
         let endpoint = conn.record().endpoint();
         let limit = messages.queue.of_member();
         let mailbox = Mailbox::new(Some(conn.id()), endpoint, side, framing, messages.max_frame(), limit);
-        Self::with(group, limits, conn, group.join(mailbox))
+        Self::with(group, limits, conn, group.join(mailbox)).allowing(messages)
     }
 
     /// A connection to a target whose queue outlives it.
@@ -110,9 +115,10 @@ impl Member {
         limits: &Arc<Limits>,
         conn: Conn,
         mailbox: &Arc<Mailbox>,
+        messages: &MessageOptions,
     ) -> Self {
         mailbox.set_connection(Some(conn.id()));
-        let mut member = Self::with(group, limits, conn, Arc::clone(mailbox)).of_target();
+        let mut member = Self::with(group, limits, conn, Arc::clone(mailbox)).of_target().allowing(messages);
         member.keeps = true;
         if let Some(exchange) = &group.exchange {
             exchange.connected(group);
@@ -148,12 +154,19 @@ impl Member {
             has_finished: false,
             is_leaving: false,
             passing: None,
+            is_parting: false,
             answered: None,
             has_shut: false,
+            allows_half_open: false,
             reason: None,
             unsent: 0,
             is_over: false,
         }
+    }
+
+    fn allowing(mut self, messages: &MessageOptions) -> Self {
+        self.allows_half_open = messages.allow_half_open;
+        self
     }
 
     /// With the options of its relay: how it is called, and who gets its answers.
@@ -208,6 +221,7 @@ impl Member {
             Told::Leave(Leave::Closed) if self.keeps => self.part().await,
             Told::Leave(Leave::Asked) => self.drain(Reason::Closed).await,
             Told::Leave(leave) => self.end(leave),
+            Told::Part if self.keeps => self.make_way().await,
             Told::Part => self.part().await,
             Told::Stop => self.drain(Reason::Shutdown).await,
         }
@@ -300,15 +314,20 @@ impl Member {
         if self.has_shut {
             return Poll::Ready(Ok(()));
         }
-        let away = self.direction(false);
+        let (away, is_parting) = (self.direction(false), self.is_parting);
         let Self { group, mailbox, conn, .. } = self;
         loop {
             let written = group.with_queue(mailbox, |queue| {
-                if queue.is_empty() {
+                if queue.is_empty() || is_parting && queue.begun().is_empty() {
                     return (Default::default(), None);
                 }
                 let mut slices = [IoSlice::new(&[]); SLICES];
-                let count = queue.slices(&mut slices);
+                let count = if is_parting {
+                    slices[0] = IoSlice::new(queue.begun());
+                    1
+                } else {
+                    queue.slices(&mut slices)
+                };
                 let offset = conn.sent();
                 let written = conn.poll_write_vectored(cx, &slices[..count]);
                 let Poll::Ready(Ok(bytes)) = written else { return (Default::default(), Some(written)) };
@@ -442,10 +461,12 @@ impl Member {
         self.passing.get_or_insert_with(|| Passing::new(&self.conn))
     }
 
-    /// Whether it stays after its peer has finished. In a wired group it does until it is answered.
+    /// Whether it stays after its peer has finished. In a wired group it does until it is answered, or a slot
+    /// has finished our half.
     fn stays(&self, cx: &mut Context<'_>) -> bool {
         match (&self.group.wires, self.answered) {
             (Some(_), _) if self.is_terminal() && self.decoder.remainder() == 0 => true,
+            (Some(_), Some(_)) if self.allows_half_open => !self.has_shut,
             (Some(wires), Some(place)) => wires.poll_answered(cx, self.conn.id(), place).is_pending(),
             _ => self.only_listens() || self.is_passing(cx),
         }

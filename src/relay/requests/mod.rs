@@ -180,6 +180,15 @@ impl Requests {
         self.heard
     }
 
+    /// Requests that were given to the link and have no answer yet.
+    pub(super) fn on_link(&self) -> u64 {
+        self.sent.len() as u64
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.options.timeout
+    }
+
     /// Requests of everyone that have no answer yet.
     pub(super) fn open(&self) -> u64 {
         self.waiting.requests + self.sent.len() as u64

@@ -7,6 +7,7 @@ mod control;
 mod modbus;
 mod net;
 mod process;
+mod shipped;
 mod sockets;
 mod system;
 mod tls;
@@ -21,6 +22,7 @@ pub(crate) use self::net::{
     read_all, two_networks, wait_until,
 };
 pub(crate) use self::process::{NodeProcess, Running, binary, run};
+pub(crate) use self::shipped::ANY;
 pub(crate) use self::sockets::{
     MOMENT, Trace, bound, in_own_process, joined, joined_with, read_count, redialling, stuck_listener, value,
 };

@@ -1,6 +1,7 @@
 # A Modbus TCP device, or ten masters, of pymodbus. Register r of unit u holds u * 1000 + r.
 #   modbus.py device PORT         serves one connection at a time, until it is killed
 #   modbus.py masters PORT COUNT  each reads its own registers; prints one line a master: right, wrong, errors
+#   modbus.py writer PORT         writes and reads registers 30 to 33, then asks for what there is not; prints what came
 import asyncio
 import sys
 import threading
@@ -73,7 +74,26 @@ def masters(port, count):
     print("\n".join(lines))
 
 
+def writer(port):
+    from pymodbus.client import ModbusTcpClient
+
+    def said(verb, answer):
+        print(f"exception {answer.exception_code}" if answer.isError() else verb(answer))
+
+    client = ModbusTcpClient("127.0.0.1", port=port, timeout=20)
+    client.connect()
+    said(lambda answer: "wrote 1", client.write_register(30, 7, slave=1))
+    said(lambda answer: f"wrote {answer.count}", client.write_registers(31, [8, 9, 10], slave=1))
+    said(lambda answer: f"read {answer.registers}", client.read_holding_registers(30, 4, slave=1))
+    said(str, client.read_holding_registers(1000, 1, slave=1))
+    said(str, client.write_coil(1, True, slave=1))
+    said(str, client.write_registers(0, [], slave=1))
+    client.close()
+
+
 if sys.argv[1] == "device":
     device(int(sys.argv[2]))
+elif sys.argv[1] == "writer":
+    writer(int(sys.argv[2]))
 else:
     masters(int(sys.argv[2]), int(sys.argv[3]))
