@@ -66,9 +66,10 @@ pub(crate) fn fan_out_paced(load: &Load) -> Sample {
     let mut line = [b'a'; 64];
     line[63] = b'\n';
     let mut buffer = [0; 1 << 16];
-    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &ticks).expect("a time");
     let (cpu, begun) = (Cpu::of(load.relay_pid), Instant::now());
+    // Before the timer, or each line would be due just after a tick and go with the next.
     let mut next = begun + every;
+    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &ticks).expect("a time");
     while begun.elapsed().as_secs_f64() < load.seconds {
         let mut events = Vec::with_capacity(256);
         if epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None).is_err() {
