@@ -150,7 +150,7 @@ fn crowd(load: &Load, crowd: &Crowd, mut source: Option<TcpStream>) -> Sample {
     let mut begun = Instant::now();
     loop {
         let mut events = Vec::with_capacity(256);
-        let limit = rustix::event::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+        let limit = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
         if epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&limit)).is_err() {
             continue;
         }
