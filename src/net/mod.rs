@@ -12,6 +12,7 @@ mod echo;
 mod error;
 mod holder;
 mod inherited;
+mod kept;
 mod kernel;
 mod layers;
 mod listener;

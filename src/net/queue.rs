@@ -8,6 +8,7 @@ use std::io::IoSlice;
 
 use bytes::{Buf, Bytes};
 
+use super::kept::{Kept, Released, whole};
 use crate::framing::Framing;
 
 /// What happens when as much waits for a destination as may.
@@ -15,8 +16,9 @@ use crate::framing::Framing;
 pub enum Overflow {
     /// Its sources are not read until there is room: they wait for the slowest.
     Block,
-    /// Its sources wait for a moment (a tenth of a second); if it has not
-    /// caught up then, it is disconnected as a slow consumer.
+    /// Its sources wait for a moment (a tenth of a second, and not at all for
+    /// one that has taken nothing for a second); if it has not caught up then,
+    /// it is disconnected as a slow consumer.
     Disconnect,
     /// The oldest frames are dropped, and counted.
     DropOldest,
@@ -58,8 +60,8 @@ pub(crate) struct Queue {
     limit: QueueLimit,
     framing: Framing,
     pieces: VecDeque<Piece>,
-    /// What was written and is kept until it is confirmed, for the next destination.
-    unconfirmed: Option<VecDeque<Piece>>,
+    /// What was written and is not known to have arrived, if that is accounted for.
+    kept: Option<Kept>,
     /// How much of the first piece was written.
     written: usize,
     /// What counts towards the limit.
@@ -71,9 +73,9 @@ pub(crate) struct Queue {
 }
 
 #[derive(Debug)]
-struct Piece {
-    bytes: Bytes,
-    frames: u64,
+pub(super) struct Piece {
+    pub(super) bytes: Bytes,
+    pub(super) frames: u64,
 }
 
 /// Frames, and the bytes they have on the wire.
@@ -109,7 +111,7 @@ impl Queue {
             limit,
             framing,
             pieces: VecDeque::new(),
-            unconfirmed: None,
+            kept: None,
             written: 0,
             held: 0,
             waiting: Amount::default(),
@@ -119,9 +121,10 @@ impl Queue {
         }
     }
 
-    /// Keeps what was written until it is [confirmed](Self::confirm); it counts towards the limit.
-    pub(crate) fn until_confirmed(self) -> Self {
-        Self { unconfirmed: Some(VecDeque::new()), ..self }
+    /// Keeps what was written until it is known to have arrived. If it `resends`, what has not is for the next
+    /// connection, and counts towards the limit until then.
+    pub(crate) fn accounted(self, resends: bool) -> Self {
+        Self { kept: Some(Kept::new(resends)), ..self }
     }
 
     /// Adds whole frames.
@@ -187,10 +190,7 @@ impl Queue {
             self.written = 0;
             self.waiting.frames -= piece.frames;
             let piece = self.pieces.pop_front().expect("looked at above");
-            match &mut self.unconfirmed {
-                Some(unconfirmed) => unconfirmed.push_back(piece),
-                None => self.held -= piece.bytes.len() + PLACE,
-            }
+            self.keep(piece);
         }
         if self.pieces.is_empty() && self.pieces.capacity() > KEPT_PLACES {
             // An idle destination keeps no more than a few places.
@@ -204,6 +204,11 @@ impl Queue {
         self.pieces.is_empty()
     }
 
+    /// Tells whether something was written of what waits.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.written > 0
+    }
+
     /// What waits; a frame that was written in part counts until it is out.
     pub(crate) fn waiting(&self) -> Amount {
         self.waiting
@@ -214,68 +219,81 @@ impl Queue {
         self.held
     }
 
-    /// So many frames of what was written need not be kept any more.
-    pub(crate) fn confirm(&mut self, mut frames: u64) -> Change {
-        while frames > 0
-            && let Some(piece) = self.unconfirmed.as_mut().and_then(VecDeque::front_mut)
-        {
-            let confirmed = frames.min(piece.frames);
-            let end = match confirmed == piece.frames {
-                true => piece.bytes.len(),
-                false => (0..confirmed).fold(0, |end, _| end + self.framing.first_end(&piece.bytes[end..])),
-            };
-            piece.bytes.advance(end);
-            piece.frames -= confirmed;
-            self.held -= end;
-            frames -= confirmed;
-            if piece.frames == 0 {
-                self.unconfirmed.as_mut().map(VecDeque::pop_front);
-                self.held -= PLACE;
-            }
+    /// Something was written whole.
+    fn keep(&mut self, piece: Piece) {
+        if !self.resends() {
+            self.held -= piece.bytes.len() + PLACE;
+        }
+        if let Some(kept) = &mut self.kept {
+            kept.push(piece);
+        }
+    }
+
+    /// How many frames of this connection are known to have arrived.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.kept.as_ref().map_or(0, Kept::arrived)
+    }
+
+    /// All that was written has arrived but so many bytes. Frames of a piece that was written in part are then out.
+    pub(crate) fn acknowledged(&mut self, unacknowledged: u64) -> Change {
+        self.part();
+        let begun = self.written as u64;
+        let released = self.kept.as_mut().map(|kept| kept.acknowledged(unacknowledged, begun, self.framing));
+        self.release(released)
+    }
+
+    /// The first so many frames of this connection have arrived.
+    pub(crate) fn answered(&mut self, first: u64) -> Change {
+        let released = self.kept.as_mut().map(|kept| kept.answered(first, self.framing));
+        self.release(released)
+    }
+
+    fn release(&mut self, released: Option<Released>) -> Change {
+        if let (Some(Released { pieces, bytes }), true) = (released, self.resends()) {
+            self.held -= bytes + pieces * PLACE;
         }
         self.marks()
     }
 
-    /// The destination has been replaced: what was not confirmed waits again,
-    /// before all else. Yields how many frames that are; nothing if none are kept.
-    pub(crate) fn resend(&mut self) -> Option<u64> {
-        let unconfirmed = self.unconfirmed.as_mut()?;
-        let mut frames = 0;
-        self.waiting.bytes += std::mem::take(&mut self.written) as u64;
-        while let Some(piece) = unconfirmed.pop_back() {
-            frames += piece.frames;
-            self.waiting.bytes += piece.bytes.len() as u64;
-            self.pieces.push_front(piece);
-        }
-        self.waiting.frames += frames;
-        Some(frames)
+    fn resends(&self) -> bool {
+        self.kept.as_ref().is_some_and(Kept::resends)
     }
 
-    /// Nothing more is written to this destination: a frame that was cut begins
-    /// again at the next, and those before it in its piece are out. Yields how many that are.
-    pub(crate) fn restart(&mut self) -> (Change, u64) {
-        let Some(piece) = self.pieces.front_mut() else { return (Change::default(), 0) };
-        let (mut end, mut frames) = (0, 0);
-        loop {
-            let next = end + self.framing.first_end(&piece.bytes[end..]);
-            if next > self.written {
-                break;
-            }
-            (end, frames) = (next, frames + 1);
+    /// The whole frames that were written of the first piece become a piece that is out.
+    fn part(&mut self) {
+        let Some(piece) = self.pieces.front_mut() else { return };
+        let (end, frames) = whole(self.framing, &piece.bytes, self.written);
+        if frames == 0 {
+            return;
         }
-        let bytes = piece.bytes.split_to(end);
+        let out = Piece { bytes: piece.bytes.split_to(end), frames };
         piece.frames -= frames;
-        match &mut self.unconfirmed {
-            Some(unconfirmed) if frames > 0 => {
-                unconfirmed.push_back(Piece { bytes, frames });
-                self.held += PLACE;
-            }
-            _ => self.held -= end,
-        }
+        self.written -= end;
         self.waiting.frames -= frames;
-        self.waiting.bytes += (self.written - end) as u64;
-        self.written = 0;
-        (self.marks(), frames)
+        self.held += PLACE;
+        self.keep(out);
+    }
+
+    /// The destination has been replaced: a frame that was cut begins again,
+    /// and those before it in its piece are out. Yields how many that are;
+    /// or how many of those that were out wait again, before all else, as the second.
+    pub(crate) fn restart(&mut self) -> (Change, u64, u64) {
+        let before = self.waiting.frames;
+        self.part();
+        let (out, mut again) = (before - self.waiting.frames, 0);
+        self.waiting.bytes += std::mem::take(&mut self.written) as u64;
+        if let Some(kept) = &mut self.kept {
+            while kept.resends()
+                && let Some(piece) = kept.pop_back()
+            {
+                again += piece.frames;
+                self.waiting.bytes += piece.bytes.len() as u64;
+                self.pieces.push_front(piece);
+            }
+            kept.clear();
+        }
+        self.waiting.frames += again;
+        (self.marks(), out, again)
     }
 
     /// Takes out everything that waits, in pieces, for another queue. Nothing of it may have been written.
@@ -288,7 +306,7 @@ impl Queue {
     /// Forgets everything that waits, for the end of its destination.
     pub(crate) fn clear(&mut self) -> Change {
         self.pieces = VecDeque::new();
-        self.unconfirmed.as_mut().map(VecDeque::clear);
+        self.kept.as_mut().map(Kept::clear);
         (self.written, self.held, self.waiting) = (0, 0, Amount::default());
         self.marks()
     }
@@ -446,42 +464,68 @@ mod tests {
         assert_eq!(queue.begun(), b"ree\n");
         assert_eq!(queue.restart().1, 2);
         assert!(queue.begun().is_empty());
-        assert_eq!(queue.waiting(), Amount { frames: 2, bytes: 11 });
+        assert_eq!((queue.waiting(), queue.held()), (Amount { frames: 2, bytes: 11 }, 11 + 2 * PLACE));
         assert_eq!(queue.restart().1, 0);
         assert_eq!(write(&mut queue, 100), "three\nfour\n");
         assert_eq!((queue.restart().1, queue.held(), queue.waiting()), (0, 0, Amount::default()));
     }
 
     #[test]
-    fn what_is_out_of_a_piece_that_was_cut_can_be_confirmed_before_the_rest_waits_again() {
-        let mut queue = queue(1_000, Overflow::Block).until_confirmed();
-        push(&mut queue, "one\ntwo\nthree\n");
-        assert_eq!(write(&mut queue, 10), "one\ntwo\nth");
-        assert_eq!(queue.restart().1, 2);
-        assert_eq!((queue.held(), queue.waiting()), (14 + 2 * PLACE, Amount { frames: 1, bytes: 6 }));
-        queue.confirm(1);
-        assert_eq!((queue.resend(), queue.waiting()), (Some(1), Amount { frames: 2, bytes: 10 }));
-        assert_eq!(write(&mut queue, 100), "two\nthree\n");
-        queue.confirm(2);
-        assert_eq!(queue.held(), 0);
-    }
-
-    #[test]
-    fn what_was_not_confirmed_waits_again_in_order_and_counts_until_then() {
-        let mut queue = queue(1_000, Overflow::Block).until_confirmed();
+    fn what_has_not_arrived_waits_again_in_order_and_counts_until_then() {
+        let mut queue = queue(1_000, Overflow::Block).accounted(true);
         push(&mut queue, "one\ntwo\n");
         push(&mut queue, "three\n");
         push(&mut queue, "four\nfive\n");
         assert_eq!(write(&mut queue, 16), "one\ntwo\nthree\nfo");
         assert_eq!(queue.held(), 24 + 3 * PLACE);
-        queue.confirm(1);
+        queue.answered(1);
         assert_eq!((queue.held(), queue.waiting().frames), (20 + 3 * PLACE, 2));
-        assert_eq!(queue.resend(), Some(2));
+        let (_, out, again) = queue.restart();
+        assert_eq!((out, again, queue.held()), (0, 2, 20 + 3 * PLACE));
         assert_eq!(queue.waiting(), Amount { frames: 4, bytes: 20 });
         assert_eq!(write(&mut queue, 100), "two\nthree\nfour\nfive\n");
         assert!(queue.is_empty());
-        queue.confirm(4);
-        assert_eq!((queue.held(), queue.waiting(), queue.resend()), (0, Amount::default(), Some(0)));
+        queue.answered(4);
+        assert_eq!((queue.held(), queue.waiting(), queue.restart().2), (0, Amount::default(), 0));
+    }
+
+    #[test]
+    fn what_is_out_of_a_piece_that_was_cut_is_known_before_the_rest_waits_again() {
+        let mut queue = queue(1_000, Overflow::Block).accounted(true);
+        push(&mut queue, "one\ntwo\nthree\n");
+        assert_eq!(write(&mut queue, 10), "one\ntwo\nth");
+        queue.acknowledged(5);
+        assert_eq!((queue.arrived(), queue.waiting()), (1, Amount { frames: 1, bytes: 4 }));
+        assert_eq!(queue.held(), 10 + 2 * PLACE);
+        let (_, out, again) = queue.restart();
+        assert_eq!((out, again, queue.waiting()), (0, 1, Amount { frames: 2, bytes: 10 }));
+        assert_eq!(write(&mut queue, 100), "two\nthree\n");
+        queue.acknowledged(0);
+        assert_eq!(queue.held(), 0);
+    }
+
+    #[test]
+    fn an_acknowledgement_counts_every_whole_frame_before_it_and_no_other() {
+        for resends in [false, true] {
+            let mut queue = queue(1_000, Overflow::Block).accounted(resends);
+            push(&mut queue, "one\ntwo\nthree\n");
+            push(&mut queue, "four\nfive\nsix\n");
+            assert_eq!(write(&mut queue, 22), "one\ntwo\nthree\nfour\nfiv");
+            for (unacknowledged, arrived) in
+                [(22, 0), (19, 0), (18, 1), (17, 1), (8, 3), (4, 3), (3, 4), (0, 4)]
+            {
+                queue.acknowledged(unacknowledged);
+                assert_eq!(queue.arrived(), arrived, "{unacknowledged}");
+            }
+            // "four" is out, which nobody had asked before.
+            assert_eq!(queue.waiting(), Amount { frames: 2, bytes: 6 });
+            assert_eq!(queue.restart().1, 0);
+            assert_eq!((queue.held(), queue.arrived()), (9 + PLACE, 0));
+            assert_eq!(write(&mut queue, 7), "five\nsi");
+            let (_, out, again) = queue.restart();
+            assert_eq!((out, again), (1, u64::from(resends)));
+            assert_eq!(write(&mut queue, 100), if resends { "five\nsix\n" } else { "six\n" });
+        }
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! [`Ledger`]: where every message is that was taken for one target. Whoever
 //! holds the queue writes it; the sum is exact at any moment.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -45,10 +44,10 @@ struct State {
     accounts: Accounts,
     /// What waits in the node, but not yet in its queue.
     held: u64,
-    /// Of this connection: where the last byte of some messages was, and how many.
-    written: VecDeque<(u64, u64)>,
-    /// How many of this connection have been acknowledged.
-    confirmed: u64,
+    /// How many of this connection were handed to the kernel.
+    out: u64,
+    /// And how many of these have arrived.
+    arrived: u64,
     /// What each target has got.
     shares: Vec<(Arc<str>, Accounts)>,
     /// Whose turn it is.
@@ -125,50 +124,28 @@ impl Ledger {
         accounts.queued = queued;
     }
 
-    /// Messages were handed to the kernel, the last byte of which is the connection's byte `end`.
-    pub(crate) fn wrote(&self, messages: u64, end: u64, queued: u64) {
+    /// Messages were handed to the kernel.
+    pub(crate) fn wrote(&self, messages: u64, queued: u64) {
         let mut state = self.lock();
         state.accounts.queued = queued;
-        if messages == 0 {
-            return;
-        }
         state.accounts.unconfirmed += messages;
+        state.out += messages;
         if let Some(share) = state.share() {
             share.received += messages;
             share.unconfirmed += messages;
         }
-        if state.written.len() < ENTRIES {
-            state.written.push_back((end, messages));
-        } else if let Some(last) = state.written.back_mut() {
-            // Coarser rather than longer: then they are confirmed together.
-            *last = (end, last.1 + messages);
-        }
     }
 
-    /// All bytes up to `end` of the connection have been acknowledged. Yields how many messages that confirms.
-    pub(crate) fn acknowledged(&self, end: u64) -> u64 {
+    /// The first so many messages of the connection have been received: they were acknowledged, or one of them answered.
+    pub(crate) fn arrived(&self, first: u64) {
         let mut state = self.lock();
-        let before = state.accounts.sent;
-        while let Some(&(last, messages)) = state.written.front()
-            && last <= end
-        {
-            state.written.pop_front();
-            state.confirm(messages);
-        }
-        state.accounts.sent - before
-    }
-
-    /// The first so many messages of the connection have been received, since one of them was answered.
-    pub(crate) fn answered(&self, first: u64) {
-        let mut state = self.lock();
-        while first > state.confirmed
-            && let Some((end, messages)) = state.written.pop_front()
-        {
-            let part = messages.min(first - state.confirmed);
-            if part < messages {
-                state.written.push_front((end, messages - part));
-            }
-            state.confirm(part);
+        let new = first.min(state.out).saturating_sub(state.arrived);
+        state.arrived += new;
+        state.accounts.sent += new;
+        state.accounts.unconfirmed -= new;
+        if let Some(share) = state.share() {
+            share.sent += new;
+            share.unconfirmed -= new;
         }
     }
 
@@ -181,20 +158,19 @@ impl Ledger {
             share.received -= messages;
             share.unconfirmed -= messages;
         }
-        state.written.clear();
-        state.confirmed = 0;
+        (state.out, state.arrived) = (0, 0);
     }
 
     /// Tells whether anything is on its way.
     pub(crate) fn is_waiting(&self) -> bool {
-        !self.lock().written.is_empty()
+        let state = self.lock();
+        state.out > state.arrived
     }
 
     /// The connection is over: what is unconfirmed stays so.
     pub(crate) fn ended(&self) {
         let mut state = self.lock();
-        state.written.clear();
-        state.confirmed = 0;
+        (state.out, state.arrived) = (0, 0);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -203,24 +179,11 @@ impl Ledger {
 }
 
 impl State {
-    fn confirm(&mut self, messages: u64) {
-        self.confirmed += messages;
-        self.accounts.sent += messages;
-        self.accounts.unconfirmed -= messages;
-        if let Some(share) = self.share() {
-            share.sent += messages;
-            share.unconfirmed -= messages;
-        }
-    }
-
     /// What the target has got whose turn it is.
     fn share(&mut self) -> Option<&mut Accounts> {
         self.shares.get_mut(self.turn).map(|(_, share)| share)
     }
 }
-
-/// Entries of messages on their way.
-const ENTRIES: usize = 4_096;
 
 #[cfg(test)]
 mod tests {
@@ -239,19 +202,19 @@ mod tests {
         ledger.held(10);
         ledger.moved(4, 4);
         assert_eq!(sum(&ledger).queued, 10);
-        ledger.wrote(3, 30, 1);
-        ledger.answered(2);
+        ledger.wrote(3, 1);
+        ledger.arrived(2);
         assert_eq!((sum(&ledger).sent, sum(&ledger).unconfirmed), (2, 1));
-        ledger.acknowledged(30);
-        ledger.answered(3);
+        ledger.arrived(1);
+        ledger.arrived(9);
         assert_eq!((sum(&ledger).sent, ledger.is_waiting()), (3, false));
         ledger.ended();
         ledger.put_back(1);
         ledger.gave_up(2);
         assert_eq!((sum(&ledger).queued, sum(&ledger).dropped), (5, 2));
         ledger.moved(1, 1);
-        ledger.wrote(1, 10, 0);
-        ledger.answered(1);
+        ledger.wrote(1, 0);
+        ledger.arrived(1);
         assert_eq!((sum(&ledger).sent, sum(&ledger).unconfirmed), (4, 0));
     }
 
@@ -261,16 +224,16 @@ mod tests {
         let of = |target: &str| Books { ledger: Arc::clone(&ledger), of: Some(target.into()) }.accounts();
         ledger.took(10, 0, 10);
         ledger.lead_to(&"a".into());
-        ledger.wrote(6, 60, 4);
-        ledger.acknowledged(60);
-        ledger.wrote(3, 90, 1);
+        ledger.wrote(6, 4);
+        ledger.arrived(6);
+        ledger.wrote(3, 1);
         ledger.ended();
         ledger.lead_to(&"b".into());
-        ledger.wrote(1, 10, 0);
+        ledger.wrote(1, 0);
         ledger.resend(1, 1);
         ledger.lead_to(&"a".into());
-        ledger.wrote(1, 10, 0);
-        ledger.acknowledged(10);
+        ledger.wrote(1, 0);
+        ledger.arrived(1);
         assert_eq!(of("a"), Accounts { received: 10, sent: 7, unconfirmed: 3, ..Accounts::default() });
         assert_eq!((of("b"), of("c")), (Accounts::default(), Accounts::default()));
         assert_eq!((sum(&ledger).sent, sum(&ledger).unconfirmed), (7, 3));
@@ -281,23 +244,20 @@ mod tests {
         let ledger = Ledger::default();
         ledger.took(10, 0, 10);
         sum(&ledger);
-        ledger.wrote(4, 40, 6);
-        ledger.wrote(0, 45, 6);
-        ledger.wrote(2, 60, 4);
+        ledger.wrote(4, 6);
+        ledger.wrote(0, 6);
+        ledger.wrote(2, 4);
         assert!(ledger.is_waiting());
-        ledger.acknowledged(59);
+        ledger.arrived(4);
         assert_eq!((sum(&ledger).sent, sum(&ledger).unconfirmed), (4, 2));
         ledger.ended();
-        ledger.acknowledged(100);
+        ledger.arrived(100);
         assert_eq!(sum(&ledger).unconfirmed, 2);
         ledger.took(5, 3, 6);
         assert_eq!(sum(&ledger).dropped, 3);
-        for nth in 0..10_000 {
-            ledger.took(1, 0, 7);
-            ledger.wrote(1, nth, 6);
-        }
-        assert!(ledger.lock().written.len() <= ENTRIES);
-        ledger.acknowledged(u64::MAX);
-        assert_eq!((sum(&ledger).unconfirmed, ledger.is_waiting()), (2, false));
+        ledger.wrote(3, 3);
+        ledger.resend(2, 5);
+        ledger.ended();
+        assert_eq!((sum(&ledger).unconfirmed, ledger.is_waiting()), (3, false));
     }
 }

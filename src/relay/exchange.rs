@@ -146,7 +146,9 @@ impl Exchange {
                 for frame in frames(from.framing, wire) {
                     self.answered(group, &mut state, from, &frame);
                 }
-                target.ledger().answered(state.requests.heard());
+                let heard = state.requests.heard();
+                target.ledger().arrived(heard);
+                group.with_queue(&target.mailbox, |queue| (queue.answered(heard), ()));
             }
         }
         self.go_on(group, &mut state);

@@ -435,11 +435,7 @@ impl Mailbox {
         resends: bool,
     ) -> Self {
         let ledger = Some(Arc::clone(ledger));
-        let mut queue = Queue::new(limit, framing);
-        if resends {
-            queue = queue.until_confirmed();
-        }
-        let queue = Mutex::new(queue);
+        let queue = Mutex::new(Queue::new(limit, framing).accounted(resends));
         Self { ledger, queue, ..Self::new(None, endpoint, Side::To, framing, max_frame, limit) }
     }
 
@@ -502,6 +498,11 @@ impl Mailbox {
     /// What waits for it.
     pub(super) fn waiting(&self) -> Amount {
         self.lock().waiting()
+    }
+
+    /// Tells whether something was written to it of which it is not known that it has arrived.
+    pub(super) fn is_unconfirmed(&self) -> bool {
+        self.ledger.as_ref().is_some_and(|ledger| ledger.is_waiting() || self.lock().has_begun())
     }
 
     /// Tells whether its peer has a moment left to catch up before it is cut.

@@ -8,25 +8,41 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 use rustix::net::{RecvFlags, recv};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 
-use crate::load::Load;
+use crate::load::{Load, listen};
 use crate::meter::{Cpu, Percentiles, Sample};
 
 /// One sends lines of 64 bytes to all others. Counts deliveries.
 pub(crate) fn fan_out(load: &Load) -> Sample {
-    crowd(load, &Crowd { senders: 1, readers: load.connections, line: 64, looks: false, warm: WARM })
+    crowd(load, &Crowd { senders: 1, readers: load.connections, line: 64, ahead: None, warm: WARM }, None)
 }
 
 /// The same, counted from the first line on: beside one more that never reads, if so, whose end is part of it.
 pub(crate) fn fan_out_from_the_first(load: &Load, beside_a_stalled_one: bool) -> Sample {
     let _stalled = beside_a_stalled_one.then(|| TcpStream::connect(load.relay).expect("the hub accepts"));
     let warm = Duration::ZERO;
-    crowd(load, &Crowd { senders: 1, readers: load.connections, line: 64, looks: false, warm })
+    crowd(load, &Crowd { senders: 1, readers: load.connections, line: 64, ahead: None, warm }, None)
 }
 
-/// Many send lines of 100 bytes, and one more listens, whose lines are looked at. Counts those.
+/// The same, but who sends was dialled by the relay, which publishes what it says.
+pub(crate) fn publish_from_the_first(load: &Load, beside_a_stalled_one: bool) -> Sample {
+    let (source, _) = listen(load.backend).accept().expect("the relay dials");
+    source.set_nodelay(true).expect("an option");
+    source.set_nonblocking(true).expect("an option");
+    let _stalled = beside_a_stalled_one.then(|| TcpStream::connect(load.relay).expect("the relay accepts"));
+    let warm = Duration::ZERO;
+    let who = Crowd { senders: 1, readers: load.connections, line: 64, ahead: None, warm };
+    crowd(load, &who, Some(source))
+}
+
+/// Many send lines of 100 bytes, and one more listens, whose lines are looked at. Counts those. Nobody sends far
+/// ahead of that one: a hub that takes without a limit what it cannot pass on would be measured at taking.
 pub(crate) fn fan_in(load: &Load) -> Sample {
-    crowd(load, &Crowd { senders: load.connections, readers: 1, line: 100, looks: true, warm: WARM })
+    let who = Crowd { senders: load.connections, readers: 1, line: 100, ahead: Some(AHEAD), warm: WARM };
+    crowd(load, &who, None)
 }
 
 /// One sends a line of 64 bytes every millisecond; each delivery is timed from when it was due.
@@ -39,26 +55,36 @@ pub(crate) fn fan_out_paced(load: &Load) -> Sample {
         let data = epoll::EventData::new_u64(nth as u64);
         epoll::add(&epoll, reader, data, epoll::EventFlags::IN).expect("an entry");
     }
-    let (every, mut due, mut took) = (Duration::from_millis(1), Vec::new(), Vec::new());
-    let (cpu, begun) = (Cpu::of(load.relay_pid), Instant::now());
+    let every = Duration::from_millis(1);
+    // A wait of epoll's own would be rounded up to whole milliseconds, and one that never sleeps could not go before
+    // all else that the machine does (chrt -f).
+    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).expect("a timer");
+    let tick = Timespec { tv_sec: 0, tv_nsec: every.as_nanos() as i64 };
+    let ticks = Itimerspec { it_interval: tick, it_value: tick };
+    epoll::add(&epoll, &timer, epoll::EventData::new_u64(TICK), epoll::EventFlags::IN).expect("an entry");
+    let (mut due, mut took) = (Vec::new(), Vec::new());
     let mut line = [b'a'; 64];
     line[63] = b'\n';
     let mut buffer = [0; 1 << 16];
-    let mut next = begun;
+    let (cpu, begun) = (Cpu::of(load.relay_pid), Instant::now());
+    // Before the timer, or each line would be due just after a tick and go with the next.
+    let mut next = begun + every;
+    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &ticks).expect("a time");
     while begun.elapsed().as_secs_f64() < load.seconds {
-        let now = Instant::now();
-        if now >= next {
-            sender.write_all(&line).expect("a hub takes a line");
-            due.push(next);
-            next += every;
-        }
         let mut events = Vec::with_capacity(256);
-        // It never sleeps: a wait is rounded up to whole milliseconds, which would be the sender's and not the hub's.
-        let limit = rustix::event::Timespec::default();
-        if epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&limit)).is_err() {
+        if epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None).is_err() {
             continue;
         }
         for event in events {
+            if event.data.u64() == TICK {
+                rustix::io::read(&timer, &mut buffer).expect("it has ticked");
+                while next <= Instant::now() {
+                    sender.write_all(&line).expect("a hub takes a line");
+                    due.push(next);
+                    next += every;
+                }
+                continue;
+            }
             let (reader, bytes) = &mut readers[event.data.u64() as usize];
             let count = reader.read(&mut buffer).expect("the hub goes on");
             assert!(count > 0, "the hub has closed");
@@ -76,8 +102,8 @@ struct Crowd {
     readers: usize,
     /// Bytes of a line.
     line: usize,
-    /// The first reader's lines are looked at.
-    looks: bool,
+    /// The first reader's lines are looked at, and all that is sent is at most so many bytes more than it has got.
+    ahead: Option<u64>,
     /// How long before it is counted.
     warm: Duration,
 }
@@ -97,13 +123,14 @@ struct Member {
     piece: Vec<u8>,
 }
 
-fn crowd(load: &Load, crowd: &Crowd) -> Sample {
-    let Crowd { senders, readers, line, looks, warm } = *crowd;
+/// With the stream of the first who sends, if that is no member like the others.
+fn crowd(load: &Load, crowd: &Crowd, mut source: Option<TcpStream>) -> Sample {
+    let Crowd { senders, readers, line, ahead, warm } = *crowd;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll");
     let mut members = Vec::new();
     for nth in 0..readers + senders {
-        let stream = member(load);
         let sends = nth >= readers;
+        let stream = source.take_if(|_| sends).unwrap_or_else(|| member(load));
         let mut text = vec![b'a' + (nth % 26) as u8; line];
         text[line - 1] = b'\n';
         let piece = if sends { text.repeat(PIECE / line) } else { Vec::new() };
@@ -112,17 +139,18 @@ fn crowd(load: &Load, crowd: &Crowd) -> Sample {
     // Nobody may miss the beginning: a hub has no memory.
     std::thread::sleep(SETTLE);
     for (nth, member) in members.iter().enumerate() {
-        let out = if member.sends { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
+        let is_told = member.sends && ahead.is_none();
+        let out = if is_told { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
         let data = epoll::EventData::new_u64(nth as u64);
         epoll::add(&epoll, &member.stream, data, epoll::EventFlags::IN | out).expect("an entry");
     }
     let mut lines = Lines { line, partial: Vec::new(), whole: 0, torn: 0 };
     let mut buffer = vec![0; 1 << 20];
-    let (mut arrived, mut before) = (0_u64, None);
+    let (mut arrived, mut sent, mut before) = (0_u64, 0_u64, None);
     let mut begun = Instant::now();
     loop {
         let mut events = Vec::with_capacity(256);
-        let limit = rustix::event::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+        let limit = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
         if epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&limit)).is_err() {
             continue;
         }
@@ -131,9 +159,12 @@ fn crowd(load: &Load, crowd: &Crowd) -> Sample {
             let member = &mut members[nth];
             let flags = event.flags;
             if flags.contains(epoll::EventFlags::IN) {
-                if looks && nth == 0 {
+                if ahead.is_some() && nth == 0 {
                     match member.stream.read(&mut buffer) {
-                        Ok(count) => lines.look(&buffer[..count]),
+                        Ok(count) => {
+                            arrived += count as u64;
+                            lines.look(&buffer[..count]);
+                        }
                         Err(error) => panic!("the hub broke: {error}"),
                     }
                 } else {
@@ -146,14 +177,15 @@ fn crowd(load: &Load, crowd: &Crowd) -> Sample {
                 }
             }
             if flags.contains(epoll::EventFlags::OUT) {
-                match member.stream.write(&member.piece[member.sent..]) {
-                    Ok(count) => member.sent = (member.sent + count) % member.piece.len(),
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                    Err(error) => panic!("the hub broke: {error}"),
-                }
+                member.send();
             }
         }
-        let done = if looks { lines.whole } else { arrived / line as u64 };
+        for member in members.iter_mut().filter(|member| member.sends) {
+            if ahead.is_some_and(|ahead| sent - arrived + (PIECE as u64) < ahead) {
+                sent += member.send();
+            }
+        }
+        let done = if ahead.is_some() { lines.whole } else { arrived / line as u64 };
         match &before {
             None if begun.elapsed() >= warm => {
                 begun = Instant::now();
@@ -164,6 +196,20 @@ fn crowd(load: &Load, crowd: &Crowd) -> Sample {
                 return Sample { torn: lines.torn as f64, ..sample };
             }
             _ => {}
+        }
+    }
+}
+
+impl Member {
+    /// Sends of its piece what is taken, and yields how many bytes that is.
+    fn send(&mut self) -> u64 {
+        match self.stream.write(&self.piece[self.sent..]) {
+            Ok(count) => {
+                self.sent = (self.sent + count) % self.piece.len();
+                count as u64
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
+            Err(error) => panic!("the hub broke: {error}"),
         }
     }
 }
@@ -193,9 +239,13 @@ impl Lines {
     }
 }
 
+/// What the timer is called among the readers.
+const TICK: u64 = u64::MAX;
 /// How long a hub has to accept all, which nobody may miss the beginning of.
 const SETTLE: Duration = Duration::from_millis(200);
 /// How long a crowd sends before it is counted.
 const WARM: Duration = Duration::from_millis(100);
 /// Bytes of lines that are sent at once.
 const PIECE: usize = 64_000;
+/// Bytes on their way to one reader: more than any queue here, so that it never waits for the senders.
+const AHEAD: u64 = 4 << 20;

@@ -39,6 +39,8 @@ pub(crate) fn run(load: &Load) -> Sample {
         "fan-out" => crate::crowd::fan_out(load),
         "fan-out-from-the-first" => crate::crowd::fan_out_from_the_first(load, false),
         "fan-out-stalled" => crate::crowd::fan_out_from_the_first(load, true),
+        "publish-from-the-first" => crate::crowd::publish_from_the_first(load, false),
+        "publish-stalled" => crate::crowd::publish_from_the_first(load, true),
         "fan-out-paced" => crate::crowd::fan_out_paced(load),
         "fan-in" => crate::crowd::fan_in(load),
         other => panic!("no scenario is called {other}"),
@@ -49,7 +51,7 @@ fn duration(load: &Load) -> Duration {
     Duration::from_secs_f64(load.seconds)
 }
 
-fn listen(address: SocketAddr) -> TcpListener {
+pub(crate) fn listen(address: SocketAddr) -> TcpListener {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_reuse_address(true).expect("an option");
     socket.bind(&address.into()).unwrap_or_else(|error| panic!("the backend's port {address}: {error}"));

@@ -85,6 +85,8 @@ const ROWS: &[Row] = &[
     Row { name: "fan-out-1000", scenario: "fan-out", connections: 1_000, columns: &[RATE, CPU_NS] },
     Row { name: "fan-out-2", scenario: "fan-out-from-the-first", connections: 2, columns: &[RATE, CPU_NS] },
     Row { name: "fan-out-2-stalled", scenario: "fan-out-stalled", connections: 2, columns: &[RATE, CPU_NS] },
+    Row { name: "publish-2", scenario: "publish-from-the-first", connections: 2, columns: &[RATE, CPU_NS] },
+    Row { name: "publish-2-stalled", scenario: "publish-stalled", connections: 2, columns: &[RATE, CPU_NS] },
     Row { name: "fan-in-8", scenario: "fan-in", connections: 8, columns: &[RATE, CPU_NS, TORN] },
 ];
 
@@ -141,7 +143,11 @@ fn plan(words: &[&str]) -> Plan {
     let mut plan = Plan {
         rounds: 5,
         seconds: 1.0,
-        peers: peers::ALL[..11].iter().chain(peers::HUBS).map(|&name| name.to_owned()).collect(),
+        peers: [&peers::ALL[..11], peers::HUBS, peers::PUBLISHERS]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
         rows: ROWS.iter().collect(),
         free: false,
         quartile: false,
@@ -192,10 +198,12 @@ fn compare(plan: &Plan) -> usize {
     for row in &plan.rows {
         let mut samples: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
         ground.blocks = row.connections >= 1_000;
-        let fresh = row.scenario == "idle";
+        // A relay that has looked for its target in vain looks again later and later.
+        let fresh = row.scenario == "idle" || row.scenario.starts_with("publish");
         let mut running = if fresh { Vec::new() } else { start_all(plan, row, &ground) };
         for round in 0..if fresh { plan.rounds.min(3) } else { plan.rounds } {
             if fresh {
+                running.clear();
                 running = start_all(plan, row, &ground);
             }
             // Another one begins each time, so that none always follows the same.
@@ -220,12 +228,12 @@ fn compare(plan: &Plan) -> usize {
 fn start_all(plan: &Plan, row: &Row, ground: &Ground) -> Vec<Peer> {
     let start =
         |name: &String| peers::start(name, ground).map_err(|why| eprintln!("without {name}: {why}")).ok();
-    let joins_many = row.scenario.starts_with("fan-");
-    plan.peers
-        .iter()
-        .filter(|name| peers::HUBS.contains(&name.as_str()) == joins_many)
-        .filter_map(start)
-        .collect()
+    let is_for_it = |name: &&String| match row.scenario.split('-').next() {
+        Some("fan") => peers::HUBS.contains(&name.as_str()),
+        Some("publish") => peers::PUBLISHERS.contains(&name.as_str()),
+        _ => ![peers::HUBS, peers::PUBLISHERS].concat().contains(&name.as_str()),
+    };
+    plan.peers.iter().filter(is_for_it).filter_map(start).collect()
 }
 
 /// Runs the load in a process of its own, so that relays and load share nothing.

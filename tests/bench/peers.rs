@@ -99,6 +99,9 @@ pub(crate) const ALL: &[&str] = &[
 /// Those that join many, for the rows that need that.
 pub(crate) const HUBS: &[&str] = &["node-hub", "ncat", "qt-hub"];
 
+/// And those that join them to one that is dialled.
+pub(crate) const PUBLISHERS: &[&str] = &["node-publish"];
+
 /// Starts a peer, or says why it is not there.
 pub(crate) fn start(name: &str, ground: &Ground) -> Result<Peer, String> {
     if name == "direct" {
@@ -129,6 +132,24 @@ pub(crate) fn start(name: &str, ground: &Ground) -> Result<Peer, String> {
                 "lines",
                 "--overflow",
                 if ground.blocks { "block" } else { "disconnect" },
+            ]
+            .map(str::to_owned)
+            .to_vec();
+            (PathBuf::from(env!("CARGO_BIN_EXE_node")), arguments)
+        }
+        "node-publish" => {
+            let arguments = [
+                "-q",
+                "--threads",
+                &ground.threads.to_string(),
+                "--listen",
+                &listen,
+                "--connect",
+                &backend,
+                "--mode",
+                "publish",
+                "--frame",
+                "lines",
             ]
             .map(str::to_owned)
             .to_vec();

@@ -4,16 +4,19 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use signal_node::bus::Delivery;
 use signal_node::registry::{Accounts, ObjectKind};
-use signal_node::{Config, EventBus, Framing, Node, RelayMode};
+use signal_node::{Config, Event, EventBus, EventKind, EventMask, Framing, Node, RelayMode, Subscription};
+use tokio_stream::StreamExt;
 
 use crate::support::{
-    Controlled, Ending, NodeProcess, PATIENCE, abort, accept_one, connect, hold_free_port, listener,
-    read_all, text_of, wait_until,
+    Controlled, Ending, NodeProcess, PATIENCE, abort, accept_one, connect, hold_free_port, listener, needs,
+    read_all, run, text_of, wait_until,
 };
 
 fn collect(target: SocketAddr, more: &[&str]) -> NodeProcess {
@@ -57,30 +60,42 @@ fn take(stream: &mut BufReader<TcpStream>, most: usize, seen: &mut HashMap<usize
     count
 }
 
+/// How many connections to it there are, as `ss` shows them.
+fn connections_to(target: SocketAddr) -> usize {
+    let filter = format!("dport = :{}", target.port());
+    let out = run(Command::new("ss").args(["-Htn", "state", "established", &filter]), &[]);
+    String::from_utf8(out.stdout).unwrap().lines().count()
+}
+
 #[test]
-fn there_is_one_connection_to_the_target_whoever_comes_and_all_hear_its_answers() {
+fn there_is_one_connection_to_the_target_with_no_client_and_with_a_thousand_and_all_hear_its_answers() {
+    if !needs(&["ss"]) {
+        return;
+    }
     let (upstream, target) = listener();
     let node = collect(target, &[]);
     let mut server = accept_one(&upstream);
-    let mut clients: Vec<_> = (0..20).map(|_| connect(node.address())).collect();
-    node.nth_event("new_connection", 19);
+    assert_eq!(connections_to(target), 1);
+    let size = 1_000;
+    let mut clients: Vec<_> = (0..size).map(|_| connect(node.address())).collect();
+    node.nth_event("new_connection", size - 1);
     for (nth, client) in clients.iter_mut().enumerate() {
         writeln!(client, "{nth} 000000").unwrap();
     }
     let mut seen = HashMap::new();
-    assert_eq!(take(&mut BufReader::new(server.try_clone().unwrap()), 20, &mut seen), 20);
-    assert_eq!(seen.len(), 20);
+    assert_eq!(take(&mut BufReader::new(server.try_clone().unwrap()), size, &mut seen), size);
+    assert_eq!((seen.len(), connections_to(target)), (size, 1));
     server.write_all(b"all of you\n").unwrap();
     for client in &clients {
         let mut line = String::new();
         BufReader::new(client.try_clone().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "all of you\n");
     }
+    drop(clients);
+    node.client_gone(size - 1);
+    assert_eq!(connections_to(target), 1);
     upstream.set_nonblocking(true).unwrap();
     assert!(upstream.accept().is_err(), "a second connection was made");
-    drop(clients);
-    node.client_gone(19);
-    assert!(upstream.accept().is_err());
     writeln!(connect(node.address()), "7 000001").unwrap();
     assert_eq!(take(&mut BufReader::new(server), 1, &mut seen), 1);
 }
@@ -102,8 +117,11 @@ fn a_target_that_finishes_half_way_and_comes_back_gets_every_line() {
         server.get_ref().shutdown(Shutdown::Write).unwrap();
         take(&mut server, usize::MAX, &mut seen);
     });
+    let left = Instant::now();
     // The node meets a closed door a few times.
+    thread::sleep(AWAY.saturating_sub(left.elapsed()));
     node.nth_event("reconnecting", 2);
+    assert_eq!(told(&controlled).received, (senders * each) as u64, "nobody has waited for it");
     let upstream = TcpListener::bind(target).unwrap();
     let mut server = BufReader::new(accept_one(&upstream));
     let so_far: usize = seen.values().map(Vec::len).sum();
@@ -120,6 +138,9 @@ fn a_target_that_finishes_half_way_and_comes_back_gets_every_line() {
     assert_eq!(words, ["connect1", "50000", "50000", "0", "0", "0"], "{page}");
     assert_eq!(controlled.node.stop().0, 0);
 }
+
+/// How long the target is away.
+const AWAY: Duration = Duration::from_secs(5);
 
 /// What was out of a read of which only a part was written when the target finished used to be counted
 /// after the last look at what is confirmed: it stayed unconfirmed, or came twice with `resend`.
@@ -200,7 +221,8 @@ fn of_a_target_that_is_killed_only_what_the_accounts_say_may_be_missing() {
         });
         let (unread, before) = looks.pop().unwrap();
         assert!(before.received == total as u64 && before.unconfirmed > 0, "{before:?}");
-        assert!(before.sent as usize <= (read.len() + unread as usize) / 10, "{before:?}");
+        // Every line whose last byte its kernel has, and no other.
+        assert_eq!(before.sent as usize, (read.len() + unread as usize) / 10, "{before:?}");
         abort(server);
         let mut server = accept_one(&upstream);
         let rest = Arc::new(Mutex::new(Vec::new()));
@@ -238,12 +260,9 @@ fn of_a_target_that_is_killed_only_what_the_accounts_say_may_be_missing() {
         }
         let missing = total - seen.values().map(Vec::len).sum::<usize>();
         assert_eq!((end.sent + end.unconfirmed, end.dropped), (total as u64, 0), "{end:?}");
-        let may_be_missing = (unread as usize).div_ceil(10) + end.unconfirmed as usize;
-        assert!(
-            missing <= may_be_missing && (resends || missing > 0),
-            "{missing} of {may_be_missing}: {end:?}"
-        );
-        assert!(if resends { end.unconfirmed == 0 } else { twice == 0 }, "{twice} came twice: {end:?}");
+        let unread_lines = unread as usize / 10;
+        assert_eq!(missing, unread_lines + end.unconfirmed as usize, "{end:?}");
+        assert_eq!((end.unconfirmed == 0, twice), (resends, 0), "{end:?}");
         eprintln!(
             "resend {resends}: {missing} of {total} lines missing, {unread} bytes unread, {twice} twice, {end:?}"
         );
@@ -330,6 +349,41 @@ async fn the_accounts_add_up_at_any_moment_while_the_target_is_killed_again_and_
         assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "order is kept");
     }
     drop(server);
+}
+
+/// The next pause before a dial: which it is in a row.
+async fn attempt(events: &mut Subscription) -> u32 {
+    loop {
+        if let Some(Delivery::Event(envelope)) = events.next().await
+            && let Event::Reconnecting { attempt, pause, .. } = envelope.event
+        {
+            // Any part of a quarter of a second, doubled each time.
+            let most = Duration::from_millis(250) * 2u32.pow(attempt - 1);
+            assert!(pause <= most.min(Duration::from_secs(30)), "{attempt}: {pause:?}");
+            return attempt;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pauses_grow_while_no_connection_lasts_and_begin_anew_after_one_that_did() {
+    let upstream = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = upstream.local_addr().unwrap().to_string().parse().unwrap();
+    let mut config = Config::relay(["127.0.0.1:0".parse().unwrap()], [target]);
+    config.relay.get_mut("relay").unwrap().mode = RelayMode::Collect;
+    config.listen.get_mut("listen1").unwrap().options.messages.framing = Some(Framing::LINES);
+    let bus = EventBus::new();
+    let mut events = bus.subscribe(EventMask::of(&[EventKind::Reconnecting]));
+    let node = Node::bind_with(config, bus).await.unwrap();
+    for nth in 1..=9 {
+        drop(upstream.accept().await.unwrap());
+        assert_eq!(attempt(&mut events).await, nth);
+    }
+    let lasts = upstream.accept().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    drop(lasts);
+    assert_eq!(attempt(&mut events).await, 1);
+    assert_eq!(node.shutdown(Duration::ZERO).await.cut, 0);
 }
 
 #[test]

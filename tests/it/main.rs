@@ -43,6 +43,7 @@ mod qt;
 mod queues;
 mod readme;
 mod reload;
+mod reload_groups;
 mod requests;
 mod scripts;
 mod server;

@@ -13,8 +13,7 @@ use super::{Leave, Member, READ};
 use crate::event::{DropCause, Reason, State};
 use crate::flow::with_scratch;
 use crate::framing::FrameError;
-use crate::net::{Amount, Change, Unacknowledged, reason_of, reason_of_drop};
-use crate::registry::Ledger;
+use crate::net::{Amount, Unacknowledged, reason_of, reason_of_drop};
 
 impl Member {
     /// Ends it for this reason.
@@ -129,7 +128,6 @@ impl Member {
         if let Some(exchange) = self.group.exchange.as_ref().filter(|_| self.keeps) {
             exchange.closing();
         }
-        self.cut();
         // Fails only on a connection that has broken, which the end tells.
         let _ = poll_fn(|cx| self.conn.poll_shutdown(cx)).await;
         self.confirmed().await;
@@ -146,8 +144,7 @@ impl Member {
 
     /// Looks now and then at what is unconfirmed, while anything is.
     pub(super) fn poll_confirm(&mut self, cx: &mut Context<'_>) {
-        let is_waiting = self.mailbox.ledger.as_ref().is_some_and(|ledger| ledger.is_waiting());
-        if !is_waiting {
+        if !self.mailbox.is_unconfirmed() {
             self.look = None;
             return;
         }
@@ -161,35 +158,24 @@ impl Member {
 
     /// Counts as sent what the peer's kernel has acknowledged; tells whether some is left.
     pub(super) fn confirm(&self, is_shut: bool) -> bool {
-        let Some(ledger) = &self.mailbox.ledger else { return false };
-        if !ledger.is_waiting() {
+        let Some(ledger) = self.mailbox.ledger.as_ref().filter(|_| self.mailbox.is_unconfirmed()) else {
             return false;
-        }
-        match self.conn.unacknowledged() {
-            Unacknowledged::Bytes(bytes) => self.acknowledged(ledger, self.conn.sent().saturating_sub(bytes)),
+        };
+        let unacknowledged = match self.conn.unacknowledged() {
+            Unacknowledged::Bytes(bytes) => bytes,
             // Both ends have finished and been acknowledged, unless it broke.
-            Unacknowledged::Gone if is_shut && self.conn.take_error().is_none() => {
-                self.acknowledged(ledger, self.conn.sent());
-            }
-            Unacknowledged::Gone | Unacknowledged::Unknown => {}
-        }
-        ledger.is_waiting()
-    }
-
-    /// Nothing more is written: of a piece that was written in part, those messages are out that are so whole.
-    pub(super) fn cut(&self) {
-        let Some(ledger) = self.mailbox.ledger.as_ref().filter(|_| self.keeps) else { return };
+            Unacknowledged::Gone if is_shut && self.conn.take_error().is_none() => 0,
+            Unacknowledged::Gone | Unacknowledged::Unknown => return ledger.is_waiting(),
+        };
         self.group.with_queue(&self.mailbox, |queue| {
-            let (change, out) = queue.restart();
-            ledger.wrote(out, self.conn.sent(), queue.waiting().frames);
+            let before = queue.waiting().frames;
+            let change = queue.acknowledged(unacknowledged);
+            let queued = queue.waiting().frames;
+            ledger.wrote(before - queued, queued);
+            ledger.arrived(queue.arrived());
             (change, ())
         });
-    }
-
-    /// Its peer's kernel has so many bytes.
-    fn acknowledged(&self, ledger: &Ledger, bytes: u64) {
-        let messages = ledger.acknowledged(bytes);
-        self.group.with_queue(&self.mailbox, |queue| (queue.confirm(messages), ()));
+        ledger.is_waiting()
     }
 
     /// Takes it out of the group, and yields what it will never get.
@@ -201,12 +187,13 @@ impl Member {
             self.unsent = left.bytes;
             return left;
         };
-        self.cut();
+        self.confirm(false);
         self.group.with_queue(&self.mailbox, |queue| {
-            if let Some(again) = queue.resend() {
-                ledger.resend(again, queue.waiting().frames);
-            }
-            (Change::default(), ())
+            let (change, out, again) = queue.restart();
+            let queued = queue.waiting().frames;
+            ledger.wrote(out, queued - again);
+            ledger.resend(again, queued);
+            (change, ())
         });
         ledger.ended();
         self.mailbox.set_connection(None);

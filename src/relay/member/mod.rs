@@ -5,6 +5,7 @@
 mod leave;
 mod own;
 mod part;
+mod patience;
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -14,9 +15,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Sleep, sleep};
+use tokio::time::Sleep;
 
 use self::own::Own;
+use self::patience::Patience;
 use super::group::{Group, Mailbox, Side};
 use super::sweep::Watch;
 use super::via::Passing;
@@ -45,8 +47,7 @@ pub(super) struct Member {
     is_dialled: bool,
     /// Its queue outlives it, for the next connection to the same target.
     keeps: bool,
-    /// Runs while it is behind.
-    patience: Option<Pin<Box<Sleep>>>,
+    patience: Patience,
     /// Runs while something is unconfirmed.
     look: Option<Pin<Box<Sleep>>>,
     has_finished: bool,
@@ -156,7 +157,7 @@ impl Member {
             is_dialled: false,
             keeps: false,
             look: None,
-            patience: None,
+            patience: Patience::default(),
             has_finished: false,
             is_leaving: false,
             passing: None,
@@ -248,11 +249,13 @@ impl Member {
         if let Some(leave) = self.group.via.leave(self.conn.id()) {
             return Poll::Ready(leave);
         }
+        let before = self.conn.sent();
         let is_flushed = match self.poll_flush(cx) {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(error)) => return Poll::Ready(self.broke(error)),
             Poll::Pending => false,
         };
+        self.patience.note(self.conn.sent() > before, is_flushed);
         if let Some(reason) = self.mailbox.severed() {
             return Poll::Ready(Leave::Severed(reason));
         }
@@ -278,13 +281,8 @@ impl Member {
             return Poll::Ready(self.farewell());
         }
         self.poll_confirm(cx);
-        if self.mailbox.is_behind() {
-            let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
-            if patience.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Leave::Slow);
-            }
-        } else {
-            self.patience = None;
+        if self.patience.poll_over(cx, self.mailbox.is_behind()).is_ready() {
+            return Poll::Ready(Leave::Slow);
         }
         if self.watch.stuck(!is_flushed) {
             self.group.shared.sweep.attend(&self.limits);
@@ -364,7 +362,7 @@ impl Member {
                 let change = queue.advance(bytes);
                 if let Some(ledger) = &mailbox.ledger {
                     let queued = queue.waiting().frames;
-                    ledger.wrote(before - queued, conn.sent(), queued);
+                    ledger.wrote(before - queued, queued);
                 }
                 (change, Some(written))
             });
@@ -551,5 +549,3 @@ const SLICES: usize = 32;
 const UNSENT: u32 = 128 << 10;
 /// How long a peer may leave what was sent to it unacknowledged, or unread so that there is no room for more.
 const SILENCE: Duration = Duration::from_secs(20);
-/// How long a member that is behind has to catch up; the others wait for it meanwhile.
-const PATIENCE: Duration = Duration::from_millis(100);

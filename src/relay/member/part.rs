@@ -24,7 +24,6 @@ impl Member {
         if let Ok(Some(leave)) = timeout(patience, poll_fn(|cx| self.poll_begun(cx))).await {
             return self.end(leave);
         }
-        self.cut();
         // Fails only on a connection that has broken, which the end tells.
         let _ = poll_fn(|cx| self.conn.poll_shutdown(cx)).await;
         let give_up = Instant::now() + CONFIRMATION;
