@@ -17,6 +17,7 @@ mod kernel;
 mod layers;
 mod listener;
 mod options;
+mod overflow;
 mod peer;
 #[cfg(feature = "cli")]
 mod private;
@@ -56,13 +57,14 @@ pub(crate) use self::listener::{
     ACCEPT_PAUSE, Accepted, Listener, bind, check_source, is_of_the_client, no_networks,
 };
 pub use self::options::{DialOptions, Keepalive, ListenOptions, MessageOptions, QueueOptions};
+pub use self::overflow::Overflow;
+pub(crate) use self::overflow::QueueLimit;
 pub use self::peer::{Heartbeat, PeerOptions};
 #[cfg(feature = "cli")]
 pub(crate) use self::private::bind_private;
 pub(crate) use self::probe::probe;
 pub use self::proxy_header::ProxyVersion;
-pub use self::queue::Overflow;
-pub(crate) use self::queue::{Amount, Change, Level, PLACE as QUEUE_PLACE, Queue, QueueLimit};
+pub(crate) use self::queue::{Amount, Change, Level, PLACE as QUEUE_PLACE, Queue};
 pub(crate) use self::resolve::{addresses, is_own};
 pub use self::responder::{DiscoveryCounts, DiscoveryOptions};
 pub(crate) use self::responder::{Responder, Tally};

@@ -9,9 +9,9 @@ use socket2::{SockRef, TcpKeepalive};
 
 use super::access::AccessList;
 use super::kernel::KernelOptions;
+use super::overflow::{Overflow, QueueLimit};
 use super::peer::PeerOptions;
 use super::proxy_header::ProxyVersion;
-use super::queue::{Overflow, QueueLimit};
 use crate::framing::Framing;
 
 /// How a silent peer is found out: after `idle` without traffic, `probes`
