@@ -107,10 +107,10 @@ fn bridge(middle: &Namespace, name: &str, device: &str, desk: &str) -> NodeProce
 /// The last total of frames that an end has lost.
 fn lost(log: &[String], endpoint: &str, cause: &str) -> u64 {
     let events = log.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let lost = events.filter(|event| {
+    let mut lost = events.filter(|event| {
         event["event"] == "frames_dropped" && event["endpoint"] == endpoint && event["cause"] == cause
     });
-    lost.last().map_or(0, |event| event["frames"].as_u64().unwrap())
+    lost.next_back().map_or(0, |event| event["frames"].as_u64().unwrap())
 }
 
 #[test]
