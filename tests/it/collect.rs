@@ -154,7 +154,8 @@ fn of_a_read_that_was_written_in_part_the_lines_that_a_target_got_before_it_fini
         let node = controlled(target, if resends { &["--resend"] } else { &[] });
         let server = accept_one(&upstream);
         drop(upstream);
-        let total = 200_000;
+        // More than kernels hold on the way.
+        let total = 600_000;
         send_even(node.node.address(), 1, total);
         server.shutdown(Shutdown::Write).unwrap();
         let got = read_all(&server).0.len() / 10;
