@@ -29,9 +29,7 @@ pub(crate) fn fan_out_from_the_first(load: &Load, beside_a_stalled_one: bool) ->
 
 /// The same, but who sends was dialled by the relay, which publishes what it says.
 pub(crate) fn publish_from_the_first(load: &Load, beside_a_stalled_one: bool) -> Sample {
-    let (source, _) = listen(load.backend).accept().expect("the relay dials");
-    source.set_nodelay(true).expect("an option");
-    source.set_nonblocking(true).expect("an option");
+    let source = dialled(load);
     let _stalled = beside_a_stalled_one.then(|| TcpStream::connect(load.relay).expect("the relay accepts"));
     let warm = Duration::ZERO;
     let who = Crowd { senders: 1, readers: load.connections, line: 64, ahead: None, warm };
@@ -43,6 +41,21 @@ pub(crate) fn publish_from_the_first(load: &Load, beside_a_stalled_one: bool) ->
 pub(crate) fn fan_in(load: &Load) -> Sample {
     let who = Crowd { senders: load.connections, readers: 1, line: 100, ahead: Some(AHEAD), warm: WARM };
     crowd(load, &who, None)
+}
+
+/// The same, but who listens was dialled by the relay, which collects for it, and nobody else hears anything.
+pub(crate) fn collect(load: &Load) -> Sample {
+    let who = Crowd { senders: load.connections, readers: 1, line: 100, ahead: Some(AHEAD), warm: WARM };
+    let target = dialled(load);
+    crowd(load, &who, Some(target))
+}
+
+/// The connection that the relay dials.
+fn dialled(load: &Load) -> TcpStream {
+    let (stream, _) = listen(load.backend).accept().expect("the relay dials");
+    stream.set_nodelay(true).expect("an option");
+    stream.set_nonblocking(true).expect("an option");
+    stream
 }
 
 /// One sends a line of 64 bytes every millisecond; each delivery is timed from when it was due.
@@ -123,14 +136,14 @@ struct Member {
     piece: Vec<u8>,
 }
 
-/// With the stream of the first who sends, if that is no member like the others.
-fn crowd(load: &Load, crowd: &Crowd, mut source: Option<TcpStream>) -> Sample {
+/// With the stream that the relay has dialled, if it does: it sends to all, or hears all.
+fn crowd(load: &Load, crowd: &Crowd, mut dialled: Option<TcpStream>) -> Sample {
     let Crowd { senders, readers, line, ahead, warm } = *crowd;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll");
     let mut members = Vec::new();
     for nth in 0..readers + senders {
         let sends = nth >= readers;
-        let stream = source.take_if(|_| sends).unwrap_or_else(|| member(load));
+        let stream = dialled.take_if(|_| sends == ahead.is_none()).unwrap_or_else(|| member(load));
         let mut text = vec![b'a' + (nth % 26) as u8; line];
         text[line - 1] = b'\n';
         let piece = if sends { text.repeat(PIECE / line) } else { Vec::new() };

@@ -43,6 +43,7 @@ pub(crate) fn run(load: &Load) -> Sample {
         "publish-stalled" => crate::crowd::publish_from_the_first(load, true),
         "fan-out-paced" => crate::crowd::fan_out_paced(load),
         "fan-in" => crate::crowd::fan_in(load),
+        "collect" => crate::crowd::collect(load),
         other => panic!("no scenario is called {other}"),
     }
 }

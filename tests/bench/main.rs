@@ -87,6 +87,7 @@ const ROWS: &[Row] = &[
     Row { name: "fan-out-2-stalled", scenario: "fan-out-stalled", connections: 2, columns: &[RATE, CPU_NS] },
     Row { name: "publish-2", scenario: "publish-from-the-first", connections: 2, columns: &[RATE, CPU_NS] },
     Row { name: "publish-2-stalled", scenario: "publish-stalled", connections: 2, columns: &[RATE, CPU_NS] },
+    Row { name: "collect-8", scenario: "collect", connections: 8, columns: &[RATE, CPU_NS, TORN] },
     Row { name: "fan-in-8", scenario: "fan-in", connections: 8, columns: &[RATE, CPU_NS, TORN] },
 ];
 
@@ -143,7 +144,7 @@ fn plan(words: &[&str]) -> Plan {
     let mut plan = Plan {
         rounds: 5,
         seconds: 1.0,
-        peers: [&peers::ALL[..11], peers::HUBS, peers::PUBLISHERS]
+        peers: [&peers::ALL[..11], peers::HUBS, peers::PUBLISHERS, peers::COLLECTORS]
             .concat()
             .into_iter()
             .map(str::to_owned)
@@ -199,7 +200,7 @@ fn compare(plan: &Plan) -> usize {
         let mut samples: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
         ground.blocks = row.connections >= 1_000;
         // A relay that has looked for its target in vain looks again later and later.
-        let fresh = row.scenario == "idle" || row.scenario.starts_with("publish");
+        let fresh = ["idle", "collect"].contains(&row.scenario) || row.scenario.starts_with("publish");
         let mut running = if fresh { Vec::new() } else { start_all(plan, row, &ground) };
         for round in 0..if fresh { plan.rounds.min(3) } else { plan.rounds } {
             if fresh {
@@ -231,7 +232,8 @@ fn start_all(plan: &Plan, row: &Row, ground: &Ground) -> Vec<Peer> {
     let is_for_it = |name: &&String| match row.scenario.split('-').next() {
         Some("fan") => peers::HUBS.contains(&name.as_str()),
         Some("publish") => peers::PUBLISHERS.contains(&name.as_str()),
-        _ => ![peers::HUBS, peers::PUBLISHERS].concat().contains(&name.as_str()),
+        Some("collect") => peers::COLLECTORS.contains(&name.as_str()),
+        _ => ![peers::HUBS, peers::PUBLISHERS, peers::COLLECTORS].concat().contains(&name.as_str()),
     };
     plan.peers.iter().filter(is_for_it).filter_map(start).collect()
 }

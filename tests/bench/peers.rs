@@ -102,6 +102,9 @@ pub(crate) const HUBS: &[&str] = &["node-hub", "ncat", "qt-hub"];
 /// And those that join them to one that is dialled.
 pub(crate) const PUBLISHERS: &[&str] = &["node-publish"];
 
+/// And those that join them for one that is dialled.
+pub(crate) const COLLECTORS: &[&str] = &["node-collect", "qt-collect"];
+
 /// Starts a peer, or says why it is not there.
 pub(crate) fn start(name: &str, ground: &Ground) -> Result<Peer, String> {
     if name == "direct" {
@@ -137,7 +140,7 @@ pub(crate) fn start(name: &str, ground: &Ground) -> Result<Peer, String> {
             .to_vec();
             (PathBuf::from(env!("CARGO_BIN_EXE_node")), arguments)
         }
-        "node-publish" => {
+        "node-publish" | "node-collect" => {
             let arguments = [
                 "-q",
                 "--threads",
@@ -147,7 +150,7 @@ pub(crate) fn start(name: &str, ground: &Ground) -> Result<Peer, String> {
                 "--connect",
                 &backend,
                 "--mode",
-                "publish",
+                name.strip_prefix("node-").expect("it was just looked at"),
                 "--frame",
                 "lines",
             ]
@@ -177,6 +180,9 @@ pub(crate) fn start(name: &str, ground: &Ground) -> Result<Peer, String> {
             )
         }
         "qt-hub" => (qt(ground, "hub")?, vec![address.port().to_string()]),
+        "qt-collect" => {
+            (qt(ground, "hub")?, vec![address.port().to_string(), ground.backend.port().to_string()])
+        }
         other => return Err(format!("no peer is called {other}")),
     };
     Ok(Peer::start(name, address, ground, &program, &arguments))
