@@ -364,6 +364,7 @@ fn with_tls_the_chat_is_the_same_and_who_speaks_in_clear_is_not_heard() {
     assert!(!clear.rest().iter().any(|line| line.contains("LOGIN")));
     let at = address.to_string();
     let mut bob = chat.terminal("chat-login-client.toml", &[("CHAT", at.as_str())]);
+    bob.awaits("* type: login NAME PASSWORD, then: chat NAME, yes, no, /end, or what is to be said");
     bob.types("login bob bobbob");
     bob.awaits("* you are bob; type: chat NAME");
     let code = "import socket, ssl, sys\n\
