@@ -2,7 +2,7 @@
 //! who takes part: terminals, which are nodes on pipes, and raw clients of lines.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -148,7 +148,15 @@ impl Liner {
 
     /// What it hears until the other end has closed.
     pub(crate) fn rest(&self) -> Vec<String> {
-        self.lines.iter().collect()
+        let rest = self.lines.iter().collect();
+        // One that says nothing for as long as patience lasts has not closed.
+        self.stream.set_nonblocking(true).unwrap();
+        let end = self.stream.peek(&mut [0]);
+        assert!(
+            !end.is_err_and(|error| error.kind() == ErrorKind::WouldBlock),
+            "it has not closed: {rest:?}"
+        );
+        rest
     }
 }
 
