@@ -210,7 +210,7 @@ fn compare(plan: &Plan) -> usize {
             // Another one begins each time, so that none always follows the same.
             for i in 0..running.len() {
                 let peer = &running[(i + round) % running.len()];
-                match measure(plan, row, peer, &ground) {
+                match measure(plan, row, peer) {
                     Ok(Some(sample)) => samples.entry(peer.name.clone()).or_default().push(sample),
                     Ok(None) => {}
                     Err(why) => {
@@ -239,7 +239,7 @@ fn start_all(plan: &Plan, row: &Row, ground: &Ground) -> Vec<Peer> {
 }
 
 /// Runs the load in a process of its own, so that relays and load share nothing.
-fn measure(plan: &Plan, row: &Row, peer: &Peer, ground: &Ground) -> Result<Option<Sample>, String> {
+fn measure(plan: &Plan, row: &Row, peer: &Peer) -> Result<Option<Sample>, String> {
     // A process each would not fit, and is not what socat is for.
     // Nor do the pipes of the bare splice.
     if ["socat", "splice"].contains(&peer.name.as_str()) && row.connections > 256
@@ -256,7 +256,7 @@ fn measure(plan: &Plan, row: &Row, peer: &Peer, ground: &Ground) -> Result<Optio
     }
     let connections =
         if row.scenario == "idle" { plan.pairs.unwrap_or(row.connections) } else { row.connections };
-    command.args(["--load", row.scenario, &peer.address.to_string(), &ground.backend.to_string()]);
+    command.args(["--load", row.scenario, &peer.address.to_string(), &peer.backend.to_string()]);
     command.args([peer.pid().to_string(), plan.seconds.to_string(), connections.to_string()]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the load runs");
     let (pid, (done, ended)) = (Pid::from_child(&child), mpsc::sync_channel(1));

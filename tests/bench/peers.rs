@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Where relays listen and connect, and what they may use.
+#[derive(Clone)]
 pub(crate) struct Ground {
     pub(crate) folder: PathBuf,
     pub(crate) backend: SocketAddr,
@@ -25,6 +26,8 @@ pub(crate) struct Ground {
 pub(crate) struct Peer {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
+    /// Where it leads.
+    pub(crate) backend: SocketAddr,
     child: Option<Child>,
 }
 
@@ -35,7 +38,7 @@ impl Peer {
 
     /// No relay at all, as the bound of what can be reached.
     fn direct(ground: &Ground) -> Self {
-        Self { name: "direct".into(), address: ground.backend, child: None }
+        Self { name: "direct".into(), address: ground.backend, backend: ground.backend, child: None }
     }
 
     fn start(name: &str, address: SocketAddr, ground: &Ground, program: &Path, arguments: &[String]) -> Self {
@@ -49,7 +52,7 @@ impl Peer {
         };
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
-        let peer = Self { name: name.into(), address, child: Some(child) };
+        let peer = Self { name: name.into(), address, backend: ground.backend, child: Some(child) };
         // Ready when it listens. Its target is not there yet, so it resets or closes what comes.
         let give_up = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(address).is_err() {
@@ -110,6 +113,9 @@ pub(crate) fn start(name: &str, ground: &Ground) -> Result<Peer, String> {
     if name == "direct" {
         return Ok(Peer::direct(ground));
     }
+    // Those that dial by themselves would be taken for each other.
+    let own_ground = Ground { backend: free(), ..ground.clone() };
+    let ground = if COLLECTORS.contains(&name) { &own_ground } else { ground };
     let address = free();
     let (listen, backend) = (address.to_string(), ground.backend.to_string());
     let own = || std::env::current_exe().expect("this program has a path");
@@ -223,7 +229,7 @@ fn node_json(address: SocketAddr, ground: &Ground) -> Result<Peer, String> {
             thread::sleep(Duration::from_millis(10));
         }
     });
-    Ok(Peer { name: "node-json".into(), address, child: Some(child) })
+    Ok(Peer { name: "node-json".into(), address, backend: ground.backend, child: Some(child) })
 }
 
 fn haproxy(name: &str, address: SocketAddr, ground: &Ground) -> Result<(PathBuf, Vec<String>), String> {
