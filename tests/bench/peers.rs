@@ -120,50 +120,23 @@ pub(crate) fn start(name: &str, ground: &Ground) -> Result<Peer, String> {
     let (listen, backend) = (address.to_string(), ground.backend.to_string());
     let own = || std::env::current_exe().expect("this program has a path");
     let role = |role: &str| vec!["--role".into(), role.into(), listen.clone(), backend.clone()];
+    let node = |more: &[&str]| -> (PathBuf, Vec<String>) {
+        let threads = ground.threads.to_string();
+        let arguments = [&["-q", "--threads", &threads, "--listen", &listen], more].concat();
+        (PathBuf::from(env!("CARGO_BIN_EXE_node")), arguments.into_iter().map(str::to_owned).collect())
+    };
     let (program, arguments) = match name {
-        _ if name == "node" || name.starts_with("node@") => {
-            let arguments =
-                ["-q", "--threads", &ground.threads.to_string(), "--listen", &listen, "--connect", &backend]
-                    .map(str::to_owned)
-                    .to_vec();
-            (PathBuf::from(name.strip_prefix("node@").unwrap_or(env!("CARGO_BIN_EXE_node"))), arguments)
+        "node" => node(&["--connect", &backend]),
+        _ if name.starts_with("node@") => {
+            let (_this, arguments) = node(&["--connect", &backend]);
+            (PathBuf::from(&name["node@".len()..]), arguments)
         }
         "node-hub" => {
-            let arguments = [
-                "-q",
-                "--threads",
-                &ground.threads.to_string(),
-                "--listen",
-                &listen,
-                "--mode",
-                "hub",
-                "--frame",
-                "lines",
-                "--overflow",
-                if ground.blocks { "block" } else { "disconnect" },
-            ]
-            .map(str::to_owned)
-            .to_vec();
-            (PathBuf::from(env!("CARGO_BIN_EXE_node")), arguments)
+            let overflow = if ground.blocks { "block" } else { "disconnect" };
+            node(&["--mode", "hub", "--frame", "lines", "--overflow", overflow])
         }
-        "node-publish" | "node-collect" => {
-            let arguments = [
-                "-q",
-                "--threads",
-                &ground.threads.to_string(),
-                "--listen",
-                &listen,
-                "--connect",
-                &backend,
-                "--mode",
-                name.strip_prefix("node-").expect("it was just looked at"),
-                "--frame",
-                "lines",
-            ]
-            .map(str::to_owned)
-            .to_vec();
-            (PathBuf::from(env!("CARGO_BIN_EXE_node")), arguments)
-        }
+        "node-publish" => node(&["--connect", &backend, "--mode", "publish", "--frame", "lines"]),
+        "node-collect" => node(&["--connect", &backend, "--mode", "collect", "--frame", "lines"]),
         "ncat" => {
             let port = address.port().to_string();
             let arguments = ["--broker", "-l", "-m", "1100", "127.0.0.1", &port].map(str::to_owned).to_vec();

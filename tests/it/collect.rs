@@ -10,13 +10,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use signal_node::bus::Delivery;
-use signal_node::registry::{Accounts, ObjectKind};
+use signal_node::registry::Accounts;
 use signal_node::{Config, Event, EventBus, EventKind, EventMask, Framing, Node, RelayMode, Subscription};
 use tokio_stream::StreamExt;
 
 use crate::support::{
-    Controlled, Ending, NodeProcess, PATIENCE, abort, accept_one, connect, hold_free_port, listener, needs,
-    read_all, run, text_of, wait_until,
+    Controlled, Ending, NodeProcess, PATIENCE, abort, accept_one, accounts, connect, hold_free_port,
+    listener, needs, read_all, run, text_of, wait_until,
 };
 
 fn collect(target: SocketAddr, more: &[&str]) -> NodeProcess {
@@ -295,17 +295,6 @@ fn count_even(bytes: &[u8], seen: &mut HashMap<usize, Vec<usize>>) {
         assert!(line.len() == 10 && line.ends_with('\n'), "{line:?}");
         seen.entry(line[..2].parse().unwrap()).or_default().push(line[3..9].parse().unwrap());
     }
-}
-
-fn accounts(node: &Node) -> Accounts {
-    let Some(ObjectKind::Client { accounts: Some(accounts), .. }) =
-        node.registry().find("connect1").map(|found| found.kind)
-    else {
-        panic!("connect1 has no accounts")
-    };
-    let Accounts { received, sent, queued, dropped, unconfirmed } = accounts;
-    assert_eq!(received, sent + queued + dropped + unconfirmed, "{accounts:?}");
-    accounts
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

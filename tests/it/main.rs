@@ -28,6 +28,7 @@ mod failover;
 mod files;
 mod handles;
 mod heartbeat;
+mod heartbeat_programs;
 mod house;
 mod joined;
 mod limits;

@@ -3,17 +3,15 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use signal_node::registry::{Accounts, ObjectKind};
 use signal_node::{Config, EventBus, Framing, Node, RelayMode, Reply};
 
 use crate::support::{
-    Device, Ending, Got, MUTE, Master, NodeProcess, PATIENCE, PYTHON, Running, SLOW, accept_one, connect,
-    hold_free_port, listener, needs_pymodbus, read_all, register_value, root, wait_until,
+    Device, Ending, Got, MUTE, Master, NodeProcess, PATIENCE, Running, SLOW, accept_one, accounts, connect,
+    hold_free_port, listener, needs_pymodbus, pymodbus, read_all, register_value, wait_until,
 };
 
 fn gateway(framing: &str, target: SocketAddr, more: &[&str]) -> NodeProcess {
@@ -67,18 +65,6 @@ fn ten_masters_share_a_device_that_takes_one_and_each_gets_its_own_answers() {
         assert_eq!(code, 0);
         assert!(!log.iter().any(|line| line.contains("request_failed") || line.contains("frames_dropped")));
     }
-}
-
-/// What the accounts say, which add up whenever they are looked at.
-fn accounts(node: &Node) -> Accounts {
-    let Some(ObjectKind::Client { accounts: Some(accounts), .. }) =
-        node.registry().find("connect1").map(|found| found.kind)
-    else {
-        panic!("connect1 has no accounts")
-    };
-    let Accounts { received, sent, queued, dropped, unconfirmed } = accounts;
-    assert_eq!(received, sent + queued + dropped + unconfirmed, "{accounts:?}");
-    accounts
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -180,13 +166,6 @@ fn a_device_that_says_nothing_at_all_is_dialled_again() {
         device.accepted().len() >= 3
     });
     node.line("\"unanswered\"");
-}
-
-fn pymodbus(role: &str, port: u16) -> Command {
-    let mut command = Command::new(PYTHON);
-    command.arg(root().join("tests/it/support/modbus.py")).args([role, &port.to_string()]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    command
 }
 
 #[test]

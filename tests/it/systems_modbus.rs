@@ -3,12 +3,11 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::support::{
-    ANY, NodeProcess, PATIENCE, PYTHON, Running, System, Terminal, abort, accept_one, connect,
-    hold_free_port, listener, needs_pymodbus, root, run, wait_until,
+    ANY, NodeProcess, PATIENCE, Running, System, Terminal, abort, accept_one, connect, hold_free_port,
+    listener, needs_pymodbus, pymodbus, run, wait_until,
 };
 
 /// A request and its answer, without transaction and protocol, in hexadecimal digits.
@@ -113,13 +112,6 @@ fn the_plant_behind_the_plc_moves_and_a_restart_forgets_what_was_written() {
     master.write_all(&adu(3, "01 03 0014 0001")).unwrap();
     hears(&master, &adu(3, "01 03 02 0000"), "as it was at first");
     assert_eq!(node.stop().0, 0);
-}
-
-fn pymodbus(role: &str, port: u16) -> Command {
-    let mut command = Command::new(PYTHON);
-    command.arg(root().join("tests/it/support/modbus.py")).args([role, &port.to_string()]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    command
 }
 
 #[test]

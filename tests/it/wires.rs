@@ -184,6 +184,28 @@ fn what_is_written_while_a_client_is_not_connected_waits_for_it() {
     assert_eq!(wired.node.stop().0, 0);
 }
 
+/// A client of `a` is not read any more, and all of a client of `free` arrives.
+fn one_is_held_back_and_the_other_served(wired: Wired, free: &str, upstream: &TcpStream) {
+    let mut held = connect(wired.address("a"));
+    held.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    let line = [&[b'x'; 1_000][..], b"\n"].concat();
+    let mut written = 0_usize;
+    while let Ok(count) = held.write(&line) {
+        written += count;
+        assert!(written < 64 << 20, "it is not held back");
+    }
+    let mut free = connect(wired.address(free));
+    let mut hears = lines(upstream);
+    for nth in 0..1_000 {
+        writeln!(free, "{nth}").unwrap();
+        assert_eq!(hears.next().unwrap(), nth.to_string());
+    }
+    drop((held, free));
+    wired.node.signal(Signal::TERM);
+    wired.node.signal(Signal::TERM);
+    assert_eq!(wired.node.wait().0, 1, "what was cut is said");
+}
+
 /// Two listeners, each wired to a target of its own, of which one never reads.
 #[test]
 fn a_slot_that_stalls_holds_back_its_own_source_and_no_other() {
@@ -198,24 +220,7 @@ fn a_slot_that_stalls_holds_back_its_own_source_and_no_other() {
     ];
     let wired = Wired::start(&config.concat());
     let (_never_read, upstream) = (accept_one(&stuck), accept_one(&server));
-    let mut held = connect(wired.address("a"));
-    held.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
-    let line = [&[b'x'; 1_000][..], b"\n"].concat();
-    let mut written = 0_usize;
-    while let Ok(count) = held.write(&line) {
-        written += count;
-        assert!(written < 64 << 20, "its source is not held back");
-    }
-    let mut free = connect(wired.address("b"));
-    let mut hears = lines(&upstream);
-    for nth in 0..1_000 {
-        writeln!(free, "{nth}").unwrap();
-        assert_eq!(hears.next().unwrap(), nth.to_string());
-    }
-    drop((held, free));
-    wired.node.signal(Signal::TERM);
-    wired.node.signal(Signal::TERM);
-    assert_eq!(wired.node.wait().0, 1, "what was cut is said");
+    one_is_held_back_and_the_other_served(wired, "b", &upstream);
 }
 
 /// Two connections of one listener: what one says goes to a target that never reads.
@@ -231,24 +236,7 @@ fn a_slot_that_stalls_holds_back_the_connection_it_was_called_for_and_no_other_o
     ];
     let wired = Wired::start(&config.concat());
     let (_never_read, upstream) = (accept_one(&stuck), accept_one(&server));
-    let mut held = connect(wired.address("a"));
-    held.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
-    let line = [&[b'x'; 1_000][..], b"\n"].concat();
-    let mut written = 0_usize;
-    while let Ok(count) = held.write(&line) {
-        written += count;
-        assert!(written < 64 << 20, "it is not held back");
-    }
-    let mut free = connect(wired.address("a"));
-    let mut hears = lines(&upstream);
-    for nth in 0..1_000 {
-        writeln!(free, "{nth}").unwrap();
-        assert_eq!(hears.next().unwrap(), nth.to_string());
-    }
-    drop((held, free));
-    wired.node.signal(Signal::TERM);
-    wired.node.signal(Signal::TERM);
-    assert_eq!(wired.node.wait().0, 1, "what was cut is said");
+    one_is_held_back_and_the_other_served(wired, "a", &upstream);
 }
 
 #[test]

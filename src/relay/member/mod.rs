@@ -429,14 +429,14 @@ impl Member {
     /// The peer has finished: it leaves, unless all it ever does is listen.
     fn finished(&mut self) {
         self.has_finished = true;
-        if self.is_terminal() {
+        let is_terminal = self.is_terminal();
+        if is_terminal {
             self.take_last_line();
         }
         self.conn.read_finished();
         if let Some(vigil) = self.vigil() {
             vigil.finished();
         }
-        let is_terminal = self.is_terminal();
         if let Some(wires) = &self.group.wires {
             self.answered = Some(wires.read_finished(&self.conn));
             if !is_terminal && self.watch.half_closed() {

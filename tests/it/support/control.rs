@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
+use signal_node::Node;
+use signal_node::registry::{Accounts, ObjectKind};
 
 use super::{Ending, NodeProcess, PATIENCE, binary, connect, pattern, read_all, run};
 
@@ -107,4 +109,16 @@ pub(crate) fn echoes(address: SocketAddr, count: usize) {
 pub(crate) fn totals<'a>(status: &'a Value, object: &str) -> &'a Value {
     let objects = status["objects"].as_array().unwrap();
     &objects.iter().find(|candidate| candidate["object"] == object).unwrap()["totals"]
+}
+
+/// What the accounts of the target say, which add up whenever they are looked at.
+pub(crate) fn accounts(node: &Node) -> Accounts {
+    let Some(ObjectKind::Client { accounts: Some(accounts), .. }) =
+        node.registry().find("connect1").map(|found| found.kind)
+    else {
+        panic!("connect1 has no accounts")
+    };
+    let Accounts { received, sent, queued, dropped, unconfirmed } = accounts;
+    assert_eq!(received, sent + queued + dropped + unconfirmed, "{accounts:?}");
+    accounts
 }

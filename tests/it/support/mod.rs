@@ -15,8 +15,8 @@ mod tools;
 
 pub(crate) use self::agent::Agent;
 pub(crate) use self::calls::Calls;
-pub(crate) use self::control::{Controlled, Talk, echoes, text_of, totals};
-pub(crate) use self::modbus::{Device, Got, MUTE, Master, SLOW, value as register_value};
+pub(crate) use self::control::{Controlled, Talk, accounts, echoes, text_of, totals};
+pub(crate) use self::modbus::{Device, Got, MUTE, Master, SLOW, pymodbus, value as register_value};
 pub(crate) use self::net::{
     Ending, Namespace, abort, accept_one, connect, hold_free_port, listener, listening_port, pattern,
     read_all, two_networks, wait_until,
@@ -29,7 +29,7 @@ pub(crate) use self::sockets::{
 pub(crate) use self::system::{Liner, System, Terminal};
 pub(crate) use self::tls::{Peer, Plant};
 pub(crate) use self::tools::{
-    PYTHON, has, needs, needs_namespaces, needs_pymodbus, needs_two_networks, qt_peer, root,
+    has, needs, needs_namespaces, needs_pymodbus, needs_two_networks, qt_peer, root,
 };
 
 /// Longer than anything here takes on a busy machine; reached only by a failure.

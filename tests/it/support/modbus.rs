@@ -3,12 +3,14 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
 use super::net::{abort, connect};
+use super::tools::{PYTHON, root};
 
 /// This unit never answers.
 pub(crate) const MUTE: u8 = 99;
@@ -178,4 +180,12 @@ impl Master {
     pub(crate) fn into_stream(self) -> TcpStream {
         self.stream
     }
+}
+
+/// What modbus.py plays, with pymodbus: `device` or `masters`.
+pub(crate) fn pymodbus(role: &str, port: u16) -> Command {
+    let mut command = Command::new(PYTHON);
+    command.arg(root().join("tests/it/support/modbus.py")).args([role, &port.to_string()]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
 }
