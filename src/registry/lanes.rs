@@ -135,6 +135,7 @@ const TURN: usize = 8;
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::sync::Mutex;
 
     use tokio::sync::Semaphore;
@@ -209,6 +210,25 @@ mod tests {
         assert!(!intake.has_some_of(one.id) && intake.is_done(8));
         intake.close();
         task.join_next().await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn however_much_there_is_others_have_their_turns() {
+        let undone = Undone::new();
+        let intake = Arc::new(Intake::of_object(&undone));
+        intake.put(fact("x", None));
+        let (begun, seen) = (Cell::new(0), Cell::new(0));
+        let begin = |item| {
+            begun.set(begun.get() + 1);
+            match begun.get() {
+                1_000 => intake.close(),
+                _ => _ = intake.put(item),
+            }
+            std::future::ready(())
+        };
+        let other = async { seen.set(begun.get()) };
+        tokio::join!(in_lanes(Arc::clone(&intake), begin), other);
+        assert_eq!((begun.get(), seen.get() < 100), (1_000, true), "{}", seen.get());
     }
 
     #[tokio::test]

@@ -52,6 +52,8 @@ enum Beat {
     Due,
     /// It was written then, and has no answer.
     Asked(Instant),
+    /// Nothing is asked, or nothing more.
+    Over,
 }
 
 /// What a look has found.
@@ -68,18 +70,22 @@ impl Vigil {
     /// Over a connection, if anything is expected of it. `is_stream`: it has no messages.
     pub(super) fn over(conn: &Conn, is_stream: bool) -> Option<Arc<Self>> {
         let terms = conn.terms().filter(|terms| terms.has_limits())?;
+        Some(Arc::new(Self::new(conn.record(), terms, is_stream)))
+    }
+
+    fn new(record: &Arc<Record>, terms: &Arc<PeerOptions>, is_stream: bool) -> Self {
         let now = Instant::now();
-        let rest = terms.heartbeat.as_ref().map_or(Duration::ZERO, |heartbeat| heartbeat.every);
+        let rests = |heartbeat: &Heartbeat| Beat::Rests(now + heartbeat.every);
         let state = State {
             begun: now,
-            received: conn.received(),
+            received: record.received(),
             heard: now,
-            sent: conn.sent(),
+            sent: record.sent(),
             took: now,
-            beat: Beat::Rests(now + rest),
+            beat: terms.heartbeat.as_ref().map_or(Beat::Over, rests),
         };
-        Some(Arc::new(Self {
-            record: Arc::clone(conn.record()),
+        Self {
+            record: Arc::clone(record),
             terms: Arc::clone(terms),
             is_stream,
             is_unread: AtomicBool::new(false),
@@ -87,7 +93,7 @@ impl Vigil {
             has_begun: AtomicBool::new(false),
             has_finished: AtomicBool::new(false),
             state: Mutex::new(state),
-        }))
+        }
     }
 
     pub(super) fn heartbeat(&self) -> Option<&Heartbeat> {
@@ -120,7 +126,9 @@ impl Vigil {
 
     /// It will say nothing more.
     pub(super) fn finished(&self) {
-        self.has_finished.store(true, Relaxed);
+        if !self.has_finished.swap(true, Relaxed) {
+            self.lock().beat = Beat::Over;
+        }
     }
 
     /// Whether a probe is to be written.
@@ -130,7 +138,10 @@ impl Vigil {
 
     /// A probe was written whole.
     pub(super) fn asked(&self) {
-        self.lock().beat = Beat::Asked(Instant::now());
+        let mut state = self.lock();
+        if let Beat::Due = state.beat {
+            state.beat = Beat::Asked(Instant::now());
+        }
     }
 
     /// Whether a probe has no answer yet.
@@ -150,7 +161,7 @@ impl Vigil {
     pub(super) fn look(&self, now: Instant) -> Finding {
         let mut state = self.lock();
         let (received, sent) = (self.record.received(), self.record.sent());
-        let (is_unread, has_finished) = (self.is_unread.load(Relaxed), self.has_finished.load(Relaxed));
+        let is_unread = self.is_unread.load(Relaxed);
         if received != state.received || is_unread {
             (state.received, state.heard) = (received, now);
         }
@@ -164,16 +175,14 @@ impl Vigil {
             }
         }
         if let Beat::Rests(due) = state.beat
-            && self.heartbeat().is_some()
             && due <= now
-            && !has_finished
         {
             state.beat = Beat::Due;
         }
         let passed = self.limits(&state).find(|(due, _)| *due <= now);
         match passed {
             Some((_, reason)) => Finding::Passed(reason),
-            None if matches!(state.beat, Beat::Due) && !has_finished => Finding::Due,
+            None if matches!(state.beat, Beat::Due) => Finding::Due,
             None => Finding::Nothing,
         }
     }
@@ -188,7 +197,7 @@ impl Vigil {
         ];
         let looks = looks.into_iter().flatten().map(|limit| period(millis(limit)));
         let rests = match state.beat {
-            Beat::Rests(due) if self.heartbeat().is_some() && !self.has_finished.load(Relaxed) => Some(due),
+            Beat::Rests(due) => Some(due),
             _ => None,
         };
         let dues = self.limits(&state).map(|(due, _)| due).chain(rests);
@@ -202,7 +211,7 @@ impl Vigil {
         let has_begun = self.has_begun.load(Relaxed) || self.is_stream && state.received > 0;
         let terms = &self.terms;
         let asked = match state.beat {
-            Beat::Asked(at) if is_heard => self.heartbeat().map(|heartbeat| at + heartbeat.within),
+            Beat::Asked(at) => self.heartbeat().map(|heartbeat| at + heartbeat.within),
             _ => None,
         };
         let first = terms.first_frame_timeout.filter(|_| is_heard && !has_begun);
@@ -224,4 +233,96 @@ impl Vigil {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::bus::EventBus;
+    use crate::event::{Endpoint, Introduction};
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    fn watched(terms: PeerOptions, is_stream: bool) -> (Arc<Record>, Vigil) {
+        let (endpoint, nobody) = ("room".into(), Introduction::default());
+        let record = Record::accepted(&EventBus::new(), &endpoint, Endpoint::Stdio, Endpoint::Stdio, nobody);
+        let vigil = Vigil::new(&record, &Arc::new(terms), is_stream);
+        (record, vigil)
+    }
+
+    async fn after(vigil: &Vigil, time: Duration) -> Finding {
+        advance(time).await;
+        vigil.look(Instant::now())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_nothing_to_take_is_not_behind_and_who_only_speaks_takes_nothing() {
+        let terms = PeerOptions { write_timeout: Some(LIMIT), ..PeerOptions::default() };
+        let (record, vigil) = watched(terms, false);
+        assert_eq!(after(&vigil, 4 * LIMIT).await, Finding::Nothing);
+        // Its kernel was full to the byte: nothing more was written when it fell behind.
+        advance(4 * LIMIT).await;
+        assert!(vigil.behind(true) && !vigil.behind(true));
+        assert_eq!(after(&vigil, LIMIT / 2).await, Finding::Nothing);
+        record.add_sent(1);
+        assert_eq!(after(&vigil, LIMIT / 2).await, Finding::Nothing);
+        record.add_received(1);
+        assert_eq!(after(&vigil, LIMIT / 2).await, Finding::Nothing);
+        record.add_received(1);
+        assert_eq!(after(&vigil, LIMIT / 2).await, Finding::Passed(Reason::WriteTimeout));
+        assert!(!vigil.behind(false));
+        assert_eq!(after(&vigil, 4 * LIMIT).await, Finding::Nothing);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_first_message_is_whole_or_a_byte_of_a_stream_and_is_not_due_while_nobody_reads() {
+        for is_stream in [false, true] {
+            let terms = PeerOptions { first_frame_timeout: Some(LIMIT), ..PeerOptions::default() };
+            let (record, vigil) = watched(terms.clone(), is_stream);
+            vigil.unread(true);
+            assert_eq!(after(&vigil, 4 * LIMIT).await, Finding::Nothing);
+            vigil.unread(false);
+            assert_eq!(after(&vigil, LIMIT / 2).await, Finding::Nothing);
+            record.add_received(1);
+            let begun = if is_stream { Finding::Nothing } else { Finding::Passed(Reason::FirstFrameTimeout) };
+            assert_eq!(after(&vigil, LIMIT).await, begun, "{is_stream}");
+            vigil.begun();
+            assert_eq!(after(&vigil, LIMIT).await, Finding::Nothing);
+            let (_record, vigil) = watched(terms, is_stream);
+            assert_eq!(after(&vigil, LIMIT).await, Finding::Passed(Reason::FirstFrameTimeout));
+            vigil.finished();
+            assert_eq!(after(&vigil, LIMIT).await, Finding::Nothing);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn probes_come_at_even_times_and_their_answers_are_due_from_when_they_were_written() {
+        let heartbeat = Heartbeat { send: "PING".into(), every: 2 * LIMIT, within: LIMIT, expect: None };
+        let terms = PeerOptions { heartbeat: Some(heartbeat), ..PeerOptions::default() };
+        let (_record, vigil) = watched(terms, false);
+        assert_eq!(after(&vigil, LIMIT).await, Finding::Nothing);
+        for _ in 0..3 {
+            assert_eq!(after(&vigil, LIMIT).await, Finding::Due);
+            vigil.asked();
+            assert_eq!(after(&vigil, LIMIT / 2).await, Finding::Nothing);
+            vigil.answered();
+            assert_eq!(after(&vigil, LIMIT / 2).await, Finding::Nothing, "from probe to probe");
+        }
+        assert_eq!(after(&vigil, LIMIT).await, Finding::Due);
+        // It cannot be written for long.
+        assert_eq!(after(&vigil, 9 * LIMIT).await, Finding::Due);
+        vigil.asked();
+        assert_eq!(after(&vigil, LIMIT / 2).await, Finding::Nothing);
+        vigil.unread(true);
+        assert_eq!(after(&vigil, 9 * LIMIT).await, Finding::Nothing);
+        vigil.unread(false);
+        assert_eq!(after(&vigil, LIMIT / 2).await, Finding::Nothing);
+        assert_eq!(after(&vigil, LIMIT / 2).await, Finding::Passed(Reason::Heartbeat));
+        vigil.finished();
+        assert_eq!(after(&vigil, 9 * LIMIT).await, Finding::Nothing);
+        vigil.asked();
+        assert!(!vigil.awaits() && !vigil.is_due() && vigil.next(Instant::now()).is_none());
+    }
 }

@@ -126,6 +126,10 @@ fn the_exact_request_is_answered_with_the_port_and_nothing_else_is() {
         socket.send_to(request, asked).unwrap();
     }
     node.counts("malformed", 9);
+    for nth in 10..20 {
+        socket.send_to(b"REQUEST", asked).unwrap();
+        node.counts("malformed", nth);
+    }
     for end in [&b""[..], b"\0", b"\n", b"\r\n", b"\r\n\0"] {
         socket.send_to(&[REQUEST, end].concat(), asked).unwrap();
         assert_eq!(hear(&socket), room.port().to_string());
@@ -161,6 +165,14 @@ fn who_is_in_no_network_gets_no_word_and_a_reload_lets_him_in() {
     socket.send_to(REQUEST, asked).unwrap();
     assert_eq!(hear(&socket), room.port().to_string());
     assert_eq!((node.count("foreign"), node.count("answered")), (3, 1), "the same socket, with its counts");
+    // And it may announce another.
+    let file = node.folder.path().join("node.toml");
+    let text = std::fs::read_to_string(&file).unwrap().replace("for = \"room\"", "for = \"hall\"");
+    let hall = "[listen.hall]\nbind = \"0\"\n[relay.h]\nfrom = \"hall\"\nmode = \"echo\"\n";
+    std::fs::write(&file, text + hall).unwrap();
+    node.ask_node(&["reload"]);
+    socket.send_to(REQUEST, asked).unwrap();
+    assert_eq!(hear(&socket), node.node.address_of(1).port().to_string());
 }
 
 #[test]

@@ -173,11 +173,38 @@ async fn a_check_finds_out_before_any_client_does() {
     let _ = node.shutdown(Duration::ZERO).await;
 }
 
+/// The first check is at once, and the next in an hour.
+#[tokio::test]
+async fn what_a_check_has_found_away_is_away_until_a_check_finds_it_back() {
+    let (first, second) = (Named::anywhere(b'a').await, Named::anywhere(b'b').await);
+    let addresses = [first.address, second.address];
+    first.end().await;
+    let relay = "check = \"1h\"\nhold = \"50ms\"";
+    let (node, mut events) = node(&addresses, relay, &[EventKind::ConnectFailed]).await;
+    while is_up(&node, "t0") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Without checks it would be tried again after that.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(visit(&node).await.1, 'b');
+    let tried = timeout(Duration::from_millis(1), events.next()).await;
+    assert!(tried.is_err(), "{tried:?}");
+    // Now all are tried, and to be reached once is not to be well.
+    second.end().await;
+    let _first = Named::new(b'a', addresses[0]).await;
+    while is_up(&node, "t1") {
+        assert_eq!(visit(&node).await.1, 'a');
+    }
+    assert!(!is_up(&node, "t0"));
+    let _ = node.shutdown(Duration::ZERO).await;
+}
+
 #[tokio::test]
 async fn each_in_turn_and_those_that_failed_are_left_out() {
     let servers = [Named::anywhere(b'a').await, Named::anywhere(b'b').await, Named::anywhere(b'c').await];
     let addresses = servers.each_ref().map(|server| server.address);
-    let (node, _events) = node(&addresses, "strategy = \"round_robin\"", &[EventKind::TargetChanged]).await;
+    let changed = [EventKind::TargetChanged];
+    let (node, mut events) = node(&addresses, "strategy = \"round_robin\"", &changed).await;
     let mut got = String::new();
     for _ in 0..6 {
         got.push(visit(&node).await.1);
@@ -190,6 +217,8 @@ async fn each_in_turn_and_those_that_failed_are_left_out() {
         got.push(visit(&node).await.1);
     }
     assert!(!got.contains('b') && got.matches('a').count() >= 2 && got.matches('c').count() >= 2, "{got}");
+    let changed = timeout(Duration::from_millis(1), events.next()).await;
+    assert!(changed.is_err(), "each has its own: {changed:?}");
     let _ = node.shutdown(Duration::ZERO).await;
 }
 

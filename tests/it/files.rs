@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
@@ -368,22 +368,27 @@ fn the_room_the_readings_and_the_meeting_place_do_what_they_say() {
 }
 
 #[test]
-fn sensors_reach_the_second_server_while_the_first_is_away() {
+fn sensors_reach_the_second_server_while_the_first_is_away_and_the_first_again() {
     let ((first, a), (second, b)) = (listener(), listener());
     let node = shipped("failover", &[("SENSORS", ANY), ("FIRST", a), ("SECOND", b)]);
     let mut sensor = connect(node.address());
     drop((accept_one(&first), first));
     sensor.write_all(b"20.5\n").unwrap();
-    let mut line = [0; 5];
     // A check comes and goes.
-    let server = loop {
-        let mut server = accept_one(&second);
-        if server.read_exact(&mut line).is_ok() {
-            break server;
+    let hears = |server: &TcpListener, expected: &[u8; 5]| loop {
+        let (mut stream, mut line) = (accept_one(server), [0; 5]);
+        if stream.read_exact(&mut line).is_ok() {
+            assert_eq!(&line, expected);
+            return stream;
         }
     };
-    assert_eq!(&line, b"20.5\n");
-    drop((server, sensor));
+    let server = hears(&second, b"20.5\n");
+    // And again the first, once that has been well for a while.
+    let first = TcpListener::bind(a).unwrap();
+    assert_eq!(node.nth_event("target_changed", 1)["to"], "first");
+    sensor.write_all(b"21.0\n").unwrap();
+    let again = hears(&first, b"21.0\n");
+    drop((server, again, sensor));
     assert_eq!(node.stop().0, 0);
 }
 

@@ -264,6 +264,61 @@ async fn a_probe_is_never_inside_another_message_nor_another_inside_it() {
     let _ = node.shutdown(Duration::ZERO).await;
 }
 
+/// Of several messages one is half written, and the rest waits, for as long as the peer does not read.
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_due_while_a_message_is_half_written_comes_after_all_that_waits() {
+    let keys = r#"
+        kernel_send_buffer = "8KiB"
+        queue_overflow = "block"
+        heartbeat = { send = "PING", every = "10s", within = "5s", expect = "PONG" }"#;
+    let (node, mut events) = start(hub(keys), &WATCHED).await;
+    let mut slow = narrow(node.addresses()[0]).await;
+    next(&mut events).await;
+    let mut speaker = Peer::new(node.addresses()[0]).await;
+    next(&mut events).await;
+    let line = |nth| format!("{nth:06} {}", "m".repeat(3_000));
+    for nth in 0..200 {
+        speaker.say(&line(nth)).await;
+    }
+    let mut tasks = JoinSet::new();
+    tasks.spawn(speaker.answers("PONG"));
+    sleep(Duration::from_secs(100)).await;
+    for nth in 0..200 {
+        assert_eq!(slow.hears().await.unwrap(), line(nth));
+    }
+    assert_eq!(slow.hears().await.unwrap(), "PING");
+    assert!(timeout(Duration::from_millis(1), events.next()).await.is_err(), "nobody is missed");
+    drop(tasks);
+    let _ = node.shutdown(Duration::ZERO).await;
+}
+
+/// A probe that is half written has asked nobody.
+#[tokio::test(start_paused = true)]
+async fn the_time_for_an_answer_begins_when_the_probe_is_out() {
+    let probe = "p".repeat(200_000);
+    let keys = format!(
+        "kernel_send_buffer = \"8KiB\"\n\
+         heartbeat = {{ send = \"{probe}\", every = \"10s\", within = \"5s\", expect = \"PONG\" }}"
+    );
+    let (node, mut events) = start(hub(&keys), &WATCHED).await;
+    let mut slow = narrow(node.addresses()[0]).await;
+    next(&mut events).await;
+    let ended = timeout(Duration::from_secs(100), events.next()).await;
+    assert!(ended.is_err(), "{ended:?}");
+    assert_eq!(slow.hears().await.unwrap(), probe);
+    slow.say("PONG").await;
+    assert_eq!(slow.hears().await.unwrap(), probe);
+    assert!(matches!(next(&mut events).await, Event::HeartbeatMissed { .. }));
+    let _ = node.shutdown(Duration::ZERO).await;
+}
+
+/// A peer for which the kernel holds little.
+async fn narrow(address: SocketAddr) -> Peer {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(8 << 10).unwrap();
+    Peer::of(socket.connect(address).await.unwrap())
+}
+
 /// The target does not answer: it is dialled again, and nothing that was to be sent is lost, nor does
 /// a probe count as a message.
 #[tokio::test(start_paused = true)]

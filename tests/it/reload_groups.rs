@@ -160,6 +160,7 @@ async fn how_requests_take_their_turns_changes_at_once_and_for_who_is_there() {
     // delay_after_connect.
     node.reload(config("request_timeout = \"1h\"\ndelay_after_connect = \"400ms\"")).await.unwrap();
     assert!(device.reset());
+    wait_until("it is connected again", PATIENCE, || device.accepted().len() == 2);
     assert!(matches!(master.read(6).unwrap(), Got::Value(_)));
     let (accepted, seen) = (device.accepted(), device.seen());
     assert_eq!((accepted.len(), seen.len()), (2, 6));

@@ -115,19 +115,25 @@ async fn a_member_from_which_nothing_comes_is_ended_though_it_is_written_to() {
 
 #[tokio::test(start_paused = true)]
 async fn a_member_that_takes_nothing_is_ended_and_one_that_has_nothing_to_take_is_not() {
-    // Above all other limits: a queue that holds all, and no policy that ends it.
-    let keys = "write_timeout = \"5s\"\nqueue_overflow = \"block\"\nqueue_max = \"64KiB\"\nkernel_send_buffer = \"8KiB\"";
-    let (node, mut events) = start(&hub(keys)).await;
-    let mut speaker = join(&node, &mut events).await;
-    let stuck = join(&node, &mut events).await;
-    nobody_ends(&mut events).await;
-    fill(&mut speaker, format!("{}\n", "x".repeat(1_000)).as_bytes()).await;
-    let begun = Instant::now();
-    assert_eq!(end(&mut events).await, ("room".into(), Reason::WriteTimeout, local(&stuck)));
-    let passed = begun.elapsed();
-    assert!(passed >= Duration::from_secs(4) && passed <= Duration::from_secs(7), "{passed:?}");
-    nobody_ends(&mut events).await;
-    let _ = node.shutdown(Duration::ZERO).await;
+    // The second is less than the sweep waits by itself.
+    for limit in [Duration::from_secs(5), Duration::from_millis(400)] {
+        // Above all other limits: a queue that holds all, and no policy that ends it.
+        let keys = format!(
+            "write_timeout = \"{}ms\"\nqueue_overflow = \"block\"\nqueue_max = \"64KiB\"\nkernel_send_buffer = \"8KiB\"",
+            limit.as_millis()
+        );
+        let (node, mut events) = start(&hub(&keys)).await;
+        let mut speaker = join(&node, &mut events).await;
+        let stuck = join(&node, &mut events).await;
+        nobody_ends(&mut events).await;
+        fill(&mut speaker, format!("{}\n", "x".repeat(1_000)).as_bytes()).await;
+        let begun = Instant::now();
+        assert_eq!(end(&mut events).await, ("room".into(), Reason::WriteTimeout, local(&stuck)));
+        let passed = begun.elapsed();
+        assert!(passed >= limit * 3 / 4 && passed <= limit * 3 / 2, "{passed:?}");
+        nobody_ends(&mut events).await;
+        let _ = node.shutdown(Duration::ZERO).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -148,6 +154,25 @@ async fn a_member_whose_first_message_is_not_whole_in_time_is_ended() {
     assert_eq!(reason, Reason::FirstFrameTimeout);
     assert_ne!(peer, name);
     nobody_ends(&mut events).await;
+    let _ = node.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_pair_a_byte_is_as_much_as_a_message_and_who_has_finished_is_not_silent() {
+    let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let limits = "first_frame_timeout = \"5s\"";
+    let (node, mut events) =
+        start(&pair(&format!("{limits}\nread_timeout = \"10s\""), limits, &target)).await;
+    let mut client = join(&node, &mut events).await;
+    let mut server = target.accept().await.unwrap().0;
+    client.write_all(b"x").await.unwrap();
+    server.write_all(b"y").await.unwrap();
+    hears(&mut server, "x").await;
+    hears(&mut client, "y").await;
+    client.shutdown().await.unwrap();
+    nobody_ends(&mut events).await;
+    server.write_all(b"z").await.unwrap();
+    hears(&mut client, "z").await;
     let _ = node.shutdown(Duration::ZERO).await;
 }
 

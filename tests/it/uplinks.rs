@@ -11,8 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use signal_node::bus::Delivery;
 use signal_node::registry::{Accounts, ObjectKind};
-use signal_node::{Config, EventBus, Node};
+use signal_node::{Config, Event, EventBus, EventKind, EventMask, Node};
+use tokio::time::timeout;
+use tokio_stream::StreamExt;
 
 use crate::support::{
     Ending, NodeProcess, PATIENCE, Running, abort, accept_one, binary, connect, hold_free_port, listener,
@@ -403,6 +406,87 @@ fn one_that_cannot_be_reached_is_tried_beside_the_one_that_works() {
     assert_eq!((node.accounts("b").received, node.accounts("a").received), (5, 0));
 }
 
+/// Its machine accepts whoever comes, and its program ends them.
+#[test]
+fn one_that_hangs_up_is_left_for_the_time_of_hold_though_it_could_be_reached() {
+    let ((first, a), (second, b)) = (listener(), listener());
+    let node = Uplinked::start(&[a, b], "hold = \"1s\"");
+    let mut client = connect(node.node.address());
+    let server = accept_one(&first);
+    writeln!(client, "one").unwrap();
+    assert_eq!(line(&server), "one\n");
+    let left = Instant::now();
+    drop(server);
+    let server = accept_one(&second);
+    assert_eq!(node.changed(0), ("a".into(), "b".into()));
+    writeln!(client, "two").unwrap();
+    assert_eq!(line(&server), "two\n");
+    let back = accept_one(&first);
+    assert!(left.elapsed() >= Duration::from_secs(1), "{:?}", left.elapsed());
+    // The one that is left hears so, and is heard to its end.
+    assert_eq!(read_all(&server), (vec![], Ending::Fin));
+    writeln!(&server, "farewell").unwrap();
+    assert_eq!(line(&client), "farewell\n");
+    assert_eq!(node.changed(1), ("b".into(), "a".into()));
+    writeln!(client, "three").unwrap();
+    assert_eq!(line(&back), "three\n");
+}
+
+/// Of what waits for the second a line is half written, and it reads only when the first is back.
+#[test]
+fn a_line_that_was_begun_is_written_to_its_end_before_the_connection_moves_back() {
+    let ((held, a), (narrow, b)) = (hold_free_port(), hold_free_port());
+    narrow.set_recv_buffer_size(16 << 10).unwrap();
+    narrow.listen(16).unwrap();
+    let node = Uplinked::start(&[a, b], "hold = \"300ms\"");
+    let (narrow, mut client) = (TcpListener::from(narrow), connect(node.node.address()));
+    let server = accept_one(&narrow);
+    let lines = |range: std::ops::Range<usize>| -> String {
+        range.map(|nth| format!("{nth:06} {}\n", "x".repeat(993))).collect()
+    };
+    client.write_all(lines(0..4_000).as_bytes()).unwrap();
+    wait_until("some of it is out", PATIENCE, || node.accounts("b").received > 0);
+    held.listen(16).unwrap();
+    let back = accept_one(&TcpListener::from(held));
+    let (bytes, ending) = read_all(&server);
+    let got = bytes.len() / 1_001;
+    assert_eq!(ending, Ending::Fin);
+    assert!(got < 4_000 && bytes == lines(0..got).into_bytes(), "{} bytes", bytes.len());
+    let mut rest = vec![0; (4_000 - got) * 1_001];
+    (&back).read_exact(&mut rest).unwrap();
+    assert!(rest == lines(got..4_000).into_bytes(), "after {got} lines");
+}
+
+/// One that waits for an answer is about to be left, when a reload leads somewhere else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_forgets_the_connection_that_was_to_be_moved_to() {
+    let ((held, a), (second, b), (third, c)) = (hold_free_port(), listener(), listener());
+    let relay = "hold = \"300ms\"\nreply = \"request\"\nrequest_timeout = \"10s\"";
+    let mut node = node(&[a, b], relay).await;
+    let address = node.addresses()[0];
+    let asked = tokio::task::spawn_blocking(move || {
+        let mut client = connect(address);
+        let device = accept_one(&second);
+        writeln!(client, "one").unwrap();
+        assert_eq!(line(&device), "one\n");
+        held.listen(16).unwrap();
+        let first: TcpListener = held.into();
+        (client, device, accept_one(&first))
+    });
+    let (mut client, device, preferred) = asked.await.unwrap();
+    node.reload(parse(&text(&[c, b], relay).replace("127.0.0.1:0", &address.to_string()))).await.unwrap();
+    let answered = tokio::task::spawn_blocking(move || {
+        writeln!(&device, "answer").unwrap();
+        assert_eq!(line(&client), "answer\n");
+        drop(device);
+        let device = accept_one(&third);
+        writeln!(client, "two").unwrap();
+        assert_eq!(line(&device), "two\n");
+        assert!(read_all(&preferred).0.is_empty());
+    });
+    answered.await.unwrap();
+}
+
 #[test]
 fn each_in_turn_is_the_next_whenever_one_ends() {
     let servers = [listener(), listener(), listener()];
@@ -422,7 +506,9 @@ fn each_in_turn_is_the_next_whenever_one_ends() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_with_several_addresses_is_one_target_and_what_waits_outlives_a_change_of_the_list() {
     let ((_held, a), (listening, b)) = (hold_free_port(), hold_free_port());
-    let mut node = node(&[a, b], "").await;
+    let bus = EventBus::new();
+    let mut events = bus.subscribe(EventMask::of(&[EventKind::TargetChanged]));
+    let mut node = Node::bind_with(parse(&text(&[a, b], "")), bus).await.unwrap();
     let address = node.addresses()[0];
     let mut client = tokio::task::spawn_blocking(move || connect(address)).await.unwrap();
     writeln!(client, "waits").unwrap();
@@ -441,6 +527,11 @@ async fn a_name_with_several_addresses_is_one_target_and_what_waits_outlives_a_c
     let got = tokio::task::spawn_blocking(move || line(&accept_one(&upstream))).await.unwrap();
     assert_eq!(got, "waits\n");
     assert_eq!((accounts(&node, "up").received, accounts(&node, "b").received), (1, 1));
+    // By their names, wherever they stand in the list.
+    let changed = timeout(PATIENCE, events.next()).await.unwrap().unwrap();
+    let Delivery::Event(changed) = changed else { panic!("{changed:?}") };
+    let Event::TargetChanged { from, to, .. } = &changed.event else { panic!("{changed:?}") };
+    assert_eq!((&**from, &**to), ("a", "b"));
 }
 
 #[test]

@@ -272,13 +272,7 @@ fn a_target_that_stalls_holds_back_who_speaks_through_a_filter() {
     let node = Filtered::start(&config, "function same(conn, line)\n  return line\nend\n");
     let _never_read = Peer::accepted(&server);
     let mut client = connect(node.node.address());
-    client.set_write_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
-    let line = [&[b'x'; 1_000][..], b"\n"].concat();
-    let mut written = 0_usize;
-    while let Ok(count) = client.write(&line) {
-        written += count;
-        assert!(written < 64 << 20, "it is not held back");
-    }
+    fill(&mut client);
     drop(client);
     node.node.signal(Signal::TERM);
     node.node.signal(Signal::TERM);
@@ -286,10 +280,34 @@ fn a_target_that_stalls_holds_back_who_speaks_through_a_filter() {
 }
 
 #[test]
+fn a_script_that_stalls_holds_back_who_speaks_through_it() {
+    let script = "function never(conn, line)\n  sleep(3600)\n  return line\nend\n";
+    let node =
+        Filtered::start(&(hub("via = [\"script.s.never\"]") + "[script.s]\nfile = \"s.luau\"\n"), script);
+    let mut client = connect(node.node.address());
+    fill(&mut client);
+    drop(client);
+    node.node.signal(Signal::TERM);
+    node.node.signal(Signal::TERM);
+    node.node.wait();
+}
+
+/// Writes lines of 1,000 bytes until nothing more is taken.
+fn fill(client: &mut TcpStream) {
+    client.set_write_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
+    let line = [&[b'x'; 1_000][..], b"\n"].concat();
+    let mut written = 0;
+    while let Ok(count) = client.write(&line[written % line.len()..]) {
+        written += count;
+        assert!(written < 64 << 20, "it is not held back");
+    }
+}
+
+#[test]
 fn requests_and_tagged_answers_go_through_filters_too() {
     let (server, at) = listener();
     let script = "function ask(conn, line)\n  if line == 'local' then return reply('here') end\n  return line:upper()\nend\n\
-                  function answer(conn, line)\n  return line:lower()\nend\n";
+                  function answer(conn, line)\n  if line == 'WHAT' then return reply('again') end\n  return line:lower()\nend\n";
     let relay = "reply = \"request\"\nvia = [\"script.s.ask\"]\nvia_back = [\"script.s.answer\"]";
     let node = Filtered::start(&collect(at, "framing = \"lines\"", "", relay), script);
     let mut device = Peer::accepted(&server);
@@ -299,6 +317,8 @@ fn requests_and_tagged_answers_go_through_filters_too() {
     one.say("first");
     assert_eq!(device.hear(), "FIRST");
     other.say("second");
+    // What a filter has to say to it would be taken for a request.
+    device.say("WHAT");
     device.say("ONE");
     assert_eq!(one.hear(), "one");
     assert_eq!(device.hear(), "SECOND");
@@ -320,7 +340,11 @@ fn requests_and_tagged_answers_go_through_filters_too() {
     // What comes back is in small letters before it is told whose it is, and nobody is called so.
     let event = node.dropped("unknown");
     assert_eq!(event["endpoint"], "back");
-    drop(device);
+    assert_eq!(node.node.client_gone(0)["reason"], "closed");
+    let mut stranger = Peer::at(&node.node);
+    stranger.say("good morning");
+    assert_eq!(node.node.client_gone(1)["reason"], "unnamed");
+    drop((device, stranger));
     node.node.stop();
 }
 
