@@ -76,8 +76,8 @@ fn limit() -> usize {
     limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
 }
 
-/// The standard streams, the runtime's own, the control socket's, and some for name lookups, beside one for each listener and each target
-/// that is kept connected.
+/// The standard streams, the runtime's own, the control socket's, and some for name lookups. Listeners, and
+/// targets that are kept connected, come beside these.
 const KEPT: usize = 62;
 
 #[cfg(test)]

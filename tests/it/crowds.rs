@@ -5,14 +5,14 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
 use crate::support::{
-    NodeProcess, Peer, Running, binary, connect, needs, needs_descriptors, needs_two_networks, two_networks,
+    NodeProcess, Peer, binary, connect, needs, needs_descriptors, needs_two_networks, two_networks,
 };
 use crate::topologies::{disconnected, hub, join, lines};
 
@@ -22,12 +22,12 @@ fn size() -> usize {
 }
 
 /// So many connections in a Python process, each begun with `each`; it never reads.
-fn crowd(address: SocketAddr, count: usize, each: &str) -> Running {
+fn crowd(address: SocketAddr, count: usize, each: &str) -> Peer {
     crowd_that(address, count, each, "time.sleep(1)")
 }
 
 /// The same, and each of them sends a byte a second, one after the other.
-fn slow_crowd(address: SocketAddr, count: usize) -> Running {
+fn slow_crowd(address: SocketAddr, count: usize) -> Peer {
     let then = "for s in a:\n\
                 \x20\x20s.send(b'x')\n\
                 \x20\x20next=max(next,time.time()-.1)+1/len(a)\n\
@@ -35,7 +35,8 @@ fn slow_crowd(address: SocketAddr, count: usize) -> Running {
     crowd_that(address, count, "", then)
 }
 
-fn crowd_that(address: SocketAddr, count: usize, each: &str, then: &str) -> Running {
+/// Yields once all are connected.
+fn crowd_that(address: SocketAddr, count: usize, each: &str, then: &str) -> Peer {
     let code = format!(
         "import socket,resource,time\n\
          resource.setrlimit(resource.RLIMIT_NOFILE,({limit},{limit}))\n\
@@ -46,12 +47,15 @@ fn crowd_that(address: SocketAddr, count: usize, each: &str, then: &str) -> Runn
          \x20s.connect(('127.0.0.1',{port}))\n\
          \x20{each}\n\
          \x20a.append(s)\n\
+         print('all',flush=True)\n\
          while True:\n\
          \x20{then}",
         limit = count + 100,
         port = address.port()
     );
-    Running::start(Command::new("python3").args(["-c", &code]).stdin(Stdio::null()))
+    let mut crowd = Peer::start(Command::new("python3").args(["-c", &code]));
+    assert_eq!(crowd.line(), "all");
+    crowd
 }
 
 /// Echoes to all who come, and says so of the last of as many as are expected.
@@ -235,7 +239,7 @@ fn many_that_send_a_byte_now_and_then_delay_nobody() {
     let baseline = p99(node.address());
     drop((crowd, sink));
     let _crowd = slow_crowd(node.address(), size);
-    node.nth_event("new_connection", size + 1);
+    // Its healthy client comes after them all in the backlog, so that all have been accepted.
     let beside = p99(node.address());
     eprintln!(
         "CROWD={size} that send a byte a second: p99 {beside:?} beside them, {baseline:?} while they talk to another \
