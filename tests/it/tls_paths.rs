@@ -39,7 +39,7 @@ fn certificates_are_seen_from_the_folder_of_the_config_also_at_a_reload() {
         return;
     }
     let plant = Plant::new();
-    conf(&plant, "cert = \"localhost.pem\"\nkey = \"./localhost.key\"\nclient_ca = \"../ca.pem\"\n");
+    conf(&plant, "cert = \"localhost.pem\"\nkey = \"localhost.key\"\nclient_ca = \"../ca.pem\"\n");
     let node = NodeProcess::spawn(&mut beside(&plant, &["run"]));
     let asks = || {
         let out = plant.client(node.address(), "localhost", "device7", "talk");
