@@ -201,12 +201,13 @@ fn those_that_begin_a_message_and_stall_share_one_memory() {
     assert!(peak < 50_000 + 10 * size, "{peak} KiB");
 }
 
-/// The 99th percentile of a lone client's round trips: the best of five rounds, since others use the machine too.
+/// The 99th percentile of a lone client's round trips, in the middle one of five rounds: others use the machine too, and
+/// in some rounds by chance nobody does.
 fn p99(address: SocketAddr) -> Duration {
     let mut client = connect(address);
     client.set_nodelay(true).unwrap();
     let round = |client: &mut TcpStream| {
-        let mut times: Vec<_> = (0..2_000)
+        let mut times: Vec<_> = (0..4_000)
             .map(|_| {
                 let begun = Instant::now();
                 client.write_all(&[7; 64]).unwrap();
@@ -217,7 +218,9 @@ fn p99(address: SocketAddr) -> Duration {
         times.sort();
         times[times.len() * 99 / 100]
     };
-    (0..5).map(|_| round(&mut client)).min().unwrap()
+    let mut rounds: Vec<_> = (0..5).map(|_| round(&mut client)).collect();
+    rounds.sort();
+    rounds[2]
 }
 
 /// The same crowd, with the same system calls and wakes, talks first to another process, a plain echo, and then to the
