@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::config::{ClientConfig, Config, ListenConfig, RelayConfig};
 use crate::net::{Heartbeat, MessageOptions, PeerOptions};
-use crate::relay::{RelayMode, Reply, RequestOptions, most_connections};
+use crate::relay::{RelayMode, Reply, RequestOptions};
 
 /// What listens where, what goes to what, and the limits.
 pub(super) fn config(config: &Config, files: &[PathBuf]) -> String {
@@ -20,7 +20,7 @@ pub(super) fn config(config: &Config, files: &[PathBuf]) -> String {
     discovery(&mut out, config);
     wires(&mut out, config);
     scripts(&mut out, config);
-    let most = config.node.max_connections.unwrap_or_else(most_connections);
+    let most = config.most_clients();
     let _ = writeln!(
         out,
         "\nThe node: up to {most} clients at once, {} to drain when it is told to stop, {} thread{}.",

@@ -2,7 +2,7 @@
 //! headers, a proxy on the way. They mean one `[tls.tls]`, and keys of every
 //! listener and client.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::args::Meaning;
 use crate::config::{Config, Place};
@@ -62,13 +62,15 @@ impl Typed {
 impl LayerArgs {
     /// Adds to a relay of these listeners and targets what lies between.
     pub(super) fn apply(&self, config: &mut Config, listen: &Typed, connect: &Typed, meaning: &mut Meaning) {
-        let tls = TlsOptions {
+        let mut tls = TlsOptions {
             cert: self.tls_cert.clone(),
             key: self.tls_key.clone(),
             ca: self.tls_ca.clone(),
             client_ca: self.tls_client_ca.clone(),
             server_name: self.tls_server_name.clone(),
         };
+        // So that what --print-config says is right in any folder.
+        tls.seen_from(Path::new(""));
         let is_spoken = listen.speak_tls.contains(&true) || connect.speak_tls.contains(&true);
         if is_spoken || tls != TlsOptions::default() {
             config.tls.insert(NAME.into(), tls);

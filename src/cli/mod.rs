@@ -51,7 +51,7 @@ use crate::config::{Config, LogFormat, RelayConfig};
 use crate::guide;
 use crate::net::inherit_sockets;
 use crate::node::{Node, NodeError};
-use crate::relay::{RelayMode, most_connections};
+use crate::relay::RelayMode;
 use crate::service::{Control, Supervisor};
 
 /// Runs the program `node`, and says how it ended: 0 done, 1 failed while
@@ -164,7 +164,7 @@ fn typed_json() -> bool {
     args.windows(2).any(pair) || args.iter().any(|arg| arg == "--log-format=json")
 }
 
-/// Takes as many descriptors as we may: two for each pair.
+/// Takes as many descriptors as we may: each client needs one, and in a pair two.
 fn raise_descriptor_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     // Without it the lower limit holds, which `--max-connections` then follows.
@@ -294,7 +294,7 @@ fn conversation(run: &Run) -> Conversation {
 
 /// What will happen, in words.
 fn plan(config: &Config) -> String {
-    let most = config.node.max_connections.unwrap_or_else(most_connections);
+    let most = config.most_clients();
     let plan = |relay: &RelayConfig| {
         let to: Vec<_> = config.to(relay).map(|(_, client)| client.to.as_target()).collect();
         let to = to.join(", else to ");

@@ -12,7 +12,7 @@ use crate::address::{Address, Host};
 use crate::flow::MOST_READ;
 use crate::nearest::{did_you_mean, quoted};
 use crate::net::KernelOptions;
-use crate::relay::{RelayMode, TargetOptions, most_connections};
+use crate::relay::{RelayMode, TargetOptions};
 
 impl Config {
     /// Finds everything that is wrong, without opening anything.
@@ -34,6 +34,7 @@ impl Config {
             self.check_relay(id, relay, &mut taken, &mut faults);
         }
         self.check_ends(&mut faults);
+        faults.0.extend(self.check_most());
         faults.0.extend(self.check_discovery());
         faults.0.extend(self.check_messages());
         faults.0.extend(self.check_peers());
@@ -111,10 +112,6 @@ impl Config {
 
     fn check_node(&self, faults: &mut Faults) {
         let node = |key| Place::new("node", "", key);
-        let most = most_connections();
-        if let Some(wanted) = self.node.max_connections {
-            check_most(wanted, most, node("max_connections"), faults);
-        }
         let mut binds = self.relay.values().flat_map(|relay| self.from(relay)).peekable();
         let is_stdio = |(_, listener): (&str, &ListenConfig)| listener.bind == Address::Stdio;
         if self.node.max_connections.is_some() && binds.peek().is_some() && binds.all(is_stdio) {
@@ -158,9 +155,6 @@ impl Config {
             {
                 let bind = &listener.bind;
                 faults.add(at("bind"), format!("{bind} is the control socket already; choose another path"));
-            }
-            if let Some(wanted) = options.max_connections {
-                check_most(wanted, most_connections(), at("max_connections"), faults);
             }
             for (key, text) in keepalive_faults(&options.keepalive) {
                 faults.add(at(key), text);
@@ -408,20 +402,6 @@ fn covers(host: &Host, other: &Host) -> bool {
         Host::Ip(IpAddr::V6(ip)) => ip.is_unspecified(),
         Host::Ip(IpAddr::V4(ip)) => ip.is_unspecified() && matches!(other, Host::Ip(IpAddr::V4(_))),
         Host::Scoped(..) | Host::Name(_) => false,
-    }
-}
-
-fn check_most(wanted: usize, most: usize, place: Place, faults: &mut Faults) {
-    if wanted == 0 {
-        faults.add(place, "0 would accept nobody; write at least 1");
-    } else if wanted > most {
-        faults.add(
-            place,
-            format!(
-                "{wanted} pairs need more descriptors than this process may open; \
-                 try {most}, or raise the limit (ulimit -Hn)"
-            ),
-        );
     }
 }
 

@@ -340,6 +340,7 @@ impl Reading {
             "tls" => {
                 let mut tls = TlsOptions::default();
                 self.keys(file, &place, inside, &keys::tls(), &mut tls);
+                tls.seen_from(&self.files[file].1);
                 self.config.tls.insert(id.to_owned(), tls);
             }
             "discovery" => {

@@ -235,10 +235,10 @@ pub(crate) fn relay() -> Vec<Key<RelayConfig>> {
 #[rustfmt::skip]
 pub(crate) fn tls() -> Vec<Key<TlsOptions>> {
     vec![
-        key(a::<Off<FilePath>>(), "cert", |t: &mut TlsOptions| &mut t.cert, NewConnections, "our certificate, as a PEM file; a listener needs one"),
-        key(a::<Off<FilePath>>(), "key", |t| &mut t.key, NewConnections, "its private key, as a PEM file"),
-        key(a::<SystemOrFile>(), "ca", |t| &mut t.ca, NewConnections, "to connect: whose certificates of servers are believed; system: those of this machine"),
-        key(a::<Off<FilePath>>(), "client_ca", |t| &mut t.client_ca, NewConnections, "to listen: clients must show a certificate signed by one of these; off: they need none"),
+        key(a::<Off<FilePath>>(), "cert", |t: &mut TlsOptions| &mut t.cert, NewConnections, "our certificate, a PEM file, seen from the folder of this one; a listener needs one"),
+        key(a::<Off<FilePath>>(), "key", |t| &mut t.key, NewConnections, "its private key, a PEM file, seen from the folder of this one"),
+        key(a::<SystemOrFile>(), "ca", |t| &mut t.ca, NewConnections, "to connect: the authorities whose servers are believed, a PEM file, seen from the folder of this one; system: those of this machine"),
+        key(a::<Off<FilePath>>(), "client_ca", |t| &mut t.client_ca, NewConnections, "to listen: clients must show a certificate signed by one of these, a PEM file, seen from the folder of this one; off: they need none"),
         key(a::<Auto<Text>>(), "server_name", |t| &mut t.server_name, NewConnections, "to connect: the name the server's certificate must be for; auto: the host that is dialled"),
     ]
 }

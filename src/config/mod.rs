@@ -5,6 +5,7 @@
 mod bridge;
 mod check;
 mod connect;
+mod descriptors;
 mod discovery;
 mod expand;
 mod file;

@@ -251,8 +251,9 @@ impl Via {
         let is_http = words.next().is_some_and(|word| word.starts_with("HTTP/1."));
         match words.next().and_then(|code| code.parse::<u16>().ok()).filter(|_| is_http) {
             Some(200..=299) => Ok(()),
-            Some(407) if self.login.is_some() => failed("it does not accept this user and password"),
-            Some(407) => failed("it wants a user and a password; write them before the host"),
+            // Some answer a wrong password as a web server would.
+            Some(401 | 407) if self.login.is_some() => failed("it does not accept this user and password"),
+            Some(401 | 407) => failed("it wants a user and a password; write them before the host"),
             Some(code) => {
                 let why: String = words.next().unwrap_or_default().chars().take(64).collect();
                 failed(&format!("it answered {code} {}", why.escape_debug()))

@@ -23,7 +23,7 @@ use crate::net::{Listener, Target, addresses, bind, check_source, is_own, no_net
 use crate::registry::{Books, Condition, Door, ListenerState, Object, Peers, Places};
 use crate::relay::{
     Clients, Ended, Entrance, Limits, Outlet, Relay, RelayMode, RelayOptions, Shared, Side, Stop, Targets,
-    most_connections, serve, serve_stdio,
+    serve, serve_stdio,
 };
 
 /// What runs.
@@ -139,7 +139,7 @@ fn in_order(config: &Config) -> impl Iterator<Item = (&str, &ListenConfig)> {
 
 impl Wiring {
     pub(super) fn new(config: &Config, bus: &EventBus) -> Self {
-        let places = config.node.max_connections.unwrap_or_else(most_connections);
+        let places = config.most_clients();
         let shared =
             Shared::new(bus.clone(), config.node.budget, config.node.max_read, places, config.tap.clone());
         Self {
@@ -274,7 +274,7 @@ impl Wiring {
         stop: &watch::Sender<Stop>,
         serving: &mut JoinSet<Ended>,
     ) -> BTreeMap<Arc<str>, Object> {
-        self.shared.set_places(config.node.max_connections.unwrap_or_else(most_connections));
+        self.shared.set_places(config.most_clients());
         let mut own: BTreeMap<String, Vec<SocketAddr>> =
             self.open.iter().map(|open| (open.id.clone(), open.bound.clone())).collect();
         for Bound { id, listeners } in &bound {

@@ -266,13 +266,3 @@ impl Relay {
         self.targets.check().await;
     }
 }
-
-/// How many pairs the descriptors of this process allow.
-pub(crate) fn most_connections() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let descriptors = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    (descriptors.saturating_sub(DESCRIPTORS_KEPT) / 2).max(1)
-}
-
-/// Listeners, the standard streams, the runtime's own, and some for name lookups.
-const DESCRIPTORS_KEPT: usize = 64;

@@ -1,15 +1,19 @@
-//! Thousands that never read, or begin a message and stall, in a process of
-//! their own: what they cost, and that one healthy client notices nothing.
-//! `CROWD=5000` is the full form, of twice as many where they only begin and of
-//! three times as many where they only connect.
+//! Thousands that never read, or begin a message and stall, or send a byte now
+//! and then, in a process of their own: what they cost, and that one healthy
+//! client notices nothing. `CROWD=5000` is the full form, of twice as many where
+//! they only begin and of three times as many where they only connect.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::support::{NodeProcess, Running, binary, connect, needs, needs_two_networks, two_networks};
+use serde_json::Value;
+
+use crate::support::{
+    NodeProcess, Peer, binary, connect, needs, needs_descriptors, needs_two_networks, two_networks,
+};
 use crate::topologies::{disconnected, hub, join, lines};
 
 /// How many there are.
@@ -18,32 +22,61 @@ fn size() -> usize {
 }
 
 /// So many connections in a Python process, each begun with `each`; it never reads.
-fn crowd(address: SocketAddr, count: usize, each: &str) -> Running {
-    slow_crowd(address, count, each, "pass")
+fn crowd(address: SocketAddr, count: usize, each: &str) -> Peer {
+    crowd_that(address, count, each, "time.sleep(1)")
 }
 
-/// The same, and again and again `then` for each of them, all within a second.
-fn slow_crowd(address: SocketAddr, count: usize, each: &str, then: &str) -> Running {
+/// The same, and each of them sends a byte a second, one after the other.
+fn slow_crowd(address: SocketAddr, count: usize) -> Peer {
+    let then = "for s in a:\n\
+                \x20\x20s.send(b'x')\n\
+                \x20\x20next=max(next,time.time()-.1)+1/len(a)\n\
+                \x20\x20time.sleep(max(0,next-time.time()))";
+    crowd_that(address, count, "", then)
+}
+
+/// Yields once all are connected.
+fn crowd_that(address: SocketAddr, count: usize, each: &str, then: &str) -> Peer {
     let code = format!(
         "import socket,resource,time\n\
          resource.setrlimit(resource.RLIMIT_NOFILE,({limit},{limit}))\n\
-         a=[]\n\
+         a,next=[],0\n\
          for i in range({count}):\n\
          \x20s=socket.socket()\n\
          \x20s.setsockopt(socket.SOL_SOCKET,socket.SO_RCVBUF,4096)\n\
          \x20s.connect(('127.0.0.1',{port}))\n\
          \x20{each}\n\
          \x20a.append(s)\n\
+         print('all',flush=True)\n\
          while True:\n\
-         \x20for i,s in enumerate(a):\n\
-         \x20\x20{then}\n\
-         \x20\x20if i%50==49: time.sleep(50/len(a))\n\
-         \x20time.sleep(.1)",
+         \x20{then}",
         limit = count + 100,
         port = address.port()
     );
-    Running::start(Command::new("python3").args(["-c", &code]).stdin(Stdio::null()))
+    let mut crowd = Peer::start(Command::new("python3").args(["-c", &code]));
+    assert_eq!(crowd.line(), "all");
+    crowd
 }
+
+/// Echoes to all who come, and says so of the last of as many as are expected.
+const SINK: &str = "
+import resource, select, socket, sys
+count = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (count + 100, count + 100))
+listener = socket.create_server(('127.0.0.1', 0), backlog=4096)
+print(listener.getsockname()[1], flush=True)
+poll, peers = select.epoll(), {}
+poll.register(listener, select.EPOLLIN)
+while True:
+    for number, _ in poll.poll():
+        if number == listener.fileno():
+            peer, _ = listener.accept()
+            peers[peer.fileno()] = peer
+            poll.register(peer, select.EPOLLIN)
+            if len(peers) == count: print('all', flush=True)
+        else:
+            peers[number].send(peers[number].recv(4096))
+";
 
 /// The most memory the node has had, in KiB.
 fn peak(node: &NodeProcess) -> usize {
@@ -168,12 +201,13 @@ fn those_that_begin_a_message_and_stall_share_one_memory() {
     assert!(peak < 50_000 + 10 * size, "{peak} KiB");
 }
 
-/// The 99th percentile of a lone client's round trips: the best of five rounds, since others use the machine too.
+/// The 99th percentile of a lone client's round trips, in the middle one of five rounds: others use the machine too, and
+/// in some rounds by chance nobody does.
 fn p99(address: SocketAddr) -> Duration {
     let mut client = connect(address);
     client.set_nodelay(true).unwrap();
     let round = |client: &mut TcpStream| {
-        let mut times: Vec<_> = (0..500)
+        let mut times: Vec<_> = (0..4_000)
             .map(|_| {
                 let begun = Instant::now();
                 client.write_all(&[7; 64]).unwrap();
@@ -184,9 +218,14 @@ fn p99(address: SocketAddr) -> Duration {
         times.sort();
         times[times.len() * 99 / 100]
     };
-    (0..5).map(|_| round(&mut client)).min().unwrap()
+    let mut rounds: Vec<_> = (0..5).map(|_| round(&mut client)).collect();
+    rounds.sort();
+    rounds[2]
 }
 
+/// The same crowd, with the same system calls and wakes, talks first to another process, a plain echo, and then to the
+/// node: what the healthy client of the node waits for beside the first is the machine, whose cores they share; what it
+/// waits for beside the second, and not beside the first, is the node.
 #[test]
 fn many_that_send_a_byte_now_and_then_delay_nobody() {
     if !needs(&["python3"]) {
@@ -196,23 +235,32 @@ fn many_that_send_a_byte_now_and_then_delay_nobody() {
     let most = (size + 100).to_string();
     let node = NodeProcess::start(["--listen", "127.0.0.1:0", "--connect", "echo:", "-m", &most]);
     let alone = p99(node.address());
-    let _crowd = slow_crowd(node.address(), size, "", "s.send(b'x')");
-    node.nth_event("new_connection", size);
+    let mut sink = Peer::start(Command::new("python3").args(["-c", SINK, &size.to_string()]));
+    let elsewhere = SocketAddr::from(([127, 0, 0, 1], sink.line().parse().unwrap()));
+    let crowd = slow_crowd(elsewhere, size);
+    assert_eq!(sink.line(), "all");
+    let baseline = p99(node.address());
+    drop((crowd, sink));
+    let _crowd = slow_crowd(node.address(), size);
+    // Its healthy client comes after them all in the backlog, so that all have been accepted.
     let beside = p99(node.address());
-    eprintln!("CROWD={size} that send a byte a second: p99 {beside:?} beside them, {alone:?} alone");
+    eprintln!(
+        "CROWD={size} that send a byte a second: p99 {beside:?} beside them, {baseline:?} while they talk to another \
+         process, {alone:?} without them"
+    );
     // A small one, in whose milliseconds other tests have their part, gets some of these too.
-    let slack = Duration::from_millis(if size < 5_000 { 5 } else { 0 });
-    assert!(beside < 2 * alone + slack, "{beside:?} beside them, {alone:?} alone");
+    let slack = Duration::from_millis(if size < 5_000 { 20 } else { 0 });
+    assert!(beside < 2 * baseline + slack, "{beside:?} beside them, {baseline:?} without them in the node");
     assert!(!node.lines().iter().any(|line| line.contains("\"disconnected\"") && !line.contains("closed")));
 }
 
-/// Connects so many within two seconds, then has each say something and hear it again.
+/// From a given moment on connects so many within two seconds, then has each say something and hear it again.
 const STORM: &str = "
 import errno, json, resource, select, socket, sys, time
-count = int(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_NOFILE, (count + 100, max(count + 100, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
+count, begun = int(sys.argv[1]), float(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_NOFILE, (count + 100, count + 100))
 poll, open_, failed = select.epoll(), {}, []
-begun = time.time()
+time.sleep(max(0, begun - time.time()))
 for nth in range(count):
     late = begun + 2 * nth / count - time.time()
     if late > 0: time.sleep(late)
@@ -246,26 +294,30 @@ sys.stdin.read()
 
 #[test]
 fn a_storm_of_connects_from_another_network_is_served_and_nobody_refused() {
-    if !needs_two_networks() || !needs(&["bash"]) {
+    let size = 3 * size();
+    let descriptors = size + 200;
+    if !needs_two_networks() || !needs(&["bash"]) || !needs_descriptors(descriptors) {
         return;
     }
-    let size = 3 * size();
     let (clients, middle, _servers) = two_networks();
-    let script = format!("ulimit -n {} && exec \"$@\"", 2 * size + 1_000);
+    let script = format!("ulimit -n {descriptors} && exec \"$@\"");
     let mut command = middle.command("bash");
     command.args(["-c", &script, "bash", binary(), "--log-format", "json", "--listen", "9000"]);
     let node = NodeProcess::spawn(command.args(["--connect", "echo:", "-m", &size.to_string()]));
     node.event("listening");
-    let mut storm = clients.command("bash");
-    let script = format!("ulimit -n {} && exec python3 -c \"$0\" {size}", size + 100);
-    storm.args(["-c", &script, STORM]);
-    let mut storm = Running::start(storm.stdin(Stdio::piped()).stdout(Stdio::piped()));
-    let mut line = String::new();
-    BufReader::new(storm.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let told: serde_json::Value = serde_json::from_str(&line).unwrap();
-    eprintln!("{size} connects: {told}");
-    assert_eq!((&told["heard"], &told["failed"]), (&size.into(), &serde_json::json!([])), "{told}");
-    assert!(told["asked"].as_f64().unwrap() < 10.0, "{told}");
+    // In three processes, which begin at the same moment.
+    let begin = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs(1);
+    let (share, begin) = ((size / 3).to_string(), begin.as_secs_f64().to_string());
+    let mut storms: Vec<_> =
+        (0..3).map(|_| Peer::start(clients.command("python3").args(["-c", STORM, &share, &begin]))).collect();
+    let told: Vec<Value> =
+        storms.iter_mut().map(|storm| serde_json::from_str(&storm.line()).unwrap()).collect();
+    let most = |key: &str| told.iter().map(|one| one[key].as_f64().unwrap()).fold(0.0, f64::max);
+    eprintln!("{size} connects in {:.1} s, all heard after {:.1} s: {told:?}", most("asked"), most("all"));
+    for one in &told {
+        assert_eq!((&one["heard"], &one["failed"]), (&(size / 3).into(), &serde_json::json!([])), "{told:?}");
+    }
+    assert!(most("asked") < 10.0, "{told:?}");
     assert!(
         !node.lines().iter().any(|line| line.contains("accept_error") || line.contains("accept_rejected"))
     );

@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt;
 use tokio_stream::StreamExt;
 
 use crate::support::{
-    Ending, NodeProcess, abort, accept_one, binary, connect, listener, needs, read_all, wait_until,
+    Ending, NodeProcess, abort, accept_one, binary, connect, listener, needs, read_all, run, wait_until,
 };
 
 #[test]
@@ -167,6 +167,49 @@ fn running_out_of_descriptors_is_survived_without_spinning() {
     wait_until("clients are served again", Duration::from_secs(20), || {
         node.lines().iter().filter(|line| line.contains("\"new_connection\"")).count() >= 50
     });
+    assert_eq!(node.stop().0, 0);
+}
+
+/// Two for each were asked for also where one is enough.
+#[test]
+fn a_client_needs_a_second_descriptor_only_where_a_target_is_dialled_for_it() {
+    if !needs(&["bash"]) {
+        return;
+    }
+    let limited = |options: &[&str]| {
+        let mut command = Command::new("bash");
+        command.args(["-c", "ulimit -n 200; exec \"$@\"", "bash", binary(), "--log-format", "json"]);
+        command.args(["--listen", "127.0.0.1:0"]).args(options);
+        command
+    };
+    for (options, needed, most) in [
+        (["--connect", "echo:", "-m", "137"], 201, 136),
+        (["--mode", "hub", "-m", "138"], 201, 137),
+        (["--connect", "127.0.0.1:9", "-m", "69"], 202, 68),
+    ] {
+        let mode: &[&str] = if options[1] == "hub" { &["--frame", "lines"] } else { &[] };
+        let out = run(limited(&options).args(mode), &[]);
+        assert_eq!(out.status.code(), Some(2));
+        let said = String::from_utf8(out.stderr).unwrap();
+        let expected = format!(
+            "--max-connections: {} clients take up to {needed} descriptors, and this process may open 200; \
+             try {most}, or raise the limit (ulimit -Hn)",
+            options[3]
+        );
+        assert!(said.contains(&expected) && said.lines().count() == 1, "{said}");
+    }
+    let node = NodeProcess::spawn(&mut limited(&["--connect", "echo:", "-m", "136"]));
+    let address = node.address();
+    let clients: Vec<_> = (0..136)
+        .map(|_| {
+            let mut client = connect(address);
+            client.write_all(b"x").unwrap();
+            client.read_exact(&mut [0]).unwrap();
+            client
+        })
+        .collect();
+    drop(clients);
+    assert_eq!(node.client_gone(135)["reason"], "closed");
     assert_eq!(node.stop().0, 0);
 }
 

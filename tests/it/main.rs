@@ -66,6 +66,7 @@ mod tags;
 mod terminals;
 mod tls;
 mod tls_limits;
+mod tls_paths;
 mod tls_peers;
 mod tls_wires;
 mod topologies;

@@ -124,7 +124,7 @@ fn we_learn_the_client_from_nginx_and_haproxy() {
          stream {{ server {{ listen 127.0.0.1:{}; proxy_pass {address}; proxy_protocol on; }} }}\n",
         ports[0]
     );
-    // Debian has the module for streams in a file of its own.
+    // It sends version 1 alone, before 1.31.4. Debian has the module for streams in a file of its own.
     let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
     let nginx = if fs::exists(module).unwrap() { format!("load_module {module};\n{nginx}") } else { nginx };
     let haproxy = format!(
@@ -334,6 +334,52 @@ fn what_a_proxy_refuses_is_said_with_its_reason_and_without_the_password() {
         let error = node.event("connect_failed")["error"].as_str().unwrap().to_owned();
         let is_said = error.contains(problem) || speaks != kind && error.starts_with("the proxy ");
         assert!(is_said && !error.contains("wrong"), "{kind} {problem}: {error}");
+    }
+}
+
+#[test]
+fn tinyproxy_connects_us_with_a_password_and_what_it_refuses_is_said() {
+    if !needs(&["tinyproxy"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tinyproxy.conf");
+    let (upstream, target) = listener();
+    let port = hold_free_port().1.port();
+    let config = format!(
+        "Port {port}\nListen 127.0.0.1\nTimeout 20\nBasicAuth ann s3cret\nConnectPort {}\n",
+        target.port()
+    );
+    fs::write(&file, config).unwrap();
+    let _tinyproxy = quiet(Command::new(has("tinyproxy").unwrap()).args(["-d", "-c"]).arg(&file));
+    until_it_listens(port);
+    let through = |login: &str, target: &str| {
+        let url = format!("http://{login}127.0.0.1:{port}");
+        NodeProcess::start(["--listen", "127.0.0.1:0", "--connect", target, "--proxy", &url])
+    };
+    let node = through("ann:s3cret@", &format!("localhost:{}", target.port()));
+    let mut client = connect(node.address());
+    client.write_all(b"through").unwrap();
+    let mut server = accept_one(&upstream);
+    let mut word = [0; 7];
+    server.read_exact(&mut word).unwrap();
+    assert_eq!(&word, b"through");
+    server.write_all(b"and back").unwrap();
+    drop(server);
+    assert_eq!(read_all(&client), (b"and back".to_vec(), Ending::Fin));
+    assert_eq!(node.event("connected")["peer"], format!("127.0.0.1:{port}"));
+    let allowed = target.to_string();
+    for (login, target, problem) in [
+        ("ann:wrong@", allowed.as_str(), "it does not accept this user and password"),
+        ("", &allowed, "it wants a user and a password"),
+        ("ann:s3cret@", "127.0.0.1:9", "it answered 403 "),
+    ] {
+        let node = through(login, target);
+        let client = connect(node.address());
+        let failed = node.event("connect_failed");
+        let error = failed["error"].as_str().unwrap();
+        assert!(error.contains(problem) && !error.contains("s3cret"), "{failed}");
+        assert_eq!(read_all(&client).1, Ending::Reset);
     }
 }
 

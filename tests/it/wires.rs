@@ -375,6 +375,35 @@ fn clients_of_a_relay_that_joins_many_are_written_to_by_hand() {
     assert_eq!(wired.node.stop().0, 0);
 }
 
+/// What the others said went on into a queue that nobody emptied, until it was full and held them up.
+#[test]
+fn one_whose_half_was_finished_by_hand_hears_no_more_and_is_heard_and_holds_up_nobody() {
+    let relay =
+        "queue_max = \"64KiB\"\nqueue_overflow = \"block\"\n[relay.r]\nfrom = \"room\"\nmode = \"hub\"\n";
+    let wired = Wired::start(&(listen("room", LINES) + relay));
+    let mut half = connect(wired.address("room"));
+    let conn = format!("conn={}", wired.node.event("new_connection")["connection"]);
+    let (mut talks, hears) = (connect(wired.address("room")), connect(wired.address("room")));
+    wired.node.nth_event("new_connection", 2);
+    assert_eq!(wired.call(&["room.write", "data=the last", &conn]).0, Some(0));
+    assert_eq!(wired.call(&["room.shutdown_write", &conn]), (Some(0), String::new()));
+    assert_eq!(read_all(&half), (b"the last\n".to_vec(), Ending::Fin));
+    // Many times what may wait for it.
+    let line = "x".repeat(1_023);
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..1_000).for_each(|_| talks.write_all(format!("{line}\n").as_bytes()).unwrap()));
+        assert_eq!(lines(&hears).take(1_000).filter(|heard| *heard == line).count(), 1_000);
+    });
+    half.write_all(b"still here\n").unwrap();
+    assert_eq!(lines(&hears).next().unwrap(), "still here");
+    let (code, text) = wired.call(&["room.write", "data=more", &conn]);
+    assert!(code == Some(1) && text.contains("any more"), "{text}");
+    half.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(wired.node.event("disconnected")["reason"], "closed");
+    drop((talks, hears));
+    assert_eq!(wired.node.stop().0, 0);
+}
+
 #[test]
 fn functions_of_scripts_are_called_by_hand_with_arguments() {
     let code = "code = '''\nlocal n = 0\nfunction f(data, rest)\n  log.info('had', data, rest and rest.n)\n  \

@@ -299,6 +299,10 @@ impl Member {
         if !self.mailbox.is_shut() {
             return Poll::Pending;
         }
+        if !self.has_shut && self.group.wires.is_none() {
+            // What the others say from now on is not for it; or its queue would fill, and hold them up.
+            self.group.leave(&self.mailbox);
+        }
         if self.mailbox.is_asked(Ending::Abort) {
             return Poll::Ready(Leave::Limit(Reason::Aborted));
         }

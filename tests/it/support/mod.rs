@@ -29,7 +29,7 @@ pub(crate) use self::sockets::{
 pub(crate) use self::system::{Liner, System, Terminal};
 pub(crate) use self::tls::{Peer, Plant};
 pub(crate) use self::tools::{
-    has, needs, needs_namespaces, needs_pymodbus, needs_two_networks, qt_peer, root,
+    has, needs, needs_descriptors, needs_namespaces, needs_pymodbus, needs_two_networks, qt_peer, root,
 };
 
 /// Longer than anything here takes on a busy machine; reached only by a failure.

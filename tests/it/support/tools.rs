@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use rustix::process::{Resource, getrlimit};
+
 /// Where `program` is, if it is installed.
 pub(crate) fn has(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -28,6 +30,16 @@ pub(crate) fn needs_namespaces() -> bool {
 /// Tells whether networks can be made, with programs at their far ends.
 pub(crate) fn needs_two_networks() -> bool {
     needs_namespaces() && needs(&["python3"])
+}
+
+/// Tells whether one process may open so many descriptors.
+pub(crate) fn needs_descriptors(wanted: usize) -> bool {
+    let most = getrlimit(Resource::Nofile).maximum;
+    most.is_none_or(|most| most >= wanted as u64)
+        || skip(&format!(
+            "a process may open {} descriptors (ulimit -Hn), and {wanted} are wanted",
+            most.unwrap()
+        ))
 }
 
 /// Tells whether Debian's Python has pymodbus.
