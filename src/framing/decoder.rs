@@ -3,7 +3,8 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{End, FrameError, Framing, LengthSize};
+use super::{BadFrame, End, FrameError, Framing, LengthSize};
+use crate::event::DropCause;
 
 /// Cuts a stream into frames.
 ///
@@ -20,6 +21,11 @@ pub struct Decoder {
     /// Nothing of the stream has been taken yet.
     is_first: bool,
     fault: Option<FrameError>,
+    /// What is bad is left out, and does not end the stream.
+    skips: bool,
+    /// What comes is left out for this cause, up to where the next frame can begin.
+    skipping: Option<DropCause>,
+    skipped: Vec<Skipped>,
 }
 
 /// Whole frames as they came over the wire, one after the other.
@@ -31,10 +37,37 @@ pub struct Run {
     pub frames: u64,
 }
 
+/// What was left out, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// `FrameTooLong` or `MalformedFrame`.
+    pub cause: DropCause,
+    /// Frames that began to be left out; what is between two frames counts as one.
+    pub frames: u64,
+    /// Bytes, with what tells frames apart; of a frame that has not ended those that have come.
+    pub bytes: u64,
+}
+
 impl Decoder {
-    /// A decoder at the beginning of a stream.
+    /// A decoder at the beginning of a stream, which ends with the first bad frame.
     pub fn new(framing: Framing, max_frame: usize) -> Self {
-        Self { framing, max_frame, held: BytesMut::new(), seen: 0, is_first: true, fault: None }
+        Self {
+            framing,
+            max_frame,
+            held: BytesMut::new(),
+            seen: 0,
+            is_first: true,
+            fault: None,
+            skips: false,
+            skipping: None,
+            skipped: Vec::new(),
+        }
+    }
+
+    /// The same with another policy, if its framing tells where the next frame begins.
+    /// A stream that begins as TLS does ends with either.
+    pub fn on_bad_frame(self, policy: BadFrame) -> Self {
+        Self { skips: policy == BadFrame::Skip && self.framing.finds_next(), ..self }
     }
 
     /// Takes the next bytes of the stream. What they complete is yielded by
@@ -49,23 +82,20 @@ impl Decoder {
     /// # Errors
     /// [`FrameError`] where the boundary is lost: nothing can come after it.
     pub fn frame(&mut self) -> Result<Option<Bytes>, FrameError> {
-        if let Some(fault) = &self.fault {
-            return Err(fault.clone());
-        }
-        if self.is_secret() {
-            return Err(self.fail(tls()));
-        }
-        match self.framing.scan(&self.held, self.seen, self.max_frame) {
-            Ok(Some(cut)) => {
-                let frame = self.take(cut.end);
-                Ok(Some(frame.slice(cut.body)))
+        while self.is_between()? {
+            match self.framing.scan(&self.held, self.seen, self.max_frame) {
+                Ok(Some(cut)) => {
+                    let frame = self.take(cut.end);
+                    return Ok(Some(frame.slice(cut.body)));
+                }
+                Ok(None) => {
+                    self.seen = self.held.len();
+                    break;
+                }
+                Err(fault) => self.bad(fault)?,
             }
-            Ok(None) => {
-                self.seen = self.held.len();
-                Ok(None)
-            }
-            Err(fault) => Err(self.fail(fault)),
         }
+        Ok(None)
     }
 
     /// All whole frames there are, at once.
@@ -73,33 +103,102 @@ impl Decoder {
     /// # Errors
     /// [`FrameError`] where the boundary is lost, after what came before it.
     pub fn run(&mut self) -> Result<Option<Run>, FrameError> {
-        if let Some(fault) = &self.fault {
-            return Err(fault.clone());
-        }
-        if self.is_secret() {
-            return Err(self.fail(tls()));
-        }
-        let (end, frames, fault) = self.framing.scan_all(&self.held, self.seen, self.max_frame);
-        if let Some(fault) = fault {
-            let fault = self.fail(fault);
-            if frames == 0 {
-                return Err(fault);
+        // What came before what was left out: many small runs would cost more than a copy.
+        let (mut gathered, mut count) = (BytesMut::new(), 0);
+        while self.is_between()? {
+            let (end, frames, fault) = self.framing.scan_all(&self.held, self.seen, self.max_frame);
+            let wire = if frames > 0 { self.take(end) } else { Bytes::new() };
+            count += frames;
+            let Some(fault) = fault else {
+                self.seen = self.held.len();
+                if gathered.is_empty() {
+                    return Ok((count > 0).then_some(Run { wire, frames: count }));
+                }
+                gathered.extend_from_slice(&wire);
+                break;
+            };
+            gathered.extend_from_slice(&wire);
+            match self.bad(fault) {
+                Err(fault) if count == 0 => return Err(fault),
+                Err(_said_next) => break,
+                Ok(()) => {}
             }
         }
-        let run = (frames > 0).then(|| Run { wire: self.take(end), frames });
-        self.seen = self.held.len();
-        Ok(run)
+        Ok((count > 0).then(|| Run { wire: gathered.freeze(), frames: count }))
+    }
+
+    /// What was left out since this was asked last, one cause at a time. It is counted as it
+    /// comes, so that after the end of the stream nothing is missing.
+    pub fn skipped(&mut self) -> Option<Skipped> {
+        self.skipped.pop()
     }
 
     /// Bytes of a frame that is not whole. At the end of the stream they are
-    /// what is lost: a last line without its end is not a line.
+    /// what is lost: a last line without its end is not a line. Of a frame that
+    /// is left out there are none.
     pub fn remainder(&self) -> usize {
-        self.held.len()
+        if self.skipping.is_some() { 0 } else { self.held.len() }
     }
 
     /// The memory that is kept for it.
     pub(crate) fn memory(&self) -> usize {
-        if self.held.is_empty() { 0 } else { self.held.capacity() }
+        if self.remainder() == 0 { 0 } else { self.held.capacity() }
+    }
+
+    /// Whether what is held is the beginning of a frame. What is left out before that is no longer held after it.
+    fn is_between(&mut self) -> Result<bool, FrameError> {
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
+        if self.is_first {
+            match self.is_secret() {
+                Some(true) => return Err(self.fail(tls())),
+                Some(false) => {}
+                None => return Ok(false),
+            }
+        }
+        Ok(self.skipping.is_none_or(|cause| self.skip(cause)))
+    }
+
+    /// Takes the first frame for a bad one: leaves it out, or ends the stream.
+    fn bad(&mut self, fault: FrameError) -> Result<(), FrameError> {
+        if !self.skips {
+            return Err(self.fail(fault));
+        }
+        let cause = if fault.is_of_length() { DropCause::FrameTooLong } else { DropCause::MalformedFrame };
+        // Its first byte may look like the beginning of the next.
+        self.take(1);
+        self.count(Skipped { cause, frames: 1, bytes: 1 });
+        self.skipping = Some(cause);
+        Ok(())
+    }
+
+    /// Leaves out what is held up to where the next frame can begin; tells whether that has come.
+    fn skip(&mut self, cause: DropCause) -> bool {
+        let next = self.framing.find_next(&self.held);
+        let end = next.unwrap_or(self.held.len());
+        self.count(Skipped { cause, frames: 0, bytes: (end - self.seen) as u64 });
+        if next.is_some() {
+            self.take(end);
+            self.skipping = None;
+        } else {
+            // It is counted, and looked at again: the next frame may begin after it and what comes.
+            let kept = end.min(self.framing.seam());
+            self.take(end - kept);
+            self.seen = kept;
+        }
+        next.is_some()
+    }
+
+    fn count(&mut self, new: Skipped) {
+        match self.skipped.iter_mut().find(|known| known.cause == new.cause) {
+            Some(known) => {
+                known.frames += new.frames;
+                known.bytes += new.bytes;
+            }
+            None if new.bytes == 0 => {}
+            None => self.skipped.push(new),
+        }
     }
 
     fn take(&mut self, end: usize) -> Bytes {
@@ -114,20 +213,24 @@ impl Decoder {
         taken
     }
 
-    /// Whether the stream begins as TLS does, in a framing whose messages cannot begin so.
-    fn is_secret(&self) -> bool {
-        self.is_first
-            && matches!(&self.held[..], [0x16, 0x03, 0..=4, ..])
-            && match self.framing {
-                Framing::Lines { end } => end == End::LF || end == End::CRLF,
-                Framing::Delimited { start, .. } => start != 0x16,
-                // As a length that would be too long in any case.
-                Framing::Length { size, little_endian, .. } => {
-                    size == LengthSize::Four && !little_endian && self.max_frame < 0x1603_0000
-                }
-                Framing::Mbap => true,
-                Framing::Raw | Framing::Fixed(_) => false,
+    /// Whether the stream begins as TLS does, in a framing whose messages cannot begin so, if that is known.
+    fn is_secret(&self) -> Option<bool> {
+        let begins_so = match &self.held[..] {
+            [0x16, 0x03, 0..=4, ..] => Some(true),
+            [0x16] | [0x16, 0x03] => None,
+            _ => return Some(false),
+        };
+        let is_foreign = match self.framing {
+            Framing::Lines { end } => end == End::LF || end == End::CRLF,
+            Framing::Delimited { start, .. } => start != 0x16,
+            // As a length that would be too long in any case.
+            Framing::Length { size, little_endian, .. } => {
+                size == LengthSize::Four && !little_endian && self.max_frame < 0x1603_0000
             }
+            Framing::Mbap => true,
+            Framing::Raw | Framing::Fixed(_) => false,
+        };
+        if is_foreign { begins_so } else { Some(false) }
     }
 
     fn fail(&mut self, fault: FrameError) -> FrameError {
@@ -142,6 +245,8 @@ fn tls() -> FrameError {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -202,6 +307,50 @@ mod tests {
         (wire, count, false)
     }
 
+    /// What came of a stream of which what is bad is left out.
+    #[derive(Debug, Default, PartialEq)]
+    struct Skipping {
+        bodies: Vec<Vec<u8>>,
+        /// The bytes of the frames, with what tells them apart.
+        wire: usize,
+        skipped: Vec<Skipped>,
+        rest: usize,
+    }
+
+    fn skipping(framing: Framing, max: usize, pieces: &[&[u8]], by_runs: bool) -> Skipping {
+        let mut decoder = Decoder::new(framing, max).on_bad_frame(BadFrame::Skip);
+        let (mut got, mut causes) = (Skipping::default(), BTreeMap::new());
+        for piece in pieces {
+            decoder.feed(piece);
+            let before = got.bodies.len();
+            if by_runs {
+                while let Some(run) = decoder.run().unwrap() {
+                    got.bodies.extend(framing.bodies(&run.wire).map(<[u8]>::to_vec));
+                    assert_eq!(got.bodies.len() - before, run.frames as usize, "all at once");
+                    got.wire += run.wire.len();
+                }
+            } else {
+                while let Some(body) = decoder.frame().unwrap() {
+                    got.bodies.push(body.to_vec());
+                }
+            }
+            while let Some(skipped) = decoder.skipped() {
+                let all = causes.entry(skipped.cause).or_insert((0, 0));
+                *all = (all.0 + skipped.frames, all.1 + skipped.bytes);
+            }
+            assert!(decoder.skipping.is_none() || decoder.held.len() <= framing.seam());
+        }
+        got.skipped =
+            causes.into_iter().map(|(cause, (frames, bytes))| Skipped { cause, frames, bytes }).collect();
+        got.rest = decoder.remainder();
+        if !by_runs {
+            // Which of the two ends a line had is not known here.
+            let left_out: u64 = got.skipped.iter().map(|skipped| skipped.bytes).sum();
+            got.wire = pieces.concat().len() - left_out as usize - got.rest;
+        }
+        got
+    }
+
     fn split<'a>(bytes: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
         let mut cuts: Vec<_> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
         cuts.sort_unstable();
@@ -257,6 +406,27 @@ mod tests {
                 let (all, fault, left) = frames(framing, 1_000, &split(&wire, &cuts));
                 prop_assert_eq!((fault, left), (None, 0), "{}", text);
                 prop_assert_eq!(all, sent, "{}", text);
+            }
+        }
+
+        /// The same frames, counts and rest; what is left out, passed on and kept is what came, and nothing
+        /// is kept of what is left out but what may be the beginning of an end.
+        #[test]
+        fn any_split_leaves_out_the_same_and_loses_no_byte(
+            stream in bytes(), cuts in prop::collection::vec(any::<usize>(), 0..12), max in 1..12usize
+        ) {
+            for text in ["lines", "lines:crlf", "lines:616162", "delimited", "delimited:16,03", "delimited:61,00"] {
+                let framing = framing(text);
+                let at_once = skipping(framing, max, &[&stream], true);
+                let each = skipping(framing, max, &[&stream], false);
+                prop_assert_eq!(&each, &at_once, "{}", text);
+                let pieces = split(&stream, &cuts);
+                for by_runs in [true, false] {
+                    prop_assert_eq!(&skipping(framing, max, &pieces, by_runs), &at_once, "{} {}", text, by_runs);
+                }
+                let Skipping { wire, skipped, rest, .. } = at_once;
+                let left_out: u64 = skipped.iter().map(|skipped| skipped.bytes).sum();
+                prop_assert_eq!(wire + left_out as usize + rest, stream.len(), "{}", text);
             }
         }
 
@@ -324,6 +494,86 @@ mod tests {
             assert_eq!(decoder.run().unwrap().unwrap().frames, 1);
             assert!(decoder.run().is_err() && decoder.run().is_err(), "it stays so");
         }
+    }
+
+    #[test]
+    fn what_is_bad_is_left_out_up_to_where_the_next_can_begin() {
+        use DropCause::{FrameTooLong as Long, MalformedFrame as Bad};
+        for (text, stream, bodies, left_out) in [
+            (
+                "lines",
+                &b"1234\n12345\n\n123456789\nend\n"[..],
+                &["1234", "", "end"][..],
+                &[(Long, 2, 16)][..],
+            ),
+            // It is known before its end has come, and counted as far as it has.
+            ("lines", b"a\n12345", &["a"], &[(Long, 1, 5)]),
+            ("lines:crlf", b"12345\r\n1234\r\n12345\na\r\n", &["1234", "a"], &[(Long, 2, 13)]),
+            ("lines:616162", b"12345aaab12aab", &["12"], &[(Long, 1, 9)]),
+            ("delimited", b"ab\x02c\x03\r\n\x02d\x03!", &["c", "d"], &[(Bad, 3, 5)]),
+            // Begun anew; too long with its end, and with what is between it and the next.
+            (
+                "delimited",
+                b"\x02ab\x02c\x03\x0212345\x03??\x02d\x03",
+                &["c", "d"],
+                &[(Long, 1, 9), (Bad, 1, 3)],
+            ),
+            ("delimited", b"\x0212345\x02d\x03", &["d"], &[(Long, 1, 6)]),
+            ("delimited", b"\x03\x03\x02\x03\x16", &[""], &[(Bad, 2, 3)]),
+        ] {
+            let got = skipping(framing(text), 4, &[stream], true);
+            let expected: Vec<_> = left_out
+                .iter()
+                .map(|(cause, frames, bytes)| Skipped { cause: *cause, frames: *frames, bytes: *bytes })
+                .collect();
+            let (found, rest): (Vec<_>, _) =
+                (got.bodies.iter().map(|body| body.as_slice()).collect(), got.rest);
+            assert_eq!(found, bodies.iter().map(|body| body.as_bytes()).collect::<Vec<_>>(), "{text}");
+            assert_eq!(got.skipped, expected, "{text}");
+            assert_eq!(rest, 0, "{text}");
+        }
+    }
+
+    #[test]
+    fn where_no_next_frame_can_be_found_or_tls_begins_a_stream_ends_in_any_case() {
+        for (text, stream) in [
+            ("length:4", &b"\xff\xff\xff\xff"[..]),
+            ("mbap", b"\0\x01\0\x07\0\x02"),
+            ("lines", b"\x16\x03\x01\x02"),
+            ("delimited", b"\x16\x03\x01\x02"),
+        ] {
+            for size in 1..=stream.len() {
+                let mut decoder = Decoder::new(framing(text), 2).on_bad_frame(BadFrame::Skip);
+                let ends = stream.chunks(size).any(|piece| {
+                    decoder.feed(piece);
+                    decoder.run().is_err()
+                });
+                assert!(ends, "{text} in pieces of {size}");
+                assert_eq!(decoder.skipped(), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_keeps_nothing_and_is_counted_on() {
+        let mut decoder = Decoder::new(Framing::LINES, 1 << 20).on_bad_frame(BadFrame::Skip);
+        let piece = [b'x'; 1 << 16];
+        let (mut frames, mut bytes) = (0, 0);
+        for nth in 1..1_000u64 {
+            decoder.feed(&piece);
+            assert_eq!(decoder.run(), Ok(None));
+            while let Some(skipped) = decoder.skipped() {
+                frames += skipped.frames;
+                bytes += skipped.bytes;
+            }
+            let is_over = nth > 16;
+            assert_eq!((frames, bytes), if is_over { (1, nth << 16) } else { (0, 0) });
+            assert!(
+                !is_over || decoder.memory() == 0 && decoder.remainder() == 0 && decoder.held.capacity() == 0
+            );
+        }
+        decoder.feed(b"x\nshort\n");
+        assert_eq!(decoder.run(), Ok(Some(Run { wire: "short\n".into(), frames: 1 })));
     }
 
     #[test]
