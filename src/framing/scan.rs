@@ -85,7 +85,7 @@ impl Framing {
     /// looked at before need not be given again, but for its last [`seam`](Self::seam) bytes.
     pub(super) fn find_next(&self, bytes: &[u8]) -> Option<usize> {
         match self {
-            Self::Lines { end } => line_end(bytes, end).map(|end| end.end),
+            Self::Lines { end } => line_end(bytes, 0, end).map(|(body, end)| body + end),
             Self::Delimited { start, .. } => memchr::memchr(*start, bytes),
             Self::Raw | Self::Length { .. } | Self::Fixed(_) | Self::Mbap => None,
         }
@@ -121,24 +121,25 @@ impl Framing {
 fn line(bytes: &[u8], seen: usize, max: usize, end: &End) -> Result<Option<Cut>, FrameError> {
     let ends = end.as_bytes();
     let from = seen.saturating_sub(ends.len() - 1);
-    match line_end(&bytes[from..], end) {
-        Some(found) if from + found.start > max => Err(FrameError::Endless { max }),
-        Some(found) => Ok(Some(Cut { body: 0..from + found.start, end: from + found.end })),
+    match line_end(bytes, from, end) {
+        Some((body, _)) if body > max => Err(FrameError::Endless { max }),
+        Some((body, end)) => Ok(Some(Cut { body: 0..body, end: body + end })),
         // All but a part of an end would be body.
         None if bytes.len() - bytes.len().min(ends.len() - 1) > max => Err(FrameError::Endless { max }),
         None => Ok(None),
     }
 }
 
-/// The first end of a line in these bytes.
-fn line_end(bytes: &[u8], end: &End) -> Option<Range<usize>> {
+/// Where the first end of a line after the first `from` bytes is, and how long it is.
+#[inline]
+fn line_end(bytes: &[u8], from: usize, end: &End) -> Option<(usize, usize)> {
     match end.as_bytes() {
-        [byte] => memchr::memchr(*byte, bytes).map(|at| at..at + 1),
-        _ if *end == End::CRLF => memchr::memchr(b'\n', bytes).map(|at| {
-            let has_return = at > 0 && bytes[at - 1] == b'\r';
-            at - usize::from(has_return)..at + 1
+        [byte] => memchr::memchr(*byte, &bytes[from..]).map(|at| (from + at, 1)),
+        _ if *end == End::CRLF => memchr::memchr(b'\n', &bytes[from..]).map(|at| {
+            let at = from + at;
+            if at > 0 && bytes[at - 1] == b'\r' { (at - 1, 2) } else { (at, 1) }
         }),
-        ends => memchr::memmem::find(bytes, ends).map(|at| at..at + ends.len()),
+        ends => memchr::memmem::find(&bytes[from..], ends).map(|at| (from + at, ends.len())),
     }
 }
 
