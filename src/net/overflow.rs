@@ -5,9 +5,9 @@
 pub enum Overflow {
     /// Its sources are not read until there is room: they wait for the slowest.
     Block,
-    /// Its sources wait for a moment (a tenth of a second, and not at all for
-    /// one that has taken nothing for a second); if it has not caught up then,
-    /// it is disconnected as a slow consumer.
+    /// Its sources wait for a moment (a second, 0.4 s while it takes nothing, and
+    /// not at all if it has taken nothing for a second); if it has not caught up
+    /// then, it is disconnected as a slow consumer.
     Disconnect,
     /// The oldest frames are dropped, and counted.
     DropOldest,

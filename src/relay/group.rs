@@ -329,6 +329,12 @@ impl Group {
         Poll::Pending
     }
 
+    /// How many bytes wait for a member, on the average.
+    pub(super) fn each_holds(&self) -> usize {
+        let members = self.members.read().unwrap_or_else(PoisonError::into_inner).len();
+        self.held.load(Relaxed) / members.max(1)
+    }
+
     /// Whether nobody else is full, and there is memory. Who takes turns has its own limit.
     pub(super) fn others_have_room(&self, own: &Mailbox) -> bool {
         let own_full = usize::from(own.is_full.load(Relaxed));

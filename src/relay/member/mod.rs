@@ -377,11 +377,11 @@ impl Member {
 
     /// Reads for as long as the others have room. Ready with nothing when the peer has finished.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Leave>> {
-        let mut moved = 0;
+        let (mut moved, most) = (0, TURN.saturating_sub(self.group.each_holds()));
         let direction = self.direction(true);
         loop {
             ready!(self.poll_room(cx));
-            if moved >= TURN {
+            if moved > 0 && moved >= most {
                 // Unlike a plain wake this lets the sockets be looked at first.
                 let _ = pin!(tokio::task::yield_now()).poll(cx);
                 return Poll::Pending;
@@ -555,8 +555,9 @@ fn taken<'a>(slices: &'a [IoSlice<'_>], mut bytes: usize) -> impl Iterator<Item 
 }
 
 /// Bytes of one read: some hundred short frames, which then share one piece.
-const READ: usize = 64 << 10;
-/// Bytes a member may read before others get their turn.
+const READ: usize = 56 << 10;
+/// Bytes a member may read before others get their turn, less what waits for each of them: what is written
+/// while it is still in the cache costs half.
 const TURN: usize = 256 << 10;
 /// Pieces of one write.
 const SLICES: usize = 32;

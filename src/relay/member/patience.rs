@@ -33,8 +33,8 @@ impl Patience {
             return Poll::Pending;
         }
         let full = *self.is_full.get_or_insert_with(Instant::now);
-        let still = self.stands_still.map(|since| since + STANDSTILL);
-        let over = still.map_or(full + PATIENCE, |still| still.min(full + PATIENCE));
+        let still = self.stands_still.unwrap_or(full);
+        let over = (still.max(full) + STILL).min(still + KNOWN).min(full + PATIENCE);
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(over)));
         if timer.deadline() != over {
             timer.as_mut().reset(over);
@@ -43,11 +43,13 @@ impl Patience {
     }
 }
 
-/// How long a member that is behind has to catch up.
-const PATIENCE: Duration = Duration::from_millis(100);
-/// One whose peer has taken nothing for so long is not waited for at all; a healthy one may be without its turn on a
-/// busy machine for a good part of that.
-const STANDSTILL: Duration = Duration::from_secs(1);
+/// How long a member that is behind has to catch up while its peer takes something.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long its peer may take nothing. For half of that a healthy one seems to, when TCP has to send again (the
+/// shortest time it waits before is 200 ms), or when a busy machine does not give it its turn.
+const STILL: Duration = Duration::from_millis(400);
+/// One whose peer has taken nothing for so long, before its queue was full too, is not waited for at all.
+const KNOWN: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -69,26 +71,38 @@ mod tests {
     async fn who_has_taken_nothing_for_long_is_not_waited_for() {
         let mut patience = Patience::default();
         patience.note(true, false);
-        assert_eq!(waits(&mut patience).await, PATIENCE);
+        assert_eq!(waits(&mut patience).await, STILL);
         let mut patience = Patience::default();
         patience.note(true, false);
-        tokio::time::sleep(STANDSTILL - PATIENCE / 2).await;
+        tokio::time::sleep(KNOWN - STILL / 2).await;
         patience.note(false, false);
         assert!(!is_over(&mut patience, false), "there is room");
-        assert_eq!(waits(&mut patience).await, PATIENCE / 2);
+        assert_eq!(waits(&mut patience).await, STILL / 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_takes_a_little_now_and_then_has_its_time_and_no_more() {
+    async fn who_takes_something_has_its_time_and_no_more() {
         let mut patience = Patience::default();
-        for _ in 0..5 {
+        for _ in 0..10 {
             patience.note(true, false);
             assert!(!is_over(&mut patience, true));
-            tokio::time::sleep(PATIENCE / 5).await;
+            tokio::time::sleep(PATIENCE / 10).await;
         }
         assert!(is_over(&mut patience, true));
         assert!(!is_over(&mut patience, false), "it has caught up");
         patience.note(true, true);
-        assert_eq!(waits(&mut patience).await, PATIENCE);
+        assert_eq!(waits(&mut patience).await, STILL);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stops_taking_has_as_long_as_one_that_never_took_anything() {
+        let mut patience = Patience::default();
+        patience.note(true, false);
+        assert!(!is_over(&mut patience, true));
+        tokio::time::sleep(STILL / 2).await;
+        patience.note(true, false);
+        assert!(!is_over(&mut patience, true));
+        patience.note(false, false);
+        assert_eq!(waits(&mut patience).await, STILL);
     }
 }
