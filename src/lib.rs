@@ -31,7 +31,7 @@ pub use self::event::{
     Restriction, State,
 };
 pub use self::flow::{Tap, TapChunk, TapDirection, TapReader};
-pub use self::framing::Framing;
+pub use self::framing::{BadFrame, Framing};
 pub use self::net::{
     AccessList, BindError, CidrError, DialError, DialOptions, DiscoveryCounts, DiscoveryOptions, Heartbeat,
     Keepalive, KernelOptions, ListenOptions, MessageOptions, Overflow, PeerOptions, ProxyVersion,

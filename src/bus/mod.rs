@@ -25,12 +25,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) use self::dispatcher::Dispatcher;
 pub use self::subscription::{Counts, Delivery, Received, Subscription};
 pub(crate) use self::table::Record;
-pub use self::table::{ConnectionSnapshot, ListenerSnapshot, Snapshot, Totals};
+pub use self::table::{ConnectionSnapshot, Dropped, ListenerSnapshot, Snapshot, Totals};
 
 use self::channel::{Batch, Channel};
 use self::outbox::Outbox;
 use self::table::Table;
-use crate::event::{ConnectionId, Envelope, Event, EventKind, EventMask, Restriction};
+use crate::event::{ConnectionId, DropCause, Envelope, Event, EventKind, EventMask, Restriction};
 use crate::signal::{Connection, Signal};
 
 /// Carries [`Event`]s from the parts of a node to whoever listens.
@@ -143,6 +143,11 @@ impl EventBus {
     /// Takes a listener that was closed out of the table.
     pub(crate) fn not_listening(&self, address: &crate::event::Endpoint) {
         self.shared.table.remove_listener(address);
+    }
+
+    /// Counts what was dropped, which whoever dropped it says now and then.
+    pub(crate) fn dropped(&self, endpoint: &Arc<str>, cause: DropCause, frames: u64, bytes: u64) {
+        self.shared.table.dropped(endpoint, cause, Dropped { frames, bytes });
     }
 
     /// Counts a client that was refused, and says so.

@@ -14,13 +14,17 @@ use tokio::time::Instant;
 use super::EventBus;
 use super::outbox::Level;
 use crate::address::Address;
-use crate::event::{ConnectionId, ConnectionMap, Endpoint, Event, EventKind, Introduction, Reason, State};
+use crate::event::{
+    ConnectionId, ConnectionMap, DropCause, Endpoint, Event, EventKind, Introduction, Reason, State,
+};
 
 /// All listeners and connections of a node.
 #[derive(Default)]
 pub(super) struct Table {
     connections: Mutex<Connections>,
     listeners: Mutex<Vec<ListenerSnapshot>>,
+    /// Apart, since it is taken while bytes move.
+    dropped: Mutex<BTreeMap<Arc<str>, BTreeMap<DropCause, Dropped>>>,
 }
 
 /// Those that live, and what has become of all others.
@@ -65,7 +69,7 @@ pub struct Snapshot {
 }
 
 /// What a listener or a target has done since the start; what lives is in it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
     /// Clients accepted, or connections that were made to the target.
     pub connections: u64,
@@ -77,6 +81,18 @@ pub struct Totals {
     pub sent: u64,
     /// Bytes taken for its peers that were not handed to the kernel, of those that are over.
     pub unsent: u64,
+    /// Messages that were dropped, by cause, as the events `frames_dropped` have them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub dropped: BTreeMap<DropCause, Dropped>,
+}
+
+/// Messages that were dropped for one cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Dropped {
+    /// How many; bytes that no message was made of are not in it.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// A bound listener.
@@ -142,7 +158,7 @@ impl Table {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let table = self.lock();
         let mut totals: BTreeMap<_, _> =
-            table.past.iter().map(|(endpoint, totals)| (Arc::clone(endpoint), *totals)).collect();
+            table.past.iter().map(|(endpoint, totals)| (Arc::clone(endpoint), totals.clone())).collect();
         let mut connections = Vec::with_capacity(table.live.len());
         for record in table.live.values() {
             let connection = record.snapshot();
@@ -154,6 +170,9 @@ impl Table {
             connections.push(connection);
         }
         drop(table);
+        for (endpoint, dropped) in &*self.lock_dropped() {
+            totals.entry(Arc::clone(endpoint)).or_default().dropped.clone_from(dropped);
+        }
         connections.sort_unstable_by_key(|connection| connection.connection);
         Snapshot { seq, listeners, connections, totals }
     }
@@ -182,6 +201,21 @@ impl Table {
     /// Counts a client that was refused.
     pub(super) fn refused(&self, endpoint: &Arc<str>) {
         self.lock().past_of(endpoint).failed += 1;
+    }
+
+    /// Counts what was dropped.
+    pub(super) fn dropped(&self, endpoint: &Arc<str>, cause: DropCause, new: Dropped) {
+        let mut dropped = self.lock_dropped();
+        if !dropped.contains_key(endpoint) {
+            dropped.insert(Arc::clone(endpoint), BTreeMap::new());
+        }
+        let known = dropped.get_mut(endpoint).expect("it was entered above").entry(cause).or_default();
+        known.frames += new.frames;
+        known.bytes += new.bytes;
+    }
+
+    fn lock_dropped(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, BTreeMap<DropCause, Dropped>>> {
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Connections> {

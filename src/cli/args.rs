@@ -14,6 +14,7 @@ use super::remote::Ask;
 use super::seeing::{Seeing, filter};
 use crate::address::Address;
 use crate::config::{Config, Fault, Origins, Place, size};
+use crate::framing::BadFrame;
 use crate::net::{BindError, DialOptions, ListenOptions, MessageOptions, Overflow, QueueOptions};
 use crate::relay::{BridgeOptions, JoinOn, RelayMode, RelayOptions, Reply, Strategy};
 use crate::service::CONTROL;
@@ -44,6 +45,10 @@ pub(super) struct Args {
     /// The most one message may have [default: 1MiB]
     #[arg(long, value_name = "SIZE", help_heading = "Messages")]
     max_frame: Option<String>,
+    /// What becomes of one that is longer, or not what the framing asks for: its sender is reset, or it
+    /// is left out and counted [default: close]
+    #[arg(long, value_name = "POLICY", help_heading = "Messages")]
+    bad_frame: Option<BadFrame>,
     /// What may wait for a connection [default: 1MiB, in mode collect 16MiB]
     #[arg(long, value_name = "SIZE", help_heading = "Messages")]
     queue: Option<String>,
@@ -373,6 +378,7 @@ impl Args {
         MessageOptions {
             framing,
             max_frame: meaning.size("--max-frame", &self.max_frame),
+            bad_frame: self.bad_frame.unwrap_or_default(),
             queue: QueueOptions { max: meaning.size("--queue", &self.queue), overflow: self.overflow },
             allow_half_open: false,
         }
@@ -495,6 +501,7 @@ pub(super) fn option(place: &Place) -> &'static str {
         (_, "strategy") => "--strategy",
         (_, "framing") => "--frame",
         (_, "max_frame") => "--max-frame",
+        (_, "bad_frame") => "--bad-frame",
         (_, "queue_max") => "--queue",
         (_, "queue_overflow") => "--overflow",
         (_, "reply") => "--reply",

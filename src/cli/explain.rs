@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::config::{ClientConfig, Config, ListenConfig, RelayConfig};
+use crate::framing::BadFrame;
 use crate::net::{Heartbeat, MessageOptions, PeerOptions};
 use crate::relay::{RelayMode, Reply, RequestOptions};
 
@@ -157,6 +158,9 @@ fn end(relay: &RelayConfig, id: &str, usual: &'static str) -> &'static str {
 fn messages(text: &mut String, messages: &MessageOptions) {
     if let Some(framing) = messages.framing {
         let _ = write!(text, "; messages are {framing}");
+    }
+    if messages.bad_frame == BadFrame::Skip {
+        text.push_str("; a bad one is left out");
     }
     let queue = messages.queue;
     if let Some(max) = queue.max {

@@ -92,6 +92,22 @@ pub(super) fn status(answer: &Value) -> String {
         let _ = write!(page, "\n{table}");
     }
 
+    let mut table = Table::new(&["DROPPED OF", "CAUSE", ">MESSAGES", ">BYTES"]);
+    let mut has_dropped = false;
+    let removed = answer["removed"].as_object().into_iter().flatten();
+    let removed = removed.map(|(name, totals)| (Value::from(name.as_str()), totals));
+    let present = objects.iter().map(|object| (object["object"].clone(), &object["totals"]));
+    for (name, totals) in present.chain(removed) {
+        for (cause, dropped) in totals["dropped"].as_object().into_iter().flatten() {
+            let bytes = size(dropped["bytes"].as_u64().unwrap_or_default());
+            table.row([plain(&name), cause.clone(), dropped["frames"].to_string(), bytes]);
+            has_dropped = true;
+        }
+    }
+    if has_dropped {
+        let _ = write!(page, "\n{table}");
+    }
+
     let mut table = Table::new(&[
         "DISCOVERY",
         "FOR",
@@ -283,7 +299,8 @@ mod tests {
 
     #[test]
     fn a_page_has_objects_and_each_client_with_its_target_in_columns() {
-        let totals = json!({ "connections": 3, "failed": 1, "received": 2048, "sent": 5, "unsent": 0 });
+        let dropped = json!({ "frame_too_long": { "frames": 2, "bytes": 4096 } });
+        let totals = json!({ "connections": 3, "failed": 1, "received": 2048, "sent": 5, "unsent": 0, "dropped": dropped });
         let page = status(&json!({
             "version": "1.0", "pid": 7, "state": "running", "uptime": 61.0, "clients": 2,
             "objects": [
@@ -305,6 +322,9 @@ mod tests {
             "OBJECT  KIND      STATE   NOW  TOTAL  FAILED  RECEIVED  SENT  WHERE",
             "front   listener  paused    2      3       1   2.0 KiB   5 B  *:9000",
             "back    client                                                host:9001",
+            "",
+            "DROPPED OF  CAUSE           MESSAGES    BYTES",
+            "front       frame_too_long         2  4.0 KiB",
             "",
             "RELAY  FROM   TO",
             "relay  front  back",

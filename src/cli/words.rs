@@ -4,6 +4,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use crate::config::LogFormat;
+use crate::framing::BadFrame;
 use crate::net::{Overflow, ProxyVersion};
 use crate::relay::{JoinOn, RelayMode, Reply, Strategy};
 
@@ -21,4 +22,4 @@ macro_rules! words {
     };
 }
 
-words!(RelayMode, Strategy, JoinOn, Reply, Overflow, ProxyVersion, LogFormat);
+words!(RelayMode, Strategy, JoinOn, Reply, BadFrame, Overflow, ProxyVersion, LogFormat);

@@ -16,6 +16,7 @@ use super::tags::Written;
 use super::wires::{Args, Expected, Filters, MaybeMember, Member, Settings};
 use super::{ClientConfig, Config, DiscoveryConfig, ListenConfig, LogFormat, RelayConfig, ScriptConfig};
 use crate::address::Address;
+use crate::framing::BadFrame;
 use crate::net::{DialOptions, Keepalive, ListenOptions, Overflow, ProxyVersion, TlsOptions};
 use crate::relay::{JoinOn, NameFrame, Naming, RelayMode, Reply, Strategy, Tag, Unknown};
 use crate::script::OnError;
@@ -157,6 +158,7 @@ pub(crate) fn listen() -> Vec<Key<ListenConfig>> {
         key(a::<Auto<Size>>(), "kernel_send_buffer", |l| &mut l.options.kernel.kernel_send_buffer, NewConnections, "SO_SNDBUF; auto: the kernel adapts it"),
         key(a::<Auto<FramingText>>(), "framing", |l| &mut l.options.messages.framing, NewConnections, "how messages are told apart; auto: not at all"),
         key(a::<Auto<Size>>(), "max_frame", |l| &mut l.options.messages.max_frame, NewConnections, "the most a message may have; auto: 1MiB"),
+        key(a::<OneOf<BadFrame>>(), "bad_frame", |l| &mut l.options.messages.bad_frame, NewConnections, "what becomes of one that is longer, or not what the framing asks for: close: its sender is reset; skip: it is left out and counted, with lines and delimited"),
         key(a::<Auto<Size>>(), "queue_max", |l| &mut l.options.messages.queue.max, NewConnections, "what may wait for a connection; auto: 1MiB"),
         key(a::<Auto<OneOf<Overflow>>>(), "queue_overflow", |l| &mut l.options.messages.queue.overflow, NewConnections, "what happens when more would; auto: disconnect"),
         key(a::<Off<Data>>(), "hello", |l| &mut l.options.peer.hello, NewConnections, "what each client is sent first, after each connect: one message; without framing, these bytes"),
@@ -187,6 +189,7 @@ pub(crate) fn client() -> Vec<Key<ClientConfig>> {
         key(a::<Auto<Size>>(), "kernel_send_buffer", |c| &mut c.options.kernel.kernel_send_buffer, NewConnections, "SO_SNDBUF; auto: the kernel adapts it"),
         key(a::<Auto<FramingText>>(), "framing", |c| &mut c.options.messages.framing, NewConnections, "how messages are told apart; auto: as the relay's listener"),
         key(a::<Auto<Size>>(), "max_frame", |c| &mut c.options.messages.max_frame, NewConnections, "the most a message may have; auto: 1MiB"),
+        key(a::<OneOf<BadFrame>>(), "bad_frame", |c| &mut c.options.messages.bad_frame, NewConnections, "what becomes of one that is longer, or not what the framing asks for: close: the connection is reset; skip: it is left out and counted, with lines and delimited"),
         key(a::<Off<Text>>(), "tls", |c| &mut c.tls, NewConnections, "the [tls.ID] that is spoken with it; off: none"),
         key(a::<Off<OneOf<ProxyVersion>>>(), "send_proxy", |c| &mut c.options.send_proxy, NewConnections, "tells the target by a PROXY header which client it is for"),
         key(a::<Off<ViaText>>(), "proxy", |c| &mut c.proxy, NewConnections, "the SOCKS5 or HTTP proxy that makes the connection; its password is shown as ***"),

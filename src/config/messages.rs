@@ -8,7 +8,7 @@ use toml::de::DeValue;
 use super::kinds::{Kind, Problem, Word, toml_text};
 use super::{ClientConfig, Config, Fault, Place, RelayConfig};
 use crate::address::Address;
-use crate::framing::Framing;
+use crate::framing::{BadFrame, Framing};
 use crate::net::{MessageOptions, Overflow};
 use crate::relay::RelayMode;
 
@@ -98,6 +98,14 @@ impl Word for Overflow {
     }
 }
 
+impl Word for BadFrame {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn word(self) -> &'static str {
+        self.name()
+    }
+}
+
 impl Config {
     /// How the messages of a client are told apart and kept in a relay: without
     /// a framing of its own it has that of the first listener with one.
@@ -161,6 +169,7 @@ impl Config {
             let differs = [
                 ("framing", own.framing != common.framing),
                 ("max_frame", own.max_frame() != common.max_frame()),
+                ("bad_frame", own.bad_frame != common.bad_frame),
                 ("queue_max", own.queue.of_uplink().max != common.queue.of_uplink().max),
                 ("queue_overflow", own.queue.of_uplink().overflow != common.queue.of_uplink().overflow),
             ];
@@ -181,12 +190,13 @@ pub(super) fn check(
     faults: &mut Vec<Fault>,
 ) {
     let mut add = |key, text: String| faults.push(Fault { place: at(key), text });
-    let MessageOptions { framing, max_frame, queue, allow_half_open: _ } = messages;
+    let MessageOptions { framing, max_frame, bad_frame, queue, allow_half_open: _ } = messages;
     let mode = relay.mode.name();
     if !relay.mode.is_group() {
         let given = [
             (framing.is_some(), "framing"),
             (max_frame.is_some(), "max_frame"),
+            (*bad_frame == BadFrame::Skip, "bad_frame"),
             (queue.max.is_some(), "queue_max"),
             (queue.overflow.is_some(), "queue_overflow"),
         ];
@@ -202,6 +212,11 @@ pub(super) fn check(
     if relay.mode == RelayMode::Collect && !is_listener && queue.overflow == Some(Overflow::Disconnect) {
         let text = "the target of mode collect is kept connected; write block, drop_oldest or drop_newest";
         add("queue_overflow", text.into());
+    }
+    if *bad_frame == BadFrame::Skip && !messages.framing().finds_next() {
+        let framing = messages.framing();
+        let text = "does not tell where the next message begins after a bad one; write close, or the framing lines or delimited";
+        add("bad_frame", format!("{framing} {text}"));
     }
     let drops = queue.overflow.filter(|overflow| overflow.drops());
     if let Some(overflow) = drops.filter(|_| messages.framing() == Framing::Raw) {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// Why frames were dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum DropCause {
@@ -25,6 +25,10 @@ pub enum DropCause {
     Unasked,
     /// A filter of the relay let nothing of them through.
     Filtered,
+    /// They are longer than allowed, and what is bad is left out (`bad_frame = "skip"`).
+    FrameTooLong,
+    /// They are not what the framing allows, or it is between frames; left out likewise.
+    MalformedFrame,
 }
 
 /// Why a request has no answer.
@@ -42,7 +46,7 @@ pub enum RequestFault {
 
 impl DropCause {
     /// Every cause there is.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Overflow,
         Self::Unheard,
         Self::Unsendable,
@@ -52,6 +56,8 @@ impl DropCause {
         Self::Late,
         Self::Unasked,
         Self::Filtered,
+        Self::FrameTooLong,
+        Self::MalformedFrame,
     ];
 
     /// The word used in logs and JSON.
@@ -66,6 +72,8 @@ impl DropCause {
             Self::Late => "late",
             Self::Unasked => "unasked",
             Self::Filtered => "filtered",
+            Self::FrameTooLong => "frame_too_long",
+            Self::MalformedFrame => "malformed_frame",
         }
     }
 }

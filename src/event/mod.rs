@@ -323,8 +323,8 @@ pub enum Event {
     /// From: whoever dropped them, at most once a second for a connection and a cause, and at its end.
     /// Carries: the totals of the connection and the cause.
     FramesDropped {
-        /// The connection they were for, or with the causes `unheard` and
-        /// `unsendable` the one they came from. None while a target that is kept
+        /// The connection they were for, or with the causes `unheard`, `unsendable`,
+        /// `frame_too_long` and `malformed_frame` the one they came from. None while a target that is kept
         /// connected is not.
         connection: Option<ConnectionId>,
         /// Its listener's or target's name.

@@ -3,6 +3,7 @@
 //! [`Framing::encode`] makes of a message what goes over the wire. Neither
 //! reads a socket or knows where frames go.
 
+mod bad_frame;
 mod decoder;
 mod expect;
 mod scan;
@@ -11,7 +12,8 @@ mod unfinished;
 
 use bytes::BytesMut;
 
-pub use self::decoder::{Decoder, Run};
+pub use self::bad_frame::BadFrame;
+pub use self::decoder::{Decoder, Run, Skipped};
 pub use self::expect::{Expect, Pattern};
 pub use self::text::FramingError;
 pub(crate) use self::unfinished::{Ticket, Unfinished};
@@ -192,6 +194,13 @@ impl Framing {
     /// that it may be passed on as it came.
     pub(crate) fn is_exact(&self) -> bool {
         !matches!(self, Self::Lines { end } if *end == End::CRLF)
+    }
+}
+
+impl FrameError {
+    /// Whether it is about a length; otherwise the bytes are wrong.
+    pub(crate) fn is_of_length(&self) -> bool {
+        matches!(self, Self::Endless { .. } | Self::TooLong { .. })
     }
 }
 

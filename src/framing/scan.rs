@@ -76,6 +76,30 @@ impl Framing {
         }
     }
 
+    /// Whether it tells where the next frame can begin after one that was bad.
+    pub(crate) fn finds_next(&self) -> bool {
+        matches!(self, Self::Lines { .. } | Self::Delimited { .. })
+    }
+
+    /// Where that is in what follows the first byte of the bad one, if it has come. Whatever was
+    /// looked at before need not be given again, but for its last [`seam`](Self::seam) bytes.
+    pub(super) fn find_next(&self, bytes: &[u8]) -> Option<usize> {
+        match self {
+            Self::Lines { end } => line_end(bytes, 0, end).map(|(body, end)| body + end),
+            Self::Delimited { start, .. } => memchr::memchr(*start, bytes),
+            Self::Raw | Self::Length { .. } | Self::Fixed(_) | Self::Mbap => None,
+        }
+    }
+
+    /// How many bytes may belong to what tells that and is not complete.
+    pub(super) fn seam(&self) -> usize {
+        match self {
+            // A CR before an LF tells nothing.
+            Self::Lines { end } if *end != End::CRLF => end.as_bytes().len() - 1,
+            _ => 0,
+        }
+    }
+
     /// The bodies of whole frames that were cut before.
     pub(crate) fn bodies<'a>(&self, mut bytes: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         let framing = *self;
@@ -97,20 +121,25 @@ impl Framing {
 fn line(bytes: &[u8], seen: usize, max: usize, end: &End) -> Result<Option<Cut>, FrameError> {
     let ends = end.as_bytes();
     let from = seen.saturating_sub(ends.len() - 1);
-    let found = match ends {
-        [byte] => memchr::memchr(*byte, &bytes[from..]).map(|at| (from + at, 1)),
-        _ if *end == End::CRLF => memchr::memchr(b'\n', &bytes[from..]).map(|at| {
-            let at = from + at;
-            if at > 0 && bytes[at - 1] == b'\r' { (at - 1, 2) } else { (at, 1) }
-        }),
-        _ => memchr::memmem::find(&bytes[from..], ends).map(|at| (from + at, ends.len())),
-    };
-    match found {
+    match line_end(bytes, from, end) {
         Some((body, _)) if body > max => Err(FrameError::Endless { max }),
         Some((body, end)) => Ok(Some(Cut { body: 0..body, end: body + end })),
         // All but a part of an end would be body.
         None if bytes.len() - bytes.len().min(ends.len() - 1) > max => Err(FrameError::Endless { max }),
         None => Ok(None),
+    }
+}
+
+/// Where the first end of a line after the first `from` bytes is, and how long it is.
+#[inline]
+fn line_end(bytes: &[u8], from: usize, end: &End) -> Option<(usize, usize)> {
+    match end.as_bytes() {
+        [byte] => memchr::memchr(*byte, &bytes[from..]).map(|at| (from + at, 1)),
+        _ if *end == End::CRLF => memchr::memchr(b'\n', &bytes[from..]).map(|at| {
+            let at = from + at;
+            if at > 0 && bytes[at - 1] == b'\r' { (at - 1, 2) } else { (at, 1) }
+        }),
+        ends => memchr::memmem::find(&bytes[from..], ends).map(|at| (from + at, ends.len())),
     }
 }
 

@@ -12,7 +12,7 @@ use super::kernel::KernelOptions;
 use super::overflow::{Overflow, QueueLimit};
 use super::peer::PeerOptions;
 use super::proxy_header::ProxyVersion;
-use crate::framing::Framing;
+use crate::framing::{BadFrame, Framing};
 
 /// How a silent peer is found out: after `idle` without traffic, `probes`
 /// probes `interval` apart. It is given up after `idle + probes × interval`.
@@ -107,6 +107,8 @@ pub struct MessageOptions {
     pub framing: Option<Framing>,
     /// The most a message may have, in bytes. `None`: 1 MiB.
     pub max_frame: Option<usize>,
+    /// What becomes of one that is longer, or not what the framing asks for.
+    pub bad_frame: BadFrame,
     /// What may wait for the connection.
     pub queue: QueueOptions,
     /// Where it is wired: whether a connection whose peer has finished stays, to be written to, until a slot

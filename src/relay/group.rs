@@ -535,6 +535,7 @@ impl Mailbox {
 
     /// Counts what was lost, and says so at most once a second.
     pub(super) fn lose(&self, shared: &Shared, cause: DropCause, lost: Amount) {
+        shared.bus.dropped(&self.endpoint(), cause, lost.frames, lost.bytes);
         let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
         let loss = &mut losses[cause as usize];
         loss.amount.frames += lost.frames;

@@ -50,6 +50,7 @@ mod scripts;
 mod server;
 mod signals;
 mod silence;
+mod skips;
 mod sockets;
 mod stdio;
 mod steps;

@@ -12,7 +12,6 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{Leave, Member, READ};
 use crate::event::{DropCause, Reason, State};
 use crate::flow::with_scratch;
-use crate::framing::FrameError;
 use crate::net::{Amount, Unacknowledged, reason_of, reason_of_drop};
 
 impl Member {
@@ -40,9 +39,7 @@ impl Member {
             }
             Leave::Severed(reason) => (reason, io::Error::other(severed(reason))),
             Leave::Broken(error) => (reason_of(&error), error),
-            Leave::Frame(fault @ (FrameError::Endless { .. } | FrameError::TooLong { .. })) => {
-                (Reason::FrameTooLong, io::Error::other(fault))
-            }
+            Leave::Frame(fault) if fault.is_of_length() => (Reason::FrameTooLong, io::Error::other(fault)),
             Leave::Frame(fault) => (Reason::MalformedFrame, io::Error::other(fault)),
             Leave::Unnamed(text) => (Reason::Unnamed, io::Error::other(text)),
             Leave::Slow => {

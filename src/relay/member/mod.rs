@@ -27,8 +27,8 @@ use super::{Limits, RelayOptions, Stop};
 use crate::budget::PROMISE;
 use crate::event::{ConnectionId, Endpoint, Reason};
 use crate::flow::{TapDirection, with_scratch};
-use crate::framing::{Decoder, FrameError, Framing, Ticket};
-use crate::net::{Conn, MessageOptions, reason_of};
+use crate::framing::{Decoder, FrameError, Framing, Skipped, Ticket};
+use crate::net::{Amount, Conn, MessageOptions, reason_of};
 use crate::registry::Ending;
 
 /// A connection, what arrives on it, and what waits for it.
@@ -111,7 +111,7 @@ impl Member {
         let endpoint = conn.record().endpoint();
         let limit = messages.queue.of_member();
         let mailbox = Mailbox::new(Some(conn.id()), endpoint, side, framing, messages.max_frame(), limit);
-        Self::with(group, limits, conn, group.join(mailbox)).allowing(messages)
+        Self::with(group, limits, conn, group.join(mailbox), messages)
     }
 
     /// A connection to a target whose queue outlives it.
@@ -123,7 +123,7 @@ impl Member {
         messages: &MessageOptions,
     ) -> Self {
         mailbox.set_connection(Some(conn.id()));
-        let mut member = Self::with(group, limits, conn, Arc::clone(mailbox)).of_target().allowing(messages);
+        let mut member = Self::with(group, limits, conn, Arc::clone(mailbox), messages).of_target();
         member.keeps = true;
         if let Some(exchange) = &group.exchange {
             exchange.connected(group);
@@ -131,7 +131,13 @@ impl Member {
         member
     }
 
-    fn with(group: &Arc<Group>, limits: &Arc<Limits>, mut conn: Conn, mailbox: Arc<Mailbox>) -> Self {
+    fn with(
+        group: &Arc<Group>,
+        limits: &Arc<Limits>,
+        mut conn: Conn,
+        mailbox: Arc<Mailbox>,
+        messages: &MessageOptions,
+    ) -> Self {
         if let Some(wires) = &group.wires {
             wires.entered(&conn, &mailbox, group.keeps());
         }
@@ -146,7 +152,7 @@ impl Member {
         }
         Self {
             own: Own::hello(&mut conn, &mailbox),
-            decoder: Decoder::new(mailbox.framing, mailbox.max_frame),
+            decoder: Decoder::new(mailbox.framing, mailbox.max_frame).on_bad_frame(messages.bad_frame),
             mailbox,
             ticket: Ticket::new(&group.shared.unfinished),
             group: Arc::clone(group),
@@ -164,16 +170,11 @@ impl Member {
             is_parting: false,
             answered: None,
             has_shut: false,
-            allows_half_open: false,
+            allows_half_open: messages.allow_half_open,
             reason: None,
             unsent: 0,
             is_over: false,
         }
-    }
-
-    fn allowing(mut self, messages: &MessageOptions) -> Self {
-        self.allows_half_open = messages.allow_half_open;
-        self
     }
 
     /// With the options of its relay: how it is called, and who gets its answers.
@@ -412,7 +413,9 @@ impl Member {
             self.heard();
             let mut is_another = false;
             loop {
-                match self.decoder.run() {
+                let run = self.decoder.run();
+                is_another |= self.count_skipped();
+                match run {
                     Ok(Some(run)) => {
                         is_another = true;
                         if let Some(leave) = self.take_in(run) {
@@ -428,6 +431,16 @@ impl Member {
                 return Poll::Ready(Some(Leave::Stalled));
             }
         }
+    }
+
+    /// Counts what was left out of what it has sent; tells whether anything was.
+    fn count_skipped(&mut self) -> bool {
+        let mut is_any = false;
+        while let Some(Skipped { cause, frames, bytes }) = self.decoder.skipped() {
+            self.mailbox.lose(&self.group.shared, cause, Amount { frames, bytes });
+            is_any = true;
+        }
+        is_any
     }
 
     /// The peer has finished: it leaves, unless all it ever does is listen.
@@ -472,7 +485,9 @@ impl Member {
             && self.decoder.remainder() > 0
         {
             self.decoder.feed(end.as_bytes());
-            if let Ok(Some(run)) = self.decoder.run() {
+            let run = self.decoder.run();
+            self.count_skipped();
+            if let Ok(Some(run)) = run {
                 // Nobody in a wired group has to say its name.
                 let _ = self.pass_on(run);
             }
