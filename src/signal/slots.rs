@@ -39,34 +39,35 @@ pub(super) struct Table<T> {
     owner: Option<Weak<dyn Owner>>,
 }
 
-type List<T> = Arc<Vec<Arc<Slot<T>>>>;
+type List<T> = Arc<Vec<Arc<Slot<Called<T>>>>>;
 
-/// A connected slot.
-pub(super) struct Slot<T> {
+/// What a slot does; `false` says that it has lost its context.
+type Called<T> = dyn Fn(&T) -> bool + Send + Sync;
+
+/// A connected slot. What it does lies within, so that it is found with one look less.
+struct Slot<F: ?Sized> {
     /// By which it is found again: the list is in this order.
     number: u64,
     /// No other live slot has the same.
     key: Option<Arc<str>>,
     live: AtomicBool,
-    call: Call<T>,
-    place: &'static Location<'static>,
-}
-
-/// What a slot does; `false` says that it has lost its context.
-pub(super) struct Call<T> {
-    call: Box<dyn Fn(&T) -> bool + Send + Sync>,
     once: bool,
+    place: &'static Location<'static>,
+    call: F,
 }
 
-impl<T> Slot<T> {
+/// A slot that is to be connected.
+pub(super) struct Call<T>(Box<Slot<Called<T>>>);
+
+impl<F: ?Sized> Slot<F> {
     fn is_called(&self, key: &Arc<str>) -> bool {
         self.key.as_ref() == Some(key) && self.live.load(Ordering::Acquire)
     }
 }
 
-impl<T> Call<T> {
+impl<T: 'static> Call<T> {
     pub(super) fn always(call: impl Fn(&T) -> bool + Send + Sync + 'static) -> Self {
-        Self { call: Box::new(call), once: false }
+        Self::new(call, false)
     }
 
     pub(super) fn once(call: impl FnOnce(&T) + Send + 'static) -> Self {
@@ -76,7 +77,12 @@ impl<T> Call<T> {
             call.into_iter().for_each(|call| call(value));
             true
         };
-        Self { call: Box::new(take), once: true }
+        Self::new(take, true)
+    }
+
+    fn new(call: impl Fn(&T) -> bool + Send + Sync + 'static, once: bool) -> Self {
+        let (live, place) = (AtomicBool::new(true), Location::caller());
+        Self(Box::new(Slot { number: 0, key: None, live, once, place, call }))
     }
 }
 
@@ -116,7 +122,9 @@ impl<T: 'static> Table<T> {
         place: &'static Location<'static>,
     ) -> Result<Box<dyn Link>, AlreadyConnected> {
         let number = self.added.fetch_add(1, Ordering::Relaxed);
-        let slot = Arc::new(Slot { number, key, live: AtomicBool::new(true), call, place });
+        let Call(mut slot) = call;
+        (slot.number, slot.key, slot.place) = (number, key, place);
+        let slot = Arc::from(slot);
         let link = TableLink { table: Arc::downgrade(self), slot: Arc::downgrade(&slot), number };
         let kept = self.change(|slots| {
             let same = slot.key.as_ref().and_then(|key| slots.iter().find(|other| other.is_called(key)));
@@ -139,55 +147,59 @@ impl<T: 'static> Table<T> {
         Ok(Box::new(link))
     }
 
+    // Not within its callers, where it would cost also an emission that calls nobody.
+    #[inline(never)]
     pub(super) fn emit(&self, value: &T) {
-        for panicked in self.call(value) {
-            self.announce(panicked);
+        let panicked = self.call(value);
+        if !panicked.is_empty() {
+            panicked.into_iter().for_each(|panicked| self.announce(panicked));
         }
     }
 
     /// Calls the live slots in order and returns which panicked.
+    #[inline]
     pub(super) fn call(&self, value: &T) -> Vec<SlotPanicked> {
         let mut panicked = Vec::new();
         if self.blocked.load(Ordering::Acquire) > 0 {
             return panicked;
         }
-        if let Some(mut cached) = self.cached.try_lock() {
-            let before = self.refresh(&mut cached);
-            self.run(cached.as_deref().map_or(&[], Vec::as_slice), value, &mut panicked);
-            let after = self.refresh(&mut cached);
-            drop(cached);
-            if before.is_some() || after.is_some() {
-                drop_whatever_it_does((before, after));
-            }
-        } else {
+        let Some(mut cached) = self.cached.try_lock() else {
             let slots = Arc::clone(&lock(&self.slots));
             self.run(&slots, value, &mut panicked);
             drop_whatever_it_does(slots);
+            return panicked;
+        };
+        let before = self.refresh(&mut cached);
+        self.run(cached.as_deref().map_or(&[], Vec::as_slice), value, &mut panicked);
+        let after = self.refresh(&mut cached);
+        drop(cached);
+        if before.is_some() || after.is_some() {
+            drop_whatever_it_does((before, after));
         }
         panicked
     }
 
     /// Calls the live ones of `slots`; those that shall not be called again are gone afterwards.
     #[inline]
-    fn run(&self, slots: &[Arc<Slot<T>>], value: &T, panicked: &mut Vec<SlotPanicked>) {
+    fn run(&self, slots: &[Arc<Slot<Called<T>>>], value: &T, panicked: &mut Vec<SlotPanicked>) {
         let (mut left, mut gone) = (slots.iter(), false);
         loop {
-            let mut current: Option<&Slot<T>> = None;
+            let mut current: Option<&Slot<Called<T>>> = None;
             let ended = catch_unwind(AssertUnwindSafe(|| {
                 for slot in left.by_ref() {
                     // Of two emissions at once only one has a single-shot slot.
-                    if !slot.live.load(Ordering::Acquire) || slot.call.once && !self.retire(slot) {
+                    if !slot.live.load(Ordering::Acquire) || slot.once && !self.retire(slot) {
                         continue;
                     }
                     current = Some(slot);
-                    let has_context = (slot.call.call)(value);
-                    gone |= slot.call.once || !has_context && self.retire(slot);
+                    let has_context = (slot.call)(value);
+                    gone |= slot.once || !has_context && self.retire(slot);
                 }
             }));
             let Err(payload) = ended else { break };
             self.panics.fetch_add(1, Ordering::Relaxed);
             let slot = current.expect("only a slot can panic here");
-            gone |= slot.call.once;
+            gone |= slot.once;
             panicked.push(SlotPanicked { slot: slot.place, message: text_of(&*payload) });
         }
         if gone {
@@ -201,6 +213,12 @@ impl<T: 'static> Table<T> {
         if cached.is_some() && !self.is_stale.load(Ordering::SeqCst) {
             return None;
         }
+        self.renew(cached)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn renew(&self, cached: &mut Option<List<T>>) -> Option<List<T>> {
         // First, so that what changes meanwhile is not missed.
         self.is_stale.store(false, Ordering::SeqCst);
         let slots = Arc::clone(&lock(&self.slots));
@@ -223,7 +241,7 @@ impl<T: 'static> Table<T> {
     }
 
     /// Has `slot` never called again; tells whether it was live.
-    fn retire(&self, slot: &Slot<T>) -> bool {
+    fn retire(&self, slot: &Slot<Called<T>>) -> bool {
         let was_live = slot.live.swap(false, Ordering::AcqRel);
         if was_live {
             self.connected.fetch_sub(1, Ordering::Release);
@@ -233,7 +251,7 @@ impl<T: 'static> Table<T> {
 
     /// Leaves out the dead slots.
     fn sweep(&self) {
-        let is_dead = |slot: &mut Arc<Slot<T>>| !slot.live.load(Ordering::Acquire);
+        let is_dead = |slot: &mut Arc<Slot<Called<T>>>| !slot.live.load(Ordering::Acquire);
         let dead: Vec<_> = self.change(|slots| slots.extract_if(.., is_dead).collect());
         drop_whatever_it_does(dead);
     }
@@ -248,7 +266,7 @@ impl<T: 'static> Table<T> {
     }
 
     /// Changes the list: where it is, if no emission holds it.
-    fn change<R>(&self, change: impl FnOnce(&mut Vec<Arc<Slot<T>>>) -> R) -> R {
+    fn change<R>(&self, change: impl FnOnce(&mut Vec<Arc<Slot<Called<T>>>>) -> R) -> R {
         let mut slots = lock(&self.slots);
         // An emission that comes now takes the list anew, when it is changed.
         let cached = self.cached.try_lock().map(|mut cached| cached.take());
@@ -313,7 +331,7 @@ impl<T> Table<T> {
 /// table nor the slot is kept alive, so that a slot may own its connection.
 struct TableLink<T> {
     table: Weak<Table<T>>,
-    slot: Weak<Slot<T>>,
+    slot: Weak<Slot<Called<T>>>,
     number: u64,
 }
 
