@@ -55,8 +55,12 @@ fn main() {
 fn nobody_listening_allocates_nothing() {
     let signal = Signal::<u64>::new();
     let connection = signal.view().connect(|_| {});
+    signal.emit(&black_box(1));
     let counted = allocation_counter::measure(|| signal.emit(&black_box(1)));
-    assert_eq!(counted.count_total, 0, "a direct slot costs no allocation");
+    assert_eq!(
+        counted.count_total, 0,
+        "a direct slot costs no allocation, but for the first call after a change"
+    );
     drop(connection);
     let counted = allocation_counter::measure(|| {
         signal.emit(&black_box(1));
