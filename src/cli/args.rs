@@ -214,8 +214,7 @@ pub(super) enum Command {
     /// Print this on stdout.
     Print(String),
     Check {
-        config: Box<Config>,
-        files: Vec<PathBuf>,
+        run: Box<Run>,
         live: bool,
     },
     Ask(Ask),
@@ -260,6 +259,14 @@ impl Source {
                 faults.iter().map(line).collect()
             }
             Self::Files(files) => files.origins.explain(faults),
+        }
+    }
+
+    /// The files, if it came from some.
+    pub(super) fn paths(&self) -> &[PathBuf] {
+        match self {
+            Self::CommandLine => &[],
+            Self::Files(files) => &files.paths,
         }
     }
 
@@ -319,10 +326,10 @@ impl Args {
                 return run_files(&files, &seeing).map(|run| Command::Run(Box::new(run)));
             }
             Some(Verb::Check { files, show, live }) => {
-                let config = run_files(&files, &Seeing::default())?.config;
+                let run = Box::new(run_files(&files, &Seeing::default())?);
                 return Ok(match show {
-                    true => Command::Print(config.to_toml()),
-                    false => Command::Check { config: Box::new(config), files, live },
+                    true => Command::Print(run.config.to_toml()),
+                    false => Command::Check { run, live },
                 });
             }
             Some(Verb::Ask(ask)) => return Ok(Command::Ask(ask)),

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,10 @@ use time::{Duration, OffsetDateTime};
 /// # Errors
 /// What cannot be, and what to try; files made before it stay.
 pub(super) fn make(folder: &Path, names: &[String], days: u32) -> Result<String, String> {
+    if !DAYS.contains(&days) {
+        let (least, most) = (DAYS.start(), DAYS.end());
+        return Err(format!("--days {days} is not possible; write {least} to {most}"));
+    }
     let mut out = String::new();
     let show = |path: &Path| path.display().to_string();
     create_folder(folder).map_err(|error| format!("{}: {error}; name another folder", show(folder)))?;
@@ -127,3 +132,5 @@ fn write_new(path: &PathBuf, text: &str, mode: u32) -> Result<(), String> {
 }
 
 const DAYS_OF_AUTHORITY: u32 = 3_650;
+/// Nothing outlives its authority.
+const DAYS: RangeInclusive<u32> = 1..=DAYS_OF_AUTHORITY;

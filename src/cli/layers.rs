@@ -72,8 +72,10 @@ impl LayerArgs {
         // So that what --print-config says is right in any folder.
         tls.seen_from(Path::new(""));
         let is_spoken = listen.speak_tls.contains(&true) || connect.speak_tls.contains(&true);
-        if is_spoken || tls != TlsOptions::default() {
+        if is_spoken {
             config.tls.insert(NAME.into(), tls);
+        } else {
+            self.unused(meaning);
         }
         for (nth, speaks) in listen.speak_tls.iter().enumerate() {
             if let Some(listener) = config.listen.get_mut(&format!("listen{}", nth + 1)) {
@@ -98,6 +100,25 @@ impl LayerArgs {
         for client in config.client.values_mut() {
             client.options.send_proxy = self.send_proxy;
             client.proxy.clone_from(&proxy);
+        }
+    }
+
+    /// What was typed of TLS where no address speaks it.
+    fn unused(&self, meaning: &mut Meaning) {
+        let (either, dialled, bound) =
+            ("--listen tls://ADDR or --connect tls://ADDR", "--connect tls://ADDR", "--listen tls://ADDR");
+        for (is_typed, option, example) in [
+            (self.tls_cert.is_some(), "--tls-cert", either),
+            (self.tls_key.is_some(), "--tls-key", either),
+            (self.tls_ca.is_some(), "--tls-ca", dialled),
+            (self.tls_client_ca.is_some(), "--tls-client-ca", bound),
+            (self.tls_server_name.is_some(), "--tls-server-name", dialled),
+        ] {
+            if is_typed {
+                let text =
+                    format!("no address here speaks TLS; write tls:// before the address, as in {example}");
+                meaning.note::<(), _>(option, Err(text));
+            }
         }
     }
 }

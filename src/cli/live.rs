@@ -8,22 +8,29 @@ use tokio::task::JoinSet;
 
 use crate::address::Address;
 use crate::bus::EventBus;
-use crate::config::Config;
+use crate::config::{Config, Fault};
 use crate::event::Reason;
 use crate::net::{DialOptions, Layers, Responder, Target, bind, check_source, dial};
-use crate::node::{Speakers, read_material};
+use crate::node::{Speakers, leads, read_material};
 
 /// The results, a line each in the order of the config, and whether all is well.
-pub(super) async fn try_all(config: &Config) -> (String, bool) {
+///
+/// # Errors
+/// The targets that are listeners of the same node, as the resolver sees them: nothing was tried.
+pub(super) async fn try_all(config: &Config) -> Result<(String, bool), Vec<Fault>> {
     let mut trials = JoinSet::new();
     let (listeners, clients) = (config.listen.clone(), config.client.clone());
     let discoveries = config.discovery.clone();
     let count = listeners.len() + clients.len() + discoveries.len();
-    let leads = config.literal_leads();
+    let leads = leads(config).await;
+    let circles = config.circles(&leads);
+    if !circles.is_empty() {
+        return Err(circles);
+    }
     let mut speakers = Speakers::default();
     match read_material(config).await {
         Ok(material) => _ = speakers.follow(material),
-        Err(error) => return (format!("FAILED  {error}\n"), false),
+        Err(error) => return Ok((format!("FAILED  {error}\n"), false)),
     }
     for (nth, (id, listener)) in listeners.into_iter().enumerate() {
         trials.spawn(async move {
@@ -88,7 +95,7 @@ pub(super) async fn try_all(config: &Config) -> (String, bool) {
         };
     }
     let all_work = results.iter().all(|(_, _, result, _)| result.is_ok());
-    (out, all_work)
+    Ok((out, all_work))
 }
 
 async fn reach(id: &str, to: &Address, options: &DialOptions, layers: Layers) -> Result<String, String> {

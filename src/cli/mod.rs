@@ -50,7 +50,7 @@ use crate::bus::EventBus;
 use crate::config::{Config, LogFormat, RelayConfig};
 use crate::guide;
 use crate::net::inherit_sockets;
-use crate::node::{Node, NodeError};
+use crate::node::{Node, NodeError, try_material};
 use crate::relay::RelayMode;
 use crate::service::{Control, Supervisor};
 
@@ -84,8 +84,7 @@ pub fn main() -> ExitCode {
             Err(fault) => refuse(&[format!("cert: {fault}")], false),
         },
         Ok(Command::Print(text)) => print(&text),
-        Ok(Command::Check { config, live: true, .. }) => try_all(&config),
-        Ok(Command::Check { config, files, .. }) => print(&explain::config(&config, &files)),
+        Ok(Command::Check { run, live }) => check(&run, live),
         Ok(Command::Ask(ask)) => remote::ask(&ask),
         Ok(Command::Completions(shell)) => print(&documents::completions(shell)),
         Ok(Command::Passwd { file, name }) => match passwd::enter(&file, &name) {
@@ -123,14 +122,22 @@ fn help(topic: Option<&str>) -> ExitCode {
     }
 }
 
-/// Tries what a config would open and dial.
-fn try_all(config: &Config) -> ExitCode {
+/// Says what a config does, or tries what it would open and dial.
+fn check(run: &Run, live: bool) -> ExitCode {
+    let config = &run.config;
+    if let Err(faults) = try_material(config) {
+        return refuse(&run.source.explain(&faults), false);
+    }
+    if !live {
+        return print(&explain::config(config, run.source.paths()));
+    }
     match runtime(1).map(|runtime| runtime.block_on(live::try_all(config))) {
-        Ok((text, true)) => print(&text),
-        Ok((text, false)) => {
+        Ok(Ok((text, true))) => print(&text),
+        Ok(Ok((text, false))) => {
             print(&text);
             ExitCode::from(FAILED)
         }
+        Ok(Err(faults)) => refuse(&run.source.explain(&faults), false),
         Err(error) => {
             say_errors(&[format!("cannot start: {error}")], false);
             ExitCode::from(FAILED)

@@ -153,7 +153,7 @@ pub(super) fn status(answer: &Value) -> String {
             Some(target) if !target["peer"].is_null() => plain(&target["peer"]),
             // A client is followed by its target, unless that was left out.
             None if omitted > 0 && connections.last() == Some(client) => "not shown".into(),
-            _ => "none yet".into(),
+            _ => shared_target(client, objects, connections),
         };
         table.row([
             client["connection"].to_string(),
@@ -172,6 +172,24 @@ pub(super) fn status(answer: &Value) -> String {
         let _ = writeln!(page, "… and {omitted} connections more; --connections N shows so many");
     }
     page
+}
+
+/// The target of a client that has no connection of its own there: who is dialled for all, or that there is none.
+fn shared_target(client: &Value, objects: &[Value], connections: &[Value]) -> String {
+    let endpoint = &client["endpoint"];
+    let mut relays = objects.iter().filter(|object| object["kind"] == "relay");
+    let of_it =
+        |relay: &&Value| list(&relay["from"]).contains(endpoint) || list(&relay["to"]).contains(endpoint);
+    match relays.find(of_it) {
+        Some(relay) if !list(&relay["to"]).is_empty() => {
+            let ends = [list(&relay["from"]), list(&relay["to"])].concat();
+            let is_shared = |one: &&Value| {
+                one["dialled"] == true && one["partner"].is_null() && ends.contains(&one["endpoint"])
+            };
+            connections.iter().find(is_shared).map_or_else(|| "none yet".into(), |one| plain(&one["peer"]))
+        }
+        _ => "-".into(),
+    }
 }
 
 /// One signal, as a line: when, of what, what, and its values.

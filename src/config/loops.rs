@@ -2,7 +2,7 @@
 //! thing, a circle another.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Config, Fault, Place};
 use crate::address::{Address, Host};
@@ -84,7 +84,10 @@ fn circle(target: &Address, way: &[&str]) -> String {
 fn reaches(target: &Address, bind: &Address) -> bool {
     match (target, bind) {
         (Address::Tcp { host: target, port }, Address::Tcp { host: bind, port: bound }) => {
-            port == bound && (target == bind || is_wildcard(bind) && is_loopback(target))
+            let reaches_bound = target == bind
+                || is_wildcard(bind) && is_loopback(target)
+                || is_localhost(target) && is_localhost(bind);
+            port == bound && reaches_bound
         }
         (Address::Unix(target), Address::Unix(bind)) => target == bind,
         _ => false,
@@ -96,6 +99,15 @@ fn is_wildcard(host: &Host) -> bool {
         Host::Any => true,
         Host::Ip(ip) => ip.is_unspecified(),
         Host::Scoped(..) | Host::Name(_) => false,
+    }
+}
+
+/// By its name or by its address: the name stands for that everywhere, and not everywhere for `::1`.
+fn is_localhost(host: &Host) -> bool {
+    match host {
+        Host::Ip(ip) => *ip == IpAddr::V4(Ipv4Addr::LOCALHOST),
+        Host::Name(name) => name == "localhost",
+        Host::Any | Host::Scoped(..) => false,
     }
 }
 
@@ -138,6 +150,13 @@ mod tests {
             ]
         );
         assert_eq!(chain(&[("127.0.0.1:1", "127.0.0.2:1")]), [""; 0]);
+        assert_eq!(chain(&[("[::1]:1", "localhost:1")]), [""; 0]);
+        for (from, to) in [("127.0.0.1:1", "localhost:1"), ("localhost:1", "127.0.0.1:1")] {
+            let fault = format!(
+                "client.c0.to: {to} would connect to itself, since the node listens there; name another port"
+            );
+            assert_eq!(chain(&[(from, to)]), [fault]);
+        }
         assert_eq!(chain(&[("1", "host:1"), ("unix:/s", "unix:/s")]).len(), 1);
     }
 }

@@ -8,7 +8,7 @@ use tokio::task::spawn_blocking;
 
 use super::NodeError;
 use crate::config::{ClientConfig, Config, Fault, ListenConfig, Place};
-use crate::net::{Greeting, Layers, Loaded, Tls, load_tls};
+use crate::net::{Greeting, Layers, Loaded, Roles, Tls, TlsOptions, load_tls};
 
 /// What was read, by the names in the config.
 pub(crate) type Material = BTreeMap<String, Loaded>;
@@ -21,24 +21,38 @@ pub(crate) async fn read(config: &Config) -> Result<Material, NodeError> {
     if config.tls.is_empty() {
         return Ok(Material::new());
     }
-    let wanted: Vec<_> =
-        config.tls.iter().map(|(id, options)| (id.clone(), options.clone(), config.roles(id))).collect();
     // A slow disk must not hold up the bytes.
-    let read = spawn_blocking(move || {
-        let (mut material, mut faults) = (Material::new(), Vec::new());
-        for (id, options, roles) in wanted {
-            match load_tls(&options, roles) {
-                Ok(loaded) => _ = material.insert(id, loaded),
-                Err(problems) => faults.extend(
-                    problems
-                        .into_iter()
-                        .map(|(key, text)| Fault { place: Place::new("tls", &id, key), text }),
-                ),
-            }
+    let wanted = wanted(config);
+    let read = spawn_blocking(move || read_each(wanted));
+    read.await.expect("reading files neither panics nor is aborted").map_err(NodeError::Config)
+}
+
+/// The same, for whoever may wait for a disk.
+///
+/// # Errors
+/// All that is wrong with them.
+#[cfg(feature = "cli")]
+pub(crate) fn try_read(config: &Config) -> Result<(), Vec<Fault>> {
+    read_each(wanted(config)).map(|_| ())
+}
+
+type Wanted = Vec<(String, TlsOptions, Roles)>;
+
+fn wanted(config: &Config) -> Wanted {
+    config.tls.iter().map(|(id, options)| (id.clone(), options.clone(), config.roles(id))).collect()
+}
+
+fn read_each(wanted: Wanted) -> Result<Material, Vec<Fault>> {
+    let (mut material, mut faults) = (Material::new(), Vec::new());
+    for (id, options, roles) in wanted {
+        match load_tls(&options, roles) {
+            Ok(loaded) => _ = material.insert(id, loaded),
+            Err(problems) => faults.extend(
+                problems.into_iter().map(|(key, text)| Fault { place: Place::new("tls", &id, key), text }),
+            ),
         }
-        if faults.is_empty() { Ok(material) } else { Err(NodeError::Config(faults)) }
-    });
-    read.await.expect("reading files neither panics nor is aborted")
+    }
+    if faults.is_empty() { Ok(material) } else { Err(faults) }
 }
 
 /// Who speaks TLS, by the names in the config. What is named anew at a reload keeps its place.

@@ -22,10 +22,12 @@ use tracing::{info, warn};
 
 use self::discovery::{Discoveries, New};
 #[cfg(feature = "cli")]
-pub(crate) use self::material::{Speakers, read as read_material};
+pub(crate) use self::material::{Speakers, read as read_material, try_read as try_material};
 pub use self::reload::Changes;
 use self::scripts::{Scripts, Started};
 use self::wires::Wires;
+#[cfg(feature = "cli")]
+pub(crate) use self::wiring::leads;
 use self::wiring::{Bound, Doors, Wiring};
 use crate::bus::EventBus;
 use crate::config::{Config, Fault, LONGEST, Leads};

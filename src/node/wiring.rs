@@ -97,7 +97,7 @@ pub(super) async fn check(config: &Config) -> Result<Leads, NodeError> {
 
 /// Asks what the names of the targets stand for now. One that does not
 /// resolve is looked up again for every dial.
-async fn leads(config: &Config) -> Leads {
+pub(crate) async fn leads(config: &Config) -> Leads {
     let mut leads = Leads::new();
     for (client, target) in &config.client {
         let Address::Tcp { host, port } = &target.to else { continue };

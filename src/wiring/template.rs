@@ -171,6 +171,12 @@ fn place(inside: &str) -> Result<Part, String> {
                 let names = What::ALL.map(What::name);
                 let known = What::ALL.into_iter().find(|known| known.name() == what);
                 let what = known.ok_or_else(|| {
+                    let party = format!("conn.{what}");
+                    if CONNECTION.contains(&party.as_str()) {
+                        return format!(
+                            "an object has no `{what}`; the connection is always called conn: did you mean `{party}`?"
+                        );
+                    }
                     let hint = did_you_mean(what, names.into_iter())
                         .unwrap_or_else(|| format!("; there are {}", quoted(names.into_iter())));
                     format!("an object has no `{}`{hint}", what.escape_debug())
@@ -330,6 +336,7 @@ mod tests {
             ("{data|base64}", "is no form"),
             ("{conn.per}", "did you mean `conn.peer`?"),
             ("{room.conections}", "did you mean `connections`?"),
+            ("{con.id}", "did you mean `conn.id`?"),
             ("{A b}", "is no placeholder"),
         ] {
             let error = Template::parse(text).unwrap_err();

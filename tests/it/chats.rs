@@ -173,6 +173,47 @@ fn terminals_chat_and_come_back_under_their_names_when_the_server_does() {
 }
 
 #[test]
+fn a_client_that_quits_ends_and_one_without_a_server_says_so_once() {
+    let room = System::new("chat");
+    let node = room.run("chat.toml", &[ANY]);
+    let at = node.address().to_string();
+    let witness = user(&node, "bob");
+    let mut ann = terminal(&room, ("CHAT", at.as_str()), "ann");
+    witness.awaits("* ann has joined; 2 here");
+    ann.types("bye");
+    ann.types("/quit");
+    let (code, shown) = ann.ends();
+    assert_eq!((code, shown.last().map(String::as_str)), (0, Some("ann: bye")), "{shown:?}");
+    witness.awaits("* ann has left; 1 here");
+    // Before there is a name, too.
+    let mut cid = room.terminal("chat-client.toml", &[("CHAT", at.as_str())]);
+    cid.awaits("Your name?");
+    cid.types("/quit");
+    assert_eq!(cid.ends(), (0, vec![]));
+    drop(witness);
+    assert_eq!(node.stop().0, 0);
+
+    let (_held, away) = hold_free_port();
+    let away = away.to_string();
+    let alone = |config: &str, room: &System, line: Option<&str>| {
+        let mut dan = room.terminal(config, &[("CHAT", away.as_str())]);
+        assert_eq!(dan.shows(), format!("* {away} refused the connection; trying again"));
+        for _ in 0..2 {
+            dan.node.event("connect_failed");
+        }
+        match line {
+            Some(line) => {
+                dan.types(line);
+                dan.ends()
+            }
+            None => dan.finishes(),
+        }
+    };
+    assert_eq!(alone("chat-client.toml", &room, Some("/quit")), (0, vec![]));
+    assert_eq!(alone("chat-login-client.toml", &System::new("chat-login"), None), (0, vec![]));
+}
+
+#[test]
 fn a_room_loaded_anew_asks_for_names_and_the_client_says_its_own() {
     let room = System::new("chat");
     let node = room.run("chat.toml", &[ANY]);

@@ -90,6 +90,67 @@ fn a_port_in_use_names_its_holder_and_ends_with_1() {
 }
 
 #[test]
+fn an_option_of_tls_without_tls_is_named_as_it_was_typed() {
+    let (dialled, bound) = ("--connect tls://ADDR", "--listen tls://ADDR");
+    let either = format!("{bound} or {dialled}");
+    for (option, example) in [
+        ("--tls-cert", &*either),
+        ("--tls-key", &either),
+        ("--tls-ca", dialled),
+        ("--tls-client-ca", bound),
+        ("--tls-server-name", dialled),
+    ] {
+        let out = node(&["--listen", "9003", "--connect", "9001", option, "x"]);
+        let expected = format!(
+            "error: {option}: no address here speaks TLS; write tls:// before the address, as in {example}\n"
+        );
+        assert_eq!((out.status.code(), stderr(&out)), (Some(2), expected));
+    }
+}
+
+#[test]
+fn certificates_are_good_for_a_day_at_least() {
+    let folder = tempfile::tempdir().unwrap();
+    for days in ["0", "3651"] {
+        let out = node(&["cert", folder.path().to_str().unwrap(), "a", "--days", days]);
+        let expected = format!("error: cert: --days {days} is not possible; write 1 to 3650\n");
+        assert_eq!((out.status.code(), stderr(&out)), (Some(2), expected));
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn what_run_refuses_check_finds() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.toml");
+    let said = |verb: &[&str], text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let out = run(Command::new(binary()).args(verb).arg(&file), &[]);
+        assert_eq!(out.status.code(), Some(2), "{verb:?}");
+        String::from_utf8(out.stderr).unwrap()
+    };
+    let ends = |to: &str| {
+        format!(
+            "[listen.a]\nbind = \"127.0.0.1:7007\"\n[client.b]\nto = \"{to}\"\n[relay.r]\nfrom = \"a\"\nto = \"b\"\n"
+        )
+    };
+    let itself = "would connect to itself, since the node listens there; name another port";
+    assert!(said(&["check"], &ends("localhost:7007")).contains(itself));
+    // This name takes a resolver.
+    let asked = said(&["check", "--live"], &ends("LOCALHOST:7007"));
+    assert!(asked.contains(itself), "{asked}");
+    assert_eq!(asked, said(&["run"], &ends("LOCALHOST:7007")));
+
+    let tls = "[listen.a]\nbind = \"127.0.0.1:0\"\ntls = \"t\"\n[client.b]\nto = \"host:1\"\ntls = \"t\"\n\
+               [relay.r]\nfrom = \"a\"\nto = \"b\"\n\
+               [tls.t]\ncert = \"no.pem\"\nkey = \"no.key\"\nca = \"no-ca.pem\"\nclient_ca = \"no-client.pem\"\n";
+    let refused = said(&["run"], tls);
+    assert_eq!(refused.lines().count(), 4, "{refused}");
+    assert_eq!(said(&["check"], tls), refused);
+    assert_eq!(said(&["check", "--live"], tls), refused);
+}
+
+#[test]
 fn an_address_of_another_machine_ends_with_1() {
     for arguments in [
         ["--listen", "192.0.2.1:9000", "--connect", "echo:"],

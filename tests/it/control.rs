@@ -420,3 +420,21 @@ fn a_target_that_is_kept_connected_is_no_client() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(text_of(&refused.stderr).contains("its relay keeps it connected"));
 }
+
+#[test]
+fn a_client_is_shown_beside_the_target_that_all_share_or_none() {
+    let (upstream, target) = listener();
+    let target = target.to_string();
+    let shown = |node: &Controlled| {
+        let _client = connect(node.node.address());
+        node.node.event("new_connection");
+        let page = text_of(&node.ask(&["status"]).stdout);
+        page.lines().last().unwrap().split_whitespace().nth(3).map(str::to_owned)
+    };
+    let collect = Controlled::start(&["--connect", &target, "--mode", "collect", "--frame", "lines"]);
+    let _server = accept_one(&upstream);
+    collect.node.event("connected");
+    assert_eq!(shown(&collect), Some(target));
+    let hub = Controlled::start(&["--mode", "hub", "--frame", "lines"]);
+    assert_eq!(shown(&hub).as_deref(), Some("-"));
+}

@@ -104,10 +104,10 @@ fn clients_are_judged_by_their_certificates_and_the_good_have_a_name() {
     assert_eq!(text(&node.event("new_connection"), "name"), "device7");
     assert_eq!(text(&node.client_gone(0), "name"), "device7");
     for (nth, (identity, problem)) in [
-        ("-", "it showed no certificate, which `client_ca` asks for"),
+        ("-", "it showed no certificate, which `client_ca` (`--tls-client-ca`) asks for"),
         (
             "stranger",
-            "its certificate is signed by an unknown authority; name that in `client_ca` if it is yours",
+            "its certificate is signed by an unknown authority; name that in `client_ca` (`--tls-client-ca`) if it is yours",
         ),
         ("expired", "its certificate has expired on 2002-02-03"),
         ("early", "its certificate is not valid before 2090-01-01; compare the clocks"),
@@ -150,14 +150,16 @@ fn servers_are_judged_by_their_certificates_and_each_fault_has_its_words() {
             format!("tls://localhost:{}", good.1),
             &named,
             Some(
-                "its certificate is for localhost, 127.0.0.1 and not for other.example; dial it by that name, or set `server_name`",
+                "its certificate is for localhost, 127.0.0.1 and not for other.example; dial it by that name, or set `server_name` (`--tls-server-name`)",
             ),
         ),
         (format!("tls://localhost:{}", expired.1), &[], Some("its certificate has expired on 2002-02-03")),
         (
             format!("tls://localhost:{}", stranger.1),
             &[],
-            Some("its certificate is signed by an unknown authority; name that in `ca` if it is yours"),
+            Some(
+                "its certificate is signed by an unknown authority; name that in `ca` (`--tls-ca`) if it is yours",
+            ),
         ),
         (
             format!("tls://localhost:{}", authority.1),
@@ -196,7 +198,7 @@ fn servers_are_judged_by_their_certificates_and_each_fault_has_its_words() {
     let _client = connect(node.address());
     assert_eq!(
         text(&node.event("error_occurred"), "error"),
-        "it wants a certificate of ours; set `cert` and `key`"
+        "it wants a certificate of ours; set `cert` (`--tls-cert`) and `key` (`--tls-key`)"
     );
 }
 

@@ -56,7 +56,7 @@ fn openssl_s_servers_of_1_2_and_1_3_are_spoken_to_with_a_certificate_and_without
     assert_eq!(read_all(&client), (Vec::new(), Ending::Reset));
     assert_eq!(
         text(&node.event("connect_failed"), "error"),
-        "it refused the TLS handshake; it may want a certificate of ours: set `cert` and `key`"
+        "it refused the TLS handshake; it may want a certificate of ours: set `cert` (`--tls-cert`) and `key` (`--tls-key`)"
     );
     let (_old, target) = reversing(&plant, &["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"]);
     let node = dialling(&plant, &target, &[]);
@@ -87,7 +87,7 @@ fn without_a_file_the_authorities_of_the_machine_are_believed() {
     let _client = connect(node.address());
     assert_eq!(
         text(&node.event("connect_failed"), "error"),
-        "its certificate is signed by an unknown authority; name that in `ca` if it is yours"
+        "its certificate is signed by an unknown authority; name that in `ca` (`--tls-ca`) if it is yours"
     );
     let (code, lines) = believing(plant.path("none.pem")).wait();
     assert_eq!(code, 2);

@@ -34,7 +34,7 @@ fn of_tls(error: &Error, side: Side) -> String {
     use PeerIncompatible as Differs;
     match error {
         Error::InvalidCertificate(fault) => of_certificate(fault, side),
-        Error::NoCertificatesPresented => "it showed no certificate, which `client_ca` asks for".into(),
+        Error::NoCertificatesPresented => format!("it showed no certificate, which {CLIENT_CA} asks for"),
         Error::InvalidMessage(
             InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
         )
@@ -58,13 +58,13 @@ fn of_tls(error: &Error, side: Side) -> String {
 fn of_certificate(fault: &CertificateError, side: Side) -> String {
     match fault {
         CertificateError::NotValidForName => {
-            "its certificate is for another name; set `server_name` to that".into()
+            format!("its certificate is for another name; set {SERVER_NAME} to that")
         }
         CertificateError::NotValidForNameContext { expected, presented } => {
             let names: Vec<_> = presented.iter().map(|name| bare(name)).collect();
             let names = if names.is_empty() { "no name".into() } else { names.join(", ") };
             format!(
-                "its certificate is for {names} and not for {}; dial it by that name, or set `server_name`",
+                "its certificate is for {names} and not for {}; dial it by that name, or set {SERVER_NAME}",
                 expected.to_str()
             )
         }
@@ -78,10 +78,10 @@ fn of_certificate(fault: &CertificateError, side: Side) -> String {
         CertificateError::NotValidYet => "its certificate is not valid yet; compare the clocks".into(),
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             let key = match side {
-                Side::Listener => "client_ca",
-                Side::Client => "ca",
+                Side::Listener => CLIENT_CA,
+                Side::Client => CA,
             };
-            format!("its certificate is signed by an unknown authority; name that in `{key}` if it is yours")
+            format!("its certificate is signed by an unknown authority; name that in {key} if it is yours")
         }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => match side {
             Side::Listener => "its certificate is not one of a client".into(),
@@ -98,21 +98,20 @@ fn of_certificate(fault: &CertificateError, side: Side) -> String {
 /// What the peer has told us.
 fn of_alert(alert: AlertDescription, side: Side) -> String {
     use AlertDescription as Alert;
-    let ours = match alert {
-        Alert::UnknownCA => "does not know the authority of our certificate",
-        Alert::CertificateExpired => "says that our certificate has expired",
+    match alert {
+        Alert::UnknownCA => "it does not know the authority of our certificate".into(),
+        Alert::CertificateExpired => "it says that our certificate has expired".into(),
         Alert::BadCertificate | Alert::CertificateUnknown | Alert::UnsupportedCertificate => {
-            "does not accept our certificate"
+            "it does not accept our certificate".into()
         }
-        Alert::CertificateRequired => "wants a certificate of ours; set `cert` and `key`",
+        Alert::CertificateRequired => format!("it wants a certificate of ours; set {CERT} and {KEY}"),
         Alert::HandshakeFailure if side == Side::Client => {
-            "refused the TLS handshake; it may want a certificate of ours: set `cert` and `key`"
+            format!("it refused the TLS handshake; it may want a certificate of ours: set {CERT} and {KEY}")
         }
-        Alert::ProtocolVersion => "speaks no version of TLS that we do",
-        Alert::UnrecognisedName => "does not know the name it was called by; set `server_name`",
-        _ => return format!("it ended TLS with the alert {alert:?}"),
-    };
-    format!("it {ours}")
+        Alert::ProtocolVersion => "it speaks no version of TLS that we do".into(),
+        Alert::UnrecognisedName => format!("it does not know the name it was called by; set {SERVER_NAME}"),
+        _ => format!("it ended TLS with the alert {alert:?}"),
+    }
 }
 
 /// `DnsName("a.example")` without what is around it.
@@ -124,3 +123,10 @@ fn date(time: UnixTime) -> String {
     let at = UNIX_EPOCH + Duration::from_secs(time.as_secs());
     humantime::format_rfc3339_seconds(at).to_string().split('T').next().unwrap_or_default().to_owned()
 }
+
+// Whoever says these does not know where our side was written: in a file, or on the command line.
+pub(super) const CA: &str = "`ca` (`--tls-ca`)";
+const CLIENT_CA: &str = "`client_ca` (`--tls-client-ca`)";
+const SERVER_NAME: &str = "`server_name` (`--tls-server-name`)";
+const CERT: &str = "`cert` (`--tls-cert`)";
+const KEY: &str = "`key` (`--tls-key`)";

@@ -18,6 +18,7 @@ use tokio_rustls::rustls::{
 };
 
 use super::super::tls_options::TlsOptions;
+use super::explain::CA;
 use super::named;
 
 /// What was read, for the roles it is used in.
@@ -202,10 +203,9 @@ fn system_roots() -> Result<RootCertStore, String> {
     // Some machines have a few that nobody can read; the others are as good.
     roots.add_parsable_certificates(found.certs);
     match roots.is_empty() {
-        true => {
-            Err("this machine has no list of authorities; install ca-certificates, or name a file in `ca`"
-                .into())
-        }
+        true => Err(format!(
+            "this machine has no list of authorities; install ca-certificates, or name a file in {CA}"
+        )),
         false => Ok(roots),
     }
 }
