@@ -150,6 +150,12 @@ impl EventBus {
         self.shared.table.dropped(endpoint, cause, Dropped { frames, bytes });
     }
 
+    /// What was dropped at an endpoint for one cause since the node began.
+    #[cfg(feature = "cli")]
+    pub(crate) fn dropped_so_far(&self, endpoint: &Arc<str>, cause: DropCause) -> Dropped {
+        self.shared.table.dropped_so_far(endpoint, cause)
+    }
+
     /// Counts a client that was refused, and says so.
     pub(crate) fn refused(&self, endpoint: &Arc<str>, peer: crate::event::Endpoint, cause: Restriction) {
         self.shared.table.refused(endpoint);

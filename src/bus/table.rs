@@ -214,6 +214,12 @@ impl Table {
         known.bytes += new.bytes;
     }
 
+    #[cfg(feature = "cli")]
+    pub(super) fn dropped_so_far(&self, endpoint: &Arc<str>, cause: DropCause) -> Dropped {
+        let dropped = self.lock_dropped();
+        dropped.get(endpoint).and_then(|causes| causes.get(&cause)).copied().unwrap_or_default()
+    }
+
     fn lock_dropped(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, BTreeMap<DropCause, Dropped>>> {
         self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -13,9 +13,11 @@ mod example;
 mod explain;
 mod faults;
 mod layers;
+mod limiter;
 mod live;
 mod owner;
 mod passwd;
+mod recoveries;
 mod reload;
 mod remote;
 mod report;
@@ -326,7 +328,8 @@ fn plan(config: &Config) -> String {
                 }
                 RelayMode::Bridge => format!("joining {}", to.replace(", else to ", " with ")),
                 RelayMode::Publish => {
-                    format!("publishing what {} send to {}", relay.from.join(", "), relay.to.join(", "))
+                    let sends = if relay.from.len() == 1 { "sends" } else { "send" };
+                    format!("publishing what {} {sends} to {}", relay.from.join(", "), relay.to.join(", "))
                 }
             }
         }

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::args::Source;
 use super::reload::{reload, say};
+use super::words::clients_have;
 use super::{FAILED, LAST_WORDS, plan};
 use crate::event::Reason;
 use crate::node::{Changes, Node, Outcome};
@@ -205,7 +206,7 @@ impl Owner {
             if let Some(control) = &self.control {
                 control.tell(Phase::Stopping);
             }
-            let status = format!("stopping, {clients} clients have {grace_time} to end");
+            let status = format!("stopping, {} {grace_time} to end", clients_have(clients as u64));
             self.supervisor.stopping(&status, grace).await;
         }
         json!({ "clients": clients, "grace": grace_time })

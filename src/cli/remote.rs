@@ -13,6 +13,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::faults::said;
 use super::screen::{signal, status};
+use super::words::clients_have;
 use super::{FAILED, print, refuse, say_errors};
 use crate::service::{MOST_CONNECTIONS, PROTOCOL, grace_of};
 
@@ -165,8 +166,11 @@ fn run(ask: &Ask) -> Result<ExitCode, Failure> {
             }
             let mut node = Node::reach(at)?;
             let answer = node.ask(&request)?;
-            let (clients, grace) = (&answer["clients"], answer["grace"].as_str().unwrap_or_default());
-            let _closed = print(&format!("stopping; {clients} clients have {grace} to end\n"));
+            let (clients, grace) = (
+                answer["clients"].as_u64().unwrap_or_default(),
+                answer["grace"].as_str().unwrap_or_default(),
+            );
+            let _closed = print(&format!("stopping; {} {grace} to end\n", clients_have(clients)));
             node.gone()
         }
     }

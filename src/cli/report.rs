@@ -2,19 +2,22 @@
 //! an operator, or a JSON object for a program. It can be slow, or lag, and
 //! no connection notices.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::StreamExt;
 use tracing::{Level, debug, enabled, info, trace, warn};
 
+use super::limiter::{Detail, Limiter, Line, OFTEN, SELDOM};
+use super::recoveries::Recoveries;
 use super::writer::LogQueue;
-use crate::bus::{Delivery, EventBus, Subscription};
+use crate::bus::{Delivery, Dropped, EventBus, Subscription};
 use crate::config::LogFormat;
-use crate::event::{ConnectionId, Endpoint, Envelope, Event, EventKind, EventMask, Reason, Restriction};
+use crate::event::{
+    ConnectionId, DropCause, Endpoint, Envelope, Event, EventKind, EventMask, Reason, Restriction,
+};
 
 /// Whether the node is one conversation with standard input and output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +38,12 @@ pub(super) struct Reporter {
     errors: HashMap<ConnectionId, String>,
     /// The target of a client, between the target's end and the client's.
     targets: HashMap<ConnectionId, String>,
+    /// The connections to targets that are kept connected.
+    uplinks: HashSet<ConnectionId>,
+    /// What was told of dropped frames.
+    told: BTreeMap<(Arc<str>, DropCause), Dropped>,
     limiter: Limiter,
+    recoveries: Recoveries,
     conversation: Conversation,
     /// Of connections that end, only those are told that have lost something.
     is_quiet: bool,
@@ -61,7 +69,10 @@ impl Reporter {
             format,
             errors: HashMap::new(),
             targets: HashMap::new(),
+            uplinks: HashSet::new(),
+            told: BTreeMap::new(),
             limiter: Limiter::default(),
+            recoveries: Recoveries::default(),
             conversation,
             is_quiet: !enabled!(Level::INFO),
         }
@@ -69,12 +80,13 @@ impl Reporter {
 
     pub(super) async fn run(mut self) {
         loop {
-            let due = self.limiter.due();
+            let due = self.limiter.due().into_iter().chain(self.recoveries.due()).min();
             let delivery = tokio::select! {
                 biased;
                 delivery = self.events.next() => delivery,
                 () = at(due) => {
                     self.limiter.report();
+                    self.recoveries.report();
                     continue;
                 }
             };
@@ -111,9 +123,13 @@ impl Reporter {
         let error = error.as_deref();
         let duration = format!("{:.3}s", duration.as_secs_f64());
         let unsent = (*unsent > 0).then_some(*unsent);
+        if self.uplinks.remove(connection) && is_unexpected(*reason) {
+            warn!(%connection, %endpoint, %peer, %duration, received, sent, unsent, %reason, error, "disconnected");
+            return;
+        }
         if self.is_quiet {
-            self.limiter
-                .say(Line { what: "a connection ended with a loss", endpoint, cause: reason.name() }, OFTEN);
+            let line = Line { what: "a connection ended with a loss", endpoint, cause: reason.name() };
+            self.limiter.say(line, Detail::of(peer), OFTEN);
             return;
         }
         if let Some(client) = partner {
@@ -132,8 +148,8 @@ impl Reporter {
         let target = self.targets.remove(connection);
         if *reason == Reason::NoTarget && self.conversation == Conversation::None {
             debug!(%connection, %endpoint, %peer, %duration, %reason, "disconnected");
-            self.limiter
-                .say(Line { what: "clients reset", endpoint, cause: "no target could be reached" }, OFTEN);
+            let line = Line { what: "clients reset", endpoint, cause: "no target could be reached" };
+            self.limiter.say(line, Detail::of(peer), OFTEN);
             return;
         }
         let name = name.as_deref();
@@ -163,6 +179,30 @@ impl Reporter {
         }
     }
 
+    /// Remembers a connection that is kept for its own sake, and whoever was away and is back.
+    fn connected(&mut self, connection: ConnectionId, endpoint: &Arc<str>, partner: Option<ConnectionId>) {
+        if self.conversation == Conversation::None {
+            self.recoveries.connected(endpoint);
+            if partner.is_none() {
+                self.uplinks.insert(connection);
+            }
+        }
+    }
+
+    /// Says how many frames an endpoint has lost since that was said last. An event has the totals of one
+    /// connection, which may be another one by now.
+    fn frames_dropped(&mut self, endpoint: &Arc<str>, cause: DropCause) {
+        let now = self.bus.dropped_so_far(endpoint, cause);
+        let told = self.told.entry((Arc::clone(endpoint), cause)).or_default();
+        let new = Dropped { frames: now.frames - told.frames, bytes: now.bytes - told.bytes };
+        *told = now;
+        // Those that came between were told with the event before.
+        if new != Dropped::default() {
+            let line = Line { what: "frames dropped", endpoint, cause: cause.name() };
+            self.limiter.say(line, Detail::lost(new), OFTEN);
+        }
+    }
+
     /// Tells whether `connection` is the one with this terminal.
     fn is_our_own(&self, connection: ConnectionId) -> bool {
         let connections = self.bus.snapshot().connections;
@@ -175,7 +215,7 @@ impl Reporter {
             Event::AcceptError { endpoint, error } => {
                 let line =
                     Line { what: "cannot accept; clients wait in the backlog", endpoint, cause: error };
-                self.limiter.say(line, SELDOM);
+                self.limiter.say(line, Detail::default(), SELDOM);
             }
             Event::AcceptPaused { endpoint, cause, connections } => {
                 let cause = match cause {
@@ -184,21 +224,24 @@ impl Reporter {
                 };
                 let line =
                     Line { what: "accepting paused; clients wait in the backlog", endpoint, cause: &cause };
-                self.limiter.say(line, SELDOM);
+                self.limiter.say(line, Detail::default(), SELDOM);
             }
             Event::AcceptRejected { endpoint, peer, cause } => {
                 debug!(%endpoint, %peer, cause = cause.name(), "client refused");
                 let line = Line { what: "clients refused", endpoint, cause: cause.words() };
-                self.limiter.say(line, OFTEN);
+                self.limiter.say(line, Detail::of(peer), OFTEN);
             }
             Event::HandshakeFailed { endpoint, peer, error } => {
                 debug!(%endpoint, %peer, error, "handshake failed");
-                self.limiter
-                    .say(Line { what: "clients with a failed handshake", endpoint, cause: error }, OFTEN);
+                let line = Line { what: "clients with a failed handshake", endpoint, cause: error };
+                self.limiter.say(line, Detail::of(peer), OFTEN);
             }
             Event::ConnectFailed { endpoint, target, error, .. } => {
-                let cause = format!("{target}: {error}");
-                self.limiter.say(Line { what: "cannot connect", endpoint, cause: &cause }, OFTEN);
+                let names_it = error.starts_with(target.as_str());
+                let cause = if names_it { error.clone() } else { format!("{target}: {error}") };
+                let line = Line { what: "cannot connect", endpoint, cause: &cause };
+                self.limiter.say(line, Detail::default(), OFTEN);
+                self.recoveries.failed(endpoint);
             }
             Event::NewConnection { connection, endpoint, peer, local, .. } if self.talks(peer) => {
                 info!(%connection, %endpoint, %peer, %local, "somebody connected");
@@ -211,6 +254,7 @@ impl Reporter {
                 debug!(%connection, %endpoint, %peer, %local, name, via, "new connection");
             }
             Event::Connected { connection, endpoint, partner, peer, local } => {
+                self.connected(*connection, endpoint, *partner);
                 debug!(%connection, %endpoint, partner = number(*partner), %peer, %local, "connected");
             }
             Event::StateChanged { connection, from, to, .. } => {
@@ -239,21 +283,21 @@ impl Reporter {
             Event::WriteBufferLow { connection, endpoint, waiting } => {
                 debug!(connection = number(*connection), %endpoint, waiting, "write buffer low");
             }
-            Event::FramesDropped { connection, endpoint, cause, frames, bytes } => {
-                let cause = cause.name();
+            Event::FramesDropped { connection, endpoint, cause: dropped_for, frames, bytes } => {
+                let cause = dropped_for.name();
                 debug!(connection = number(*connection), %endpoint, cause, frames, bytes, "frames dropped, in all");
-                self.limiter.say(Line { what: "frames dropped", endpoint, cause }, OFTEN);
+                self.frames_dropped(endpoint, *dropped_for);
             }
             Event::RequestFailed { connection, endpoint, fault, requests } => {
                 let cause = fault.name();
                 debug!(connection = number(*connection), %endpoint, cause, requests, "requests failed, in all");
-                self.limiter.say(Line { what: "requests failed", endpoint, cause }, OFTEN);
+                self.limiter.say(Line { what: "requests failed", endpoint, cause }, Detail::default(), OFTEN);
             }
             Event::HeartbeatMissed { connection, endpoint, peer, within, .. } => {
                 let within = format!("{:.3}s", within.as_secs_f64());
                 debug!(%connection, %endpoint, %peer, within, "heartbeat missed");
-                self.limiter
-                    .say(Line { what: "a peer is gone", endpoint, cause: "a probe had no answer" }, OFTEN);
+                let line = Line { what: "a peer is gone", endpoint, cause: "a probe had no answer" };
+                self.limiter.say(line, Detail::of(peer), OFTEN);
             }
             Event::TargetChanged { endpoint, from, to, target } => {
                 warn!(%endpoint, %from, %to, target, "target changed; what comes later goes to this one");
@@ -286,6 +330,11 @@ fn is_fault(event: &Event) -> bool {
     }
 }
 
+/// Tells whether nobody has asked for the end of a connection that is to last.
+const fn is_unexpected(reason: Reason) -> bool {
+    !matches!(reason, Reason::Closed | Reason::Shutdown | Reason::Killed)
+}
+
 fn listening(endpoint: &Arc<str>, address: &Endpoint) {
     info!(%endpoint, %address, "listening");
     if let Endpoint::Tcp(bound) = address
@@ -316,76 +365,6 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-/// A line that may come too often.
-#[derive(Clone, Copy)]
-struct Line<'a> {
-    what: &'static str,
-    endpoint: &'a Arc<str>,
-    cause: &'a str,
-}
-
-/// Lets each line through once in a while, and counts the rest. A line with
-/// another cause is another line.
-#[derive(Default)]
-struct Limiter {
-    lines: HashMap<(&'static str, Arc<str>, String), Limited>,
-}
-
-struct Limited {
-    again: Instant,
-    suppressed: u64,
-}
-
-impl Limiter {
-    fn say(&mut self, line: Line<'_>, every: Duration) {
-        if self.permits(line, every) {
-            warn!(endpoint = %line.endpoint, cause = line.cause, "{}", line.what);
-        }
-    }
-
-    fn permits(&mut self, line: Line<'_>, every: Duration) -> bool {
-        let now = Instant::now();
-        if self.lines.len() >= CAUSES {
-            // Those that have been silent are new when they come again.
-            self.lines.retain(|_, limited| limited.suppressed > 0 || limited.again > now);
-        }
-        let key = (line.what, Arc::clone(line.endpoint), line.cause.to_owned());
-        if self.lines.len() >= CAUSES && !self.lines.contains_key(&key) {
-            return false;
-        }
-        let limited = self.lines.entry(key).or_insert(Limited { again: now, suppressed: 0 });
-        if limited.suppressed > 0 || limited.again > now {
-            limited.suppressed += 1;
-            return false;
-        }
-        limited.again = now + every;
-        true
-    }
-
-    /// When the next count of suppressed lines is due.
-    fn due(&self) -> Option<Instant> {
-        self.lines.values().filter(|limited| limited.suppressed > 0).map(|limited| limited.again).min()
-    }
-
-    /// Says how often the lines came whose time it is.
-    fn report(&mut self) {
-        let now = Instant::now();
-        for ((what, endpoint, cause), limited) in &mut self.lines {
-            if limited.suppressed > 0 && limited.again <= now {
-                let times = std::mem::take(&mut limited.suppressed);
-                limited.again = now + OFTEN;
-                warn!(%endpoint, cause, times, "{what}, again");
-            }
-        }
-    }
-
-    /// Says everything that is left.
-    fn finish(&mut self) {
-        self.lines.values_mut().for_each(|limited| limited.again = Instant::now());
-        self.report();
-    }
-}
-
 const FAULTS: &[EventKind] = &[
     EventKind::AcceptError,
     EventKind::AcceptPaused,
@@ -404,6 +383,7 @@ const USUAL: &[EventKind] = &[
     EventKind::AcceptPaused,
     EventKind::AcceptRejected,
     EventKind::HandshakeFailed,
+    EventKind::Connected,
     EventKind::ConnectFailed,
     EventKind::ErrorOccurred,
     EventKind::Disconnected,
@@ -429,50 +409,3 @@ const TALK: &[EventKind] = &[
     EventKind::SlotPanicked,
     EventKind::HeartbeatMissed,
 ];
-const OFTEN: Duration = Duration::from_secs(1);
-const SELDOM: Duration = Duration::from_secs(5);
-/// Different lines that are counted at once; more than any node has things to say.
-const CAUSES: usize = 256;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_repeated_line_comes_once_a_second_and_its_repetitions_as_a_count() {
-        let mut limiter = Limiter::default();
-        let endpoint: Arc<str> = "connect1".into();
-        let refused = Line { what: "cannot connect", endpoint: &endpoint, cause: "refused" };
-        assert!(limiter.permits(refused, OFTEN));
-        assert_eq!(limiter.due(), None);
-        assert!(!limiter.permits(refused, OFTEN));
-        assert!(!limiter.permits(refused, OFTEN));
-        let due = limiter.due().unwrap();
-        assert_eq!(due - Instant::now(), OFTEN);
-        sleep_until(due).await;
-        // Even now: what is counted is said first.
-        assert!(!limiter.permits(refused, OFTEN));
-        limiter.report();
-        assert_eq!(limiter.due(), None);
-        assert!(!limiter.permits(refused, OFTEN));
-        tokio::time::sleep(2 * OFTEN).await;
-        limiter.report();
-        tokio::time::sleep(2 * OFTEN).await;
-        assert!(limiter.permits(refused, OFTEN));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn another_cause_is_said_at_once_and_causes_without_number_are_not_kept() {
-        let mut limiter = Limiter::default();
-        let endpoint: Arc<str> = "connect1".into();
-        let mut permits =
-            |cause: &str| limiter.permits(Line { what: "w", endpoint: &endpoint, cause }, OFTEN);
-        assert!(permits("refused"));
-        assert!(permits("unreachable"));
-        assert!(!permits("refused"));
-        let said = (0..1_000).filter(|i| permits(&i.to_string())).count();
-        assert_eq!(said, CAUSES - 2);
-        tokio::time::sleep(2 * OFTEN).await;
-        assert!(permits("later"));
-    }
-}

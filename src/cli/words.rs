@@ -8,6 +8,11 @@ use crate::framing::BadFrame;
 use crate::net::{Overflow, ProxyVersion};
 use crate::relay::{JoinOn, RelayMode, Reply, Strategy};
 
+/// `1 client has`, `2 clients have`.
+pub(super) fn clients_have(clients: u64) -> String {
+    if clients == 1 { "1 client has".into() } else { format!("{clients} clients have") }
+}
+
 macro_rules! words {
     ($($list:ty),+) => {
         $(impl ValueEnum for $list {

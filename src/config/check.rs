@@ -515,7 +515,6 @@ mod tests {
         let expected = [
             "listen.Odd name",
             "client.listen1",
-            "node.max_connections",
             "listen.listen1.bind",
             "listen.listen1.backlog",
             "listen.listen2.bind",
@@ -525,6 +524,7 @@ mod tests {
             "client.listen1.to",
             "client.listen1.connect_timeout",
             "relay.relay.to",
+            "node.max_connections",
         ];
         let mut found = faults(&config);
         found.retain(|place| place != "listen.Odd name.backlog");

@@ -108,7 +108,15 @@ impl Client {
             };
             match read(&request) {
                 (id, Err(error)) => self.refuse(&id, Refusal::Wrong(error)).await?,
-                (id, Ok(Request::Signals { pattern })) => return self.stream(&id, pattern).await,
+                (id, Ok(Request::Signals { pattern })) => {
+                    let objects = self.view.registry.objects();
+                    let fault = pattern.as_ref().and_then(|pattern| pattern.fault(&objects));
+                    if let Some(fault) = fault {
+                        self.refuse(&id, Refusal::Wrong(fault)).await?;
+                        continue;
+                    }
+                    return self.stream(&id, pattern).await;
+                }
                 (id, Ok(Request::Status { connections })) => {
                     let status = self.status(connections);
                     self.answer(&id, Item::Ok(status)).await?;

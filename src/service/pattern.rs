@@ -1,6 +1,8 @@
 //! [`Pattern`]: which signals a control client wants to see.
 
 use crate::event::{Event, EventKind, EventMask};
+use crate::nearest::{did_you_mean, quoted};
+use crate::registry::ObjectSnapshot;
 
 /// `OBJECT.KIND`, each with `*` for anything, or one word that is either.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,23 @@ impl Pattern {
             return Err(format!("no kind of signal fits `{kind}`; there are {}", kinds.join(", ")));
         }
         Ok(pattern)
+    }
+
+    /// What speaks against it, if no event of these objects could ever fit.
+    pub(super) fn fault(&self, objects: &[ObjectSnapshot]) -> Option<String> {
+        let mut names: Vec<_> = objects.iter().map(|object| &*object.object).collect();
+        names.push("node");
+        let kinds = EventKind::ALL.into_iter().map(|kind| -> &str { kind.name() }).filter(|_| self.is_word);
+        if names.iter().any(|name| fits(&self.object, name))
+            || kinds.clone().any(|kind| fits(&self.kind, kind))
+        {
+            return None;
+        }
+        let written = self.object.escape_debug();
+        let hint = did_you_mean(&self.object, names.iter().copied().chain(kinds))
+            .unwrap_or_else(|| format!("; there are {}", quoted(names.iter().copied())));
+        let what = if self.is_word { "no object and no kind of signal" } else { "no object" };
+        Some(format!("{what} is called `{written}`{hint}"))
     }
 
     /// The kinds that can pass.

@@ -254,7 +254,7 @@ fn stop_drains_and_comes_back_when_the_node_has_ended() {
     assert_eq!(read_all(&client).1, Ending::Fin);
     let out = asking.join().unwrap();
     assert_eq!(out.status.code(), Some(0));
-    assert_eq!(text_of(&out.stdout), "stopping; 1 clients have 1h to end\nstopped\n");
+    assert_eq!(text_of(&out.stdout), "stopping; 1 client has 1h to end\nstopped\n");
     assert!(begun.elapsed() < PATIENCE);
     assert!(!node.path().exists());
     assert_eq!(node.node.wait().0, 0);
@@ -437,4 +437,20 @@ fn a_client_is_shown_beside_the_target_that_all_share_or_none() {
     assert_eq!(shown(&collect), Some(target));
     let hub = Controlled::start(&["--mode", "hub", "--frame", "lines"]);
     assert_eq!(shown(&hub).as_deref(), Some("-"));
+}
+
+#[test]
+fn signals_of_an_object_that_does_not_exist_are_refused() {
+    let node = Controlled::start(&["--connect", "echo:"]);
+    for (pattern, expected) in [
+        ("lsten1.*", "no object is called `lsten1`; did you mean `listen1`?"),
+        ("lsten1", "no object and no kind of signal is called `lsten1`; did you mean `listen1`?"),
+        ("disconected", "did you mean `disconnected`?"),
+        ("x*.disconnected", "no object is called `x*`; there are "),
+    ] {
+        let out = node.ask(&["signals", pattern]);
+        let error = text_of(&out.stderr);
+        assert!(out.status.code() == Some(2) && error.contains(expected), "{pattern}: {error}");
+    }
+    assert!(text_of(&node.ask(&["stop"]).stdout).ends_with("stopped\n"));
 }

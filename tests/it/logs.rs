@@ -228,7 +228,12 @@ fn a_repeated_failure_is_one_line_a_second_and_a_count() {
         (single, single + times)
     };
     wait_until("all failures are accounted for", Duration::from_secs(20), || all(&node.lines()).1 == 200);
-    assert!(all(&node.lines()).0 < 30);
+    let lines = node.lines();
+    assert!(all(&lines).0 < 30);
+    let has = |parts: [&str; 2]| lines.iter().any(|line| parts.iter().all(|part| line.contains(part)));
+    assert!(has(["cannot connect endpoint", &format!("cause=\"{target} refused")]), "{lines:?}");
+    assert!(has(["clients reset endpoint", " peer=127.0.0.1:"]), "{lines:?}");
+    assert!(has(["clients reset, again", " last_peer=127.0.0.1:"]), "{lines:?}");
     assert_eq!(node.stop().0, 0);
 }
 
@@ -241,4 +246,57 @@ fn a_filter_holds_for_json_events_too() {
     client.read_exact(&mut [0]).unwrap();
     drop(client);
     assert_eq!(node.stop(), (0, vec![]));
+}
+
+/// A node as it is typed, with its log for people.
+fn with_text(arguments: &[&str]) -> (NodeProcess, std::net::SocketAddr) {
+    let mut command = Command::new(binary());
+    command.args(["--listen", "127.0.0.1:0"]).args(arguments);
+    let node = NodeProcess::spawn_as_is(command.stdin(Stdio::null()).stdout(Stdio::null()));
+    let address = ([127, 0, 0, 1], listening_port(node.pid())).into();
+    (node, address)
+}
+
+#[test]
+fn what_was_dropped_is_said_in_frames_and_bytes() {
+    let (_held, target) = crate::support::hold_free_port();
+    let target = target.to_string();
+    let (node, address) = with_text(&[
+        "--connect",
+        &target,
+        "--mode",
+        "collect",
+        "--frame",
+        "lines",
+        "--shutdown-grace",
+        "100ms",
+    ]);
+    let mut client = connect(address);
+    client.write_all(b"hello\n".repeat(5).as_slice()).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    node.line(" disconnected connection");
+    let (_, lines) = node.stop();
+    let said = lines.iter().filter(|line| line.contains("frames dropped"));
+    let numbers = said.map(|line| line.split_once(" frames=").unwrap().1.to_owned()).collect::<Vec<_>>();
+    let frames = |text: &String| text.split_once(" bytes=").unwrap().0.parse::<u64>().unwrap();
+    assert_eq!(numbers.iter().map(frames).sum::<u64>(), 5, "{lines:?}");
+}
+
+#[test]
+fn a_lost_uplink_is_a_warning_and_a_target_that_is_back_is_told_of() {
+    let target = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = target.local_addr().unwrap();
+    let (node, _) = with_text(&["--connect", &at.to_string(), "--mode", "collect", "--frame", "lines"]);
+    let (uplink, _) = target.accept().unwrap();
+    drop(target);
+    socket2::SockRef::from(&uplink).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(uplink);
+    let line = node.line(" disconnected connection");
+    assert!(line.contains(" WARN ") && line.contains("reason=reset"), "{line}");
+    node.line("cannot connect endpoint=connect1");
+    let target = std::net::TcpListener::bind(at).unwrap();
+    let line = node.line("target reachable again");
+    assert!(line.contains(" INFO ") && line.contains("endpoint=connect1 away="), "{line}");
+    drop(target);
+    node.stop();
 }
