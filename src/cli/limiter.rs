@@ -165,8 +165,7 @@ mod tests {
     async fn another_cause_is_said_at_once_and_causes_without_number_are_not_kept() {
         let mut limiter = Limiter::default();
         let endpoint: Arc<str> = "connect1".into();
-        let mut permits =
-            |cause: &str| self::permits(&mut limiter, Line { what: "w", endpoint: &endpoint, cause });
+        let mut permits = |cause: &str| permits(&mut limiter, Line { what: "w", endpoint: &endpoint, cause });
         assert!(permits("refused"));
         assert!(permits("unreachable"));
         assert!(!permits("refused"));
