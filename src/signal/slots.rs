@@ -157,9 +157,7 @@ impl<T: 'static> Table<T> {
             return panicked;
         }
         let Some(mut cached) = self.cached.try_lock() else {
-            let slots = Arc::clone(&lock(&self.slots));
-            self.run(&slots, value, &mut panicked);
-            drop_whatever_it_does(slots);
+            self.call_beside(value, &mut panicked);
             return panicked;
         };
         let before = self.refresh(&mut cached);
@@ -172,8 +170,17 @@ impl<T: 'static> Table<T> {
         panicked
     }
 
+    /// The same, while another emission has the copy.
+    #[cold]
+    #[inline(never)]
+    fn call_beside(&self, value: &T, panicked: &mut Vec<SlotPanicked>) {
+        let slots = Arc::clone(&lock(&self.slots));
+        self.run(&slots, value, panicked);
+        drop_whatever_it_does(slots);
+    }
+
     /// Calls the live ones of `slots`; those that shall not be called again are gone afterwards.
-    #[inline]
+    #[inline(always)]
     fn run(&self, slots: &[Arc<Slot<T>>], value: &T, panicked: &mut Vec<SlotPanicked>) {
         let (mut left, mut gone) = (slots.iter(), false);
         loop {
@@ -181,12 +188,15 @@ impl<T: 'static> Table<T> {
             let ended = catch_unwind(AssertUnwindSafe(|| {
                 for slot in left.by_ref() {
                     // Of two emissions at once only one has a single-shot slot.
-                    if !slot.live.load(Ordering::Acquire) || slot.call.once && !self.retire(slot) {
+                    let once = slot.call.once;
+                    if !slot.live.load(Ordering::Acquire) || once && !self.retire(slot) {
                         continue;
                     }
                     current = Some(slot);
                     let has_context = (slot.call.call)(value);
-                    gone |= slot.call.once || !has_context && self.retire(slot);
+                    if once || !has_context {
+                        gone |= once || self.retire(slot);
+                    }
                 }
             }));
             let Err(payload) = ended else { break };
