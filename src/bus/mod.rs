@@ -146,8 +146,8 @@ impl EventBus {
     }
 
     /// Counts what was dropped, which whoever dropped it says now and then.
-    pub(crate) fn dropped(&self, endpoint: &Arc<str>, cause: DropCause, frames: u64, bytes: u64) {
-        self.shared.table.dropped(endpoint, cause, Dropped { frames, bytes });
+    pub(crate) fn dropped(&self, endpoint: Arc<str>, cause: DropCause, new: Dropped) {
+        self.shared.table.dropped(endpoint, cause, new);
     }
 
     /// What was dropped at an endpoint for one cause since the node began.

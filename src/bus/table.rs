@@ -204,12 +204,9 @@ impl Table {
     }
 
     /// Counts what was dropped.
-    pub(super) fn dropped(&self, endpoint: &Arc<str>, cause: DropCause, new: Dropped) {
+    pub(super) fn dropped(&self, endpoint: Arc<str>, cause: DropCause, new: Dropped) {
         let mut dropped = self.lock_dropped();
-        if !dropped.contains_key(endpoint) {
-            dropped.insert(Arc::clone(endpoint), BTreeMap::new());
-        }
-        let known = dropped.get_mut(endpoint).expect("it was entered above").entry(cause).or_default();
+        let known = dropped.entry(endpoint).or_default().entry(cause).or_default();
         known.frames += new.frames;
         known.bytes += new.bytes;
     }

@@ -11,13 +11,13 @@ use crate::bus::EventBus;
 use crate::config::{Config, Fault};
 use crate::event::Reason;
 use crate::net::{DialOptions, Layers, Responder, Target, bind, check_source, dial};
-use crate::node::{Speakers, leads, read_material};
+use crate::node::{Material, Speakers, leads};
 
 /// The results, a line each in the order of the config, and whether all is well.
 ///
 /// # Errors
 /// The targets that are listeners of the same node, as the resolver sees them: nothing was tried.
-pub(super) async fn try_all(config: &Config) -> Result<(String, bool), Vec<Fault>> {
+pub(super) async fn try_all(config: &Config, material: Material) -> Result<(String, bool), Vec<Fault>> {
     let mut trials = JoinSet::new();
     let (listeners, clients) = (config.listen.clone(), config.client.clone());
     let discoveries = config.discovery.clone();
@@ -28,10 +28,7 @@ pub(super) async fn try_all(config: &Config) -> Result<(String, bool), Vec<Fault
         return Err(circles);
     }
     let mut speakers = Speakers::default();
-    match read_material(config).await {
-        Ok(material) => _ = speakers.follow(material),
-        Err(error) => return Ok((format!("FAILED  {error}\n"), false)),
-    }
+    speakers.follow(material);
     for (nth, (id, listener)) in listeners.into_iter().enumerate() {
         trials.spawn(async move {
             let begun = Instant::now();

@@ -52,7 +52,7 @@ use crate::bus::EventBus;
 use crate::config::{Config, LogFormat, RelayConfig};
 use crate::guide;
 use crate::net::inherit_sockets;
-use crate::node::{Node, NodeError, try_material};
+use crate::node::{Node, NodeError, read_material};
 use crate::relay::RelayMode;
 use crate::service::{Control, Supervisor};
 
@@ -127,13 +127,14 @@ fn help(topic: Option<&str>) -> ExitCode {
 /// Says what a config does, or tries what it would open and dial.
 fn check(run: &Run, live: bool) -> ExitCode {
     let config = &run.config;
-    if let Err(faults) = try_material(config) {
-        return refuse(&run.source.explain(&faults), false);
-    }
+    let material = match read_material(config) {
+        Ok(material) => material,
+        Err(faults) => return refuse(&run.source.explain(&faults), false),
+    };
     if !live {
         return print(&explain::config(config, run.source.paths()));
     }
-    match runtime(1).map(|runtime| runtime.block_on(live::try_all(config))) {
+    match runtime(1).map(|runtime| runtime.block_on(live::try_all(config, material))) {
         Ok(Ok((text, true))) => print(&text),
         Ok(Ok((text, false))) => {
             print(&text);

@@ -32,8 +32,8 @@ pub(crate) async fn read(config: &Config) -> Result<Material, NodeError> {
 /// # Errors
 /// All that is wrong with them.
 #[cfg(feature = "cli")]
-pub(crate) fn try_read(config: &Config) -> Result<(), Vec<Fault>> {
-    read_each(wanted(config)).map(|_| ())
+pub(crate) fn read_at_once(config: &Config) -> Result<Material, Vec<Fault>> {
+    read_each(wanted(config))
 }
 
 type Wanted = Vec<(String, TlsOptions, Roles)>;

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use self::discovery::{Discoveries, New};
 #[cfg(feature = "cli")]
-pub(crate) use self::material::{Speakers, read as read_material, try_read as try_material};
+pub(crate) use self::material::{Material, Speakers, read_at_once as read_material};
 pub use self::reload::Changes;
 use self::scripts::{Scripts, Started};
 use self::wires::Wires;

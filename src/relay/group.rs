@@ -15,6 +15,7 @@ use super::exchange::Exchange;
 use super::via::Via;
 use super::wired::Wires;
 use super::{RelayMode, RelayOptions, Reply, Shared};
+use crate::bus::Dropped;
 use crate::event::{ConnectionId, DropCause, Event, EventKind, Reason};
 use crate::framing::{Framing, Run};
 use crate::net::{Amount, Change, Level, Overflow, Queue, QueueLimit};
@@ -535,7 +536,8 @@ impl Mailbox {
 
     /// Counts what was lost, and says so at most once a second.
     pub(super) fn lose(&self, shared: &Shared, cause: DropCause, lost: Amount) {
-        shared.bus.dropped(&self.endpoint(), cause, lost.frames, lost.bytes);
+        let Amount { frames, bytes } = lost;
+        shared.bus.dropped(self.endpoint(), cause, Dropped { frames, bytes });
         let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
         let loss = &mut losses[cause as usize];
         loss.amount.frames += lost.frames;

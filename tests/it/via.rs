@@ -271,12 +271,7 @@ fn a_target_that_stalls_holds_back_who_speaks_through_a_filter() {
     let config = collect(at, "framing = \"lines\"", "queue_max = \"64KiB\"", "via = [\"script.s.same\"]");
     let node = Filtered::start(&config, "function same(conn, line)\n  return line\nend\n");
     let _never_read = Peer::accepted(&server);
-    let mut client = connect(node.node.address());
-    fill(&mut client);
-    drop(client);
-    node.node.signal(Signal::TERM);
-    node.node.signal(Signal::TERM);
-    node.node.wait();
+    holds_back(node);
 }
 
 #[test]
@@ -284,16 +279,12 @@ fn a_script_that_stalls_holds_back_who_speaks_through_it() {
     let script = "function never(conn, line)\n  sleep(3600)\n  return line\nend\n";
     let node =
         Filtered::start(&(hub("via = [\"script.s.never\"]") + "[script.s]\nfile = \"s.luau\"\n"), script);
-    let mut client = connect(node.node.address());
-    fill(&mut client);
-    drop(client);
-    node.node.signal(Signal::TERM);
-    node.node.signal(Signal::TERM);
-    node.node.wait();
+    holds_back(node);
 }
 
-/// Writes lines of 1,000 bytes until nothing more is taken.
-fn fill(client: &mut TcpStream) {
+/// Writes lines of 1,000 bytes until the node takes no more.
+fn holds_back(node: Filtered) {
+    let mut client = connect(node.node.address());
     client.set_write_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
     let line = [&[b'x'; 1_000][..], b"\n"].concat();
     let mut written = 0;
@@ -301,6 +292,10 @@ fn fill(client: &mut TcpStream) {
         written += count;
         assert!(written < 64 << 20, "it is not held back");
     }
+    drop(client);
+    node.node.signal(Signal::TERM);
+    node.node.signal(Signal::TERM);
+    node.node.wait();
 }
 
 #[test]
