@@ -202,7 +202,7 @@ impl Owner {
             humantime::format_duration(Duration::from_millis(holds.as_millis() as u64)).to_string();
         if !std::mem::replace(&mut self.stopping, true) {
             let grace_time = grace_time.as_str();
-            info!(connections = clients, grace = grace_time, "stopping; a second signal stops at once");
+            info!(connections = clients, grace = grace_time, "stopping; the next signal stops at once");
             if let Some(control) = &self.control {
                 control.tell(Phase::Stopping);
             }

@@ -229,11 +229,14 @@ fn compare(plan: &Plan) -> usize {
 fn start_all(plan: &Plan, row: &Row, ground: &Ground) -> Vec<Peer> {
     let start =
         |name: &String| peers::start(name, ground).map_err(|why| eprintln!("without {name}: {why}")).ok();
-    let is_for_it = |name: &&String| match row.scenario.split('-').next() {
-        Some("fan") => peers::HUBS.contains(&name.as_str()),
-        Some("publish") => peers::PUBLISHERS.contains(&name.as_str()),
-        Some("collect") => peers::COLLECTORS.contains(&name.as_str()),
-        _ => ![peers::HUBS, peers::PUBLISHERS, peers::COLLECTORS].concat().contains(&name.as_str()),
+    let is_for_it = |name: &&String| {
+        let (kind, _build) = peers::parts(name);
+        match row.scenario.split('-').next() {
+            Some("fan") => peers::HUBS.contains(&kind),
+            Some("publish") => peers::PUBLISHERS.contains(&kind),
+            Some("collect") => peers::COLLECTORS.contains(&kind),
+            _ => ![peers::HUBS, peers::PUBLISHERS, peers::COLLECTORS].concat().contains(&kind),
+        }
     };
     plan.peers.iter().filter(is_for_it).filter_map(start).collect()
 }

@@ -79,7 +79,8 @@ impl Drop for Peer {
     }
 }
 
-/// All peers by name, in the order of the table. `node@FILE` is another build of the node, to compare the two.
+/// All peers by name, in the order of the table. `node@FILE`, `node-hub@FILE` and so on are another build of the
+/// node, to compare the two.
 pub(crate) const ALL: &[&str] = &[
     "direct",
     "node",
@@ -108,14 +109,20 @@ pub(crate) const PUBLISHERS: &[&str] = &["node-publish"];
 /// And those that join them for one that is dialled.
 pub(crate) const COLLECTORS: &[&str] = &["node-collect", "qt-collect"];
 
+/// What it is, and which build of it.
+pub(crate) fn parts(name: &str) -> (&str, Option<&str>) {
+    name.split_once('@').map_or((name, None), |(kind, build)| (kind, Some(build)))
+}
+
 /// Starts a peer, or says why it is not there.
 pub(crate) fn start(name: &str, ground: &Ground) -> Result<Peer, String> {
     if name == "direct" {
         return Ok(Peer::direct(ground));
     }
+    let (kind, build) = parts(name);
     // Those that dial by themselves would be taken for each other.
     let own_ground = Ground { backend: free(), ..ground.clone() };
-    let ground = if COLLECTORS.contains(&name) { &own_ground } else { ground };
+    let ground = if COLLECTORS.contains(&kind) { &own_ground } else { ground };
     let address = free();
     let (listen, backend) = (address.to_string(), ground.backend.to_string());
     let own = || std::env::current_exe().expect("this program has a path");
@@ -123,14 +130,13 @@ pub(crate) fn start(name: &str, ground: &Ground) -> Result<Peer, String> {
     let node = |more: &[&str]| -> (PathBuf, Vec<String>) {
         let threads = ground.threads.to_string();
         let arguments = [&["-q", "--threads", &threads, "--listen", &listen], more].concat();
-        (PathBuf::from(env!("CARGO_BIN_EXE_node")), arguments.into_iter().map(str::to_owned).collect())
+        (
+            PathBuf::from(build.unwrap_or(env!("CARGO_BIN_EXE_node"))),
+            arguments.into_iter().map(str::to_owned).collect(),
+        )
     };
-    let (program, arguments) = match name {
+    let (program, arguments) = match kind {
         "node" => node(&["--connect", &backend]),
-        _ if name.starts_with("node@") => {
-            let (_this, arguments) = node(&["--connect", &backend]);
-            (PathBuf::from(&name["node@".len()..]), arguments)
-        }
         "node-hub" => {
             let overflow = if ground.blocks { "block" } else { "disconnect" };
             node(&["--mode", "hub", "--frame", "lines", "--overflow", overflow])

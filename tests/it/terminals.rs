@@ -101,11 +101,14 @@ fn a_reload_neither_opens_nor_changes_a_terminal() {
     node.line("standard input and output come and go with the process");
     fs::write(&file, text + &wire("terminal.read_finished", "node.quit", "")).unwrap();
     node.signal(Signal::HUP);
-    node.line("connect");
+    node.line("reloaded: changed connect");
     let mut screen = BufReader::new(node.stdout());
     node.stdin.as_mut().unwrap().write_all(b"still here\n").unwrap();
     let mut line = String::new();
     screen.read_line(&mut line).unwrap();
     assert_eq!(line, "still here\n");
-    assert_eq!(node.stop().0, 0);
+    // The wire that came with the reload.
+    drop(node.stdin.take());
+    let (code, lines) = node.wait();
+    assert_eq!(code, 0, "{lines:?}");
 }

@@ -139,15 +139,18 @@ impl Member {
         }
     }
 
-    /// Looks now and then at what is unconfirmed, while anything is.
+    /// Looks at what is unconfirmed when it is time, while anything is.
     pub(super) fn poll_confirm(&mut self, cx: &mut Context<'_>) {
         if !self.mailbox.is_unconfirmed() {
-            self.look = None;
+            self.look.stop();
             return;
         }
-        while self.look.get_or_insert_with(|| Box::pin(sleep(OFTEN))).as_mut().poll(cx).is_ready() {
-            self.look = None;
-            if !self.confirm(false) {
+        let sent = self.conn.sent();
+        while self.look.poll_due(cx, sent).is_ready() {
+            let begun = Instant::now();
+            let is_left = self.confirm(false);
+            self.look.looked(sent, begun);
+            if !is_left {
                 return;
             }
         }
@@ -234,7 +237,5 @@ fn severed(reason: Reason) -> &'static str {
 pub(super) const CONFIRMATION: Duration = Duration::from_secs(5);
 /// How often that is looked at then.
 pub(super) const LOOK: Duration = Duration::from_millis(20);
-/// And how often otherwise: what it does not know yet of an end is what may be told or sent wrongly.
-const OFTEN: Duration = Duration::from_millis(50);
 /// How long a peer has to finish its half after ours at the stop of the node.
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);

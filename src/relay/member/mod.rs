@@ -3,20 +3,21 @@
 //! queue; idle it holds no buffer.
 
 mod leave;
+mod look;
 mod own;
 mod part;
 mod patience;
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Sleep;
 
+use self::look::Look;
 use self::own::Own;
 use self::patience::Patience;
 use super::group::{Group, Mailbox, Side};
@@ -48,8 +49,7 @@ pub(super) struct Member {
     /// Its queue outlives it, for the next connection to the same target.
     keeps: bool,
     patience: Patience,
-    /// Runs while something is unconfirmed.
-    look: Option<Pin<Box<Sleep>>>,
+    look: Look,
     has_finished: bool,
     /// The node stops, and it stays only for answers.
     is_leaving: bool,
@@ -162,7 +162,7 @@ impl Member {
             conn,
             is_dialled: false,
             keeps: false,
-            look: None,
+            look: Look::default(),
             patience: Patience::default(),
             has_finished: false,
             is_leaving: false,
