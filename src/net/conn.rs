@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::listener::Accepted;
 use super::options::Keepalive;
@@ -90,6 +90,21 @@ impl Conn {
             self.record.add_received(count);
         }
         Poll::Ready(Ok(count))
+    }
+
+    /// Reads at most so many bytes behind what `buffer` holds, where they need not be cleared before. Nothing
+    /// where it is no bare socket.
+    pub(crate) fn poll_read_buf(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut BytesMut,
+        most: usize,
+    ) -> Option<Poll<io::Result<usize>>> {
+        let read = self.stream_mut().poll_read_buf(cx, buffer, most)?;
+        if let Poll::Ready(Ok(count @ 1..)) = read {
+            self.record.add_received(count);
+        }
+        Some(read)
     }
 
     /// Writes from `bytes` and says how many were taken.

@@ -1,14 +1,16 @@
 //! [`Stream`]: the one closed list of what bytes travel on.
 
+use std::future::Future;
 use std::io;
 use std::os::fd::AsFd;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use bytes::{BufMut, BytesMut};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::echo::Echo;
@@ -43,6 +45,21 @@ impl Stream {
             Self::Stdio(stream) => stream.poll_read(cx, buffer),
             Self::Echo(stream) => stream.poll_read(cx, buffer),
             Self::Tls(stream) => stream.poll_read(cx, buffer),
+        }
+    }
+
+    /// The same behind what `buffer` holds, at most so many bytes; nothing where it is no bare socket.
+    pub(super) fn poll_read_buf(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut BytesMut,
+        most: usize,
+    ) -> Option<Poll<io::Result<usize>>> {
+        let mut buffer = buffer.limit(most);
+        match self {
+            Self::Tcp(stream) => Some(pin!(stream.read_buf(&mut buffer)).poll(cx)),
+            Self::Unix(stream) => Some(pin!(stream.read_buf(&mut buffer)).poll(cx)),
+            Self::Stdio(_) | Self::Echo(_) | Self::Tls(_) => None,
         }
     }
 

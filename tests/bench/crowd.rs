@@ -236,19 +236,26 @@ struct Lines {
 }
 
 impl Lines {
-    fn look(&mut self, bytes: &[u8]) {
-        self.partial.extend_from_slice(bytes);
-        let mut end = 0;
-        while let Some(length) = self.partial[end..].iter().position(|byte| *byte == b'\n') {
-            let line = &self.partial[end..end + length];
-            if length == self.line - 1 && line[0] == line[length - 1] && line[0] == line[length / 2] {
-                self.whole += 1;
-            } else {
-                self.torn += 1;
-            }
-            end += length + 1;
+    fn look(&mut self, mut bytes: &[u8]) {
+        if !self.partial.is_empty() {
+            let Some(end) = memchr::memchr(b'\n', bytes) else { return self.partial.extend(bytes) };
+            self.partial.extend(&bytes[..end]);
+            let first = std::mem::take(&mut self.partial);
+            self.count(&first);
+            bytes = &bytes[end + 1..];
         }
-        self.partial.drain(..end);
+        let mut begun = 0;
+        for end in memchr::memchr_iter(b'\n', bytes) {
+            self.count(&bytes[begun..end]);
+            begun = end + 1;
+        }
+        self.partial.extend(&bytes[begun..]);
+    }
+
+    fn count(&mut self, line: &[u8]) {
+        let is_whole =
+            line.len() == self.line - 1 && line[0] == line[line.len() - 1] && line[0] == line[line.len() / 2];
+        if is_whole { self.whole += 1 } else { self.torn += 1 }
     }
 }
 

@@ -77,6 +77,17 @@ impl Decoder {
         self.held.extend_from_slice(bytes);
     }
 
+    /// What is held of a frame that is not whole.
+    pub(crate) fn held(&self) -> &[u8] {
+        &self.held
+    }
+
+    /// Takes the next bytes of the stream with the memory they are in, behind what was [held](Self::held).
+    pub(crate) fn replace(&mut self, bytes: BytesMut) {
+        debug_assert!(bytes.starts_with(&self.held), "what was held comes first");
+        self.held = bytes;
+    }
+
     /// The body of the next whole frame.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! reads whole frames for the others and writes what they have put into its
 //! queue; idle it holds no buffer.
 
+mod fill;
 mod leave;
 mod look;
 mod own;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use self::fill::poll_fill;
 use self::look::Look;
 use self::own::Own;
 use self::patience::Patience;
@@ -27,7 +29,7 @@ use super::vigil::Vigil;
 use super::{Limits, RelayOptions, Stop};
 use crate::budget::PROMISE;
 use crate::event::{ConnectionId, Endpoint, Reason};
-use crate::flow::{TapDirection, with_scratch};
+use crate::flow::TapDirection;
 use crate::framing::{Decoder, FrameError, Framing, Skipped, Ticket};
 use crate::net::{Amount, Conn, MessageOptions, reason_of};
 use crate::registry::Ending;
@@ -392,17 +394,11 @@ impl Member {
             }
             let shared = &self.group.shared;
             let size = READ.min(shared.turns.max_read()).min(shared.budget.left().max(PROMISE));
-            let (conn, decoder) = (&mut self.conn, &mut self.decoder);
-            let read = with_scratch(size, |scratch| {
-                let offset = conn.received();
-                let count = ready!(conn.poll_read(cx, scratch))?;
-                if let Some(tap) = &shared.tap
-                    && count > 0
-                {
-                    tap.offer(conn.id(), direction, offset, &scratch[..count]);
+            let (id, offset) = (self.conn.id(), self.conn.received());
+            let read = poll_fill(&mut self.conn, &mut self.decoder, size, cx, |bytes| {
+                if let Some(tap) = &shared.tap {
+                    tap.offer(id, direction, offset, bytes);
                 }
-                decoder.feed(&scratch[..count]);
-                Poll::Ready(Ok::<_, io::Error>(count))
             });
             let count = match ready!(read) {
                 Ok(0) => return Poll::Ready(None),
