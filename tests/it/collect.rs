@@ -429,3 +429,25 @@ fn what_waits_for_a_target_when_the_node_stops_is_sent_or_counted() {
     assert_eq!((&lost["cause"], &lost["frames"]), (&"stopped".into(), &500.into()));
     assert!(lost["connection"].is_null());
 }
+
+#[test]
+fn what_has_arrived_is_not_kept_however_fast_it_goes() {
+    let (upstream, target) = listener();
+    let node = collect(target, &[]);
+    let (mut client, mut server) = (connect(node.address()), accept_one(&upstream));
+    let lines = b"a reading of a sensor\n".repeat(8_000);
+    let mut taken = vec![0; lines.len()];
+    let mut before = 0;
+    for nth in 0..2_000 {
+        // What is on its way is never more than this, so that the memory is for what was.
+        client.write_all(&lines).unwrap();
+        server.read_exact(&mut taken).unwrap();
+        if nth == 10 {
+            before = node.memory("VmHWM");
+        }
+    }
+    let grown = node.memory("VmHWM") - before;
+    assert!(grown < 8 << 10, "{grown} KiB");
+    drop(client);
+    assert_eq!(node.stop().0, 0);
+}

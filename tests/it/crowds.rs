@@ -78,13 +78,6 @@ while True:
             peers[number].send(peers[number].recv(4096))
 ";
 
-/// The most memory the node has had, in KiB.
-fn peak(node: &NodeProcess) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
-    let peak = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
-    peak.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 /// What the kernel holds for the connections of a listener of ours, in KiB, and how many there are.
 fn in_the_kernel(address: SocketAddr) -> (usize, usize) {
     let port = format!(":{}", address.port());
@@ -124,7 +117,7 @@ fn those_that_never_read_are_cut_and_one_that_does_gets_everything() {
         assert_eq!(lines(&healthy).take(total).filter(|line| line.len() == 1_023).count(), total);
     });
     disconnected(&node, "slow_consumer");
-    let peak = peak(&node);
+    let peak = node.memory("VmHWM");
     eprintln!("CROWD={size} that never read and are cut: {peak} KiB at most");
     assert!(peak < 50_000 + 20 * size, "{peak} KiB");
 }
@@ -159,7 +152,7 @@ fn those_that_never_read_and_may_stay_cost_a_bounded_share_of_both_memories() {
         assert_eq!(lines(&healthy).take(total).filter(|line| line.len() == 1_023).count(), total);
     });
     let (kernel, connections) = in_the_kernel(to_crowd);
-    let peak = peak(&node);
+    let peak = node.memory("VmHWM");
     eprintln!(
         "CROWD={size} that never read and stay: {peak} KiB at most, and {kernel} KiB in the kernel for {connections}"
     );
@@ -196,7 +189,7 @@ fn those_that_begin_a_message_and_stall_share_one_memory() {
     let mut frame = [0; 9];
     (&other).read_exact(&mut frame).unwrap();
     assert_eq!(&frame, b"\0\0\0\x05hello");
-    let peak = peak(&node);
+    let peak = node.memory("VmHWM");
     eprintln!("{size} unfinished messages: {peak} KiB at most");
     assert!(peak < 50_000 + 10 * size, "{peak} KiB");
 }

@@ -222,18 +222,13 @@ fn a_name_with_an_address_that_refuses_is_reached_by_the_other() {
 fn a_stalled_reader_costs_the_node_little_memory() {
     let (upstream, target) = listener();
     let node = NodeProcess::start(["--listen", "127.0.0.1:0", "--connect", &target.to_string()]);
-    let resident = |node: &NodeProcess| {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-        line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
-    };
     // One of each to warm up what is shared: the scratch buffer, the runtime.
     let (mut client, server) = (connect(node.address()), accept_one(&upstream));
     let reader = thread::spawn(move || read_all(&server));
     client.write_all(&vec![0; 32 << 20]).unwrap();
     drop(client);
     reader.join().unwrap();
-    let before = resident(&node);
+    let before = node.memory("VmRSS");
     let stalled: Vec<_> = (0..20)
         .map(|_| {
             let (client, server) = (connect(node.address()), accept_one(&upstream));
@@ -251,10 +246,10 @@ fn a_stalled_reader_costs_the_node_little_memory() {
         }
     }
     // The last read of a fast destination may be 4 MiB; the promise is the budget, 256 MiB.
-    let grown = resident(&node).saturating_sub(before);
+    let grown = node.memory("VmRSS").saturating_sub(before);
     assert!(grown < 20 * 4_400, "{grown} KiB for 20 stalled pairs");
     drop(stalled);
-    wait_until("memory comes back", Duration::from_secs(10), || resident(&node) < before + 30_000);
+    wait_until("memory comes back", Duration::from_secs(10), || node.memory("VmRSS") < before + 30_000);
 }
 
 /// The end of a client was written on as nothing, which fails on a Unix socket

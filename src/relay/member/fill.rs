@@ -65,3 +65,28 @@ fn take(decoder: &mut Decoder, room: &mut BytesMut, before: usize) {
 
 /// Bytes of an unfinished frame that may be copied for every read.
 const SHORT: usize = 4 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::framing::Framing;
+
+    #[test]
+    fn much_is_taken_with_its_memory_and_little_without() {
+        let mut decoder = Decoder::new(Framing::LINES, 1 << 20);
+        decoder.feed(b"begun ");
+        let mut room = BytesMut::with_capacity(SHORT + READ);
+        room.extend_from_slice(b"begun and not ended");
+        take(&mut decoder, &mut room, 6);
+        assert_eq!(decoder.held(), b"begun and not ended");
+        assert!(decoder.memory() < 1_024 && room.capacity() > READ);
+        room.clear();
+        room.extend_from_slice(b"begun and not ended");
+        room.resize(READ, b'.');
+        let place = room.as_ptr();
+        take(&mut decoder, &mut room, 19);
+        assert_eq!((decoder.held().as_ptr(), decoder.held().len()), (place, READ));
+    }
+
+    const READ: usize = 56 << 10;
+}

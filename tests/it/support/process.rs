@@ -179,6 +179,13 @@ impl NodeProcess {
         self.running.as_ref().unwrap().child.id()
     }
 
+    /// A row of its status in /proc, in KiB: `VmRSS` for what it has in memory, `VmHWM` for the most it has had.
+    pub(crate) fn memory(&self, row: &str) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let value = status.lines().find_map(|line| line.strip_prefix(row)).unwrap();
+        value.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         self.running.as_ref().unwrap().signal(signal);
     }
