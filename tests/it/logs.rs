@@ -131,6 +131,29 @@ fn the_dump_shows_every_byte_of_both_directions() {
 }
 
 #[test]
+fn what_comes_in_parts_of_messages_is_dumped_once() {
+    let (upstream, target) = listener();
+    let mode = ["-x", "--mode", "collect", "--frame", "lines", "--listen", "127.0.0.1:0", "--connect"];
+    let node = NodeProcess::start(mode.map(str::to_owned).into_iter().chain([target.to_string()]));
+    let (mut client, mut server) = (connect(node.address()), accept_one(&upstream));
+    let sent = b"many of these make a read\n".repeat(10_000);
+    client.write_all(b"the first comes in ").unwrap();
+    node.line("the first comes in ");
+    client.write_all(b"two parts\n").unwrap();
+    client.write_all(&sent).unwrap();
+    let mut taken = vec![0; 29 + sent.len()];
+    server.read_exact(&mut taken).unwrap();
+    drop(client);
+    node.client_gone(0);
+    let (_, lines) = node.stop();
+    // As it was written to the target, and as it was taken from the client.
+    for connection in ["\"connection\":1,", "\"connection\":2,"] {
+        let its: Vec<_> = lines.iter().filter(|line| line.contains(connection)).cloned().collect();
+        assert!(undump(&its, "to_target") == (taken.clone(), 0), "{connection}");
+    }
+}
+
+#[test]
 fn a_stopped_terminal_stalls_no_byte_and_what_it_missed_is_named() {
     let (upstream, target) = listener();
     let mut command = Command::new(binary());
