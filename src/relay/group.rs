@@ -3,7 +3,6 @@
 //! Nothing here waits: a source that must not go on is told so before it reads.
 
 use std::collections::HashMap;
-use std::mem::take;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker, ready};
@@ -12,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::{Duration, Instant};
 
 use super::exchange::Exchange;
+use super::readers::{Call, Readers};
 use super::via::Via;
 use super::wired::Wires;
 use super::{RelayMode, RelayOptions, Reply, Shared};
@@ -44,7 +44,7 @@ pub(crate) struct Group {
     /// What waits in all queues, in bytes.
     held: AtomicUsize,
     /// Members that have something to read and must not yet.
-    waiting: Mutex<Vec<Arc<Mailbox>>>,
+    readers: Readers,
     /// Who asks and who answers, where answers go to those who asked.
     pub(super) exchange: Option<Exchange>,
 }
@@ -67,7 +67,8 @@ pub(super) struct Mailbox {
     pub(super) asked: AtomicU8,
     /// A task's waker stays good for its life, so it is stored once.
     waker: OnceLock<Waker>,
-    waits: AtomicBool,
+    /// When it waits to read.
+    pub(super) call: Call,
     /// Why it has to end, as [`SEVERED`] has it, from 1.
     severed: AtomicU8,
     /// What it is called, and what therefore stands before all that it sends to a target.
@@ -95,7 +96,7 @@ impl Group {
             names: RwLock::default(),
             full: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
-            waiting: Mutex::default(),
+            readers: Readers::default(),
         }
     }
 
@@ -308,8 +309,9 @@ impl Group {
     }
 
     /// Ready when a member may read: nobody who hears it is full, and there is
-    /// memory, or nothing that waits could give some back.
-    pub(super) fn poll_room(&self, cx: &mut Context<'_>, own: &Arc<Mailbox>) -> Poll<()> {
+    /// memory, or nothing that waits could give some back. One that was called and has not read since is the
+    /// next to be called if it has to wait.
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>, own: &Arc<Mailbox>, was_called: bool) -> Poll<()> {
         ready!(self.via.poll_room(cx, own.connection()));
         if let Some(exchange) = &self.exchange {
             return exchange.poll_room(self, cx, own);
@@ -323,8 +325,8 @@ impl Group {
                 return Poll::Ready(());
             }
             // Looked at again once it is in the list, since there may have been room just before.
-            if !is_second && !own.waits.swap(true, Relaxed) {
-                self.waiters().push(Arc::clone(own));
+            if !is_second {
+                self.readers.wait(own, was_called);
             }
         }
         Poll::Pending
@@ -340,9 +342,7 @@ impl Group {
     pub(super) fn others_have_room(&self, own: &Mailbox) -> bool {
         let own_full = usize::from(own.is_full.load(Relaxed));
         let others_full = self.full.load(Relaxed) > own_full;
-        let own_held = own.lock().held();
-        let no_memory = self.shared.budget.left() == 0 && self.held.load(Relaxed) > own_held;
-        !others_full && !no_memory
+        !others_full && (self.shared.budget.left() > 0 || self.held.load(Relaxed) <= own.lock().held())
     }
 
     /// Changes a queue, and tells everyone whom that concerns.
@@ -392,15 +392,20 @@ impl Group {
             wires.go_on();
         }
         self.via.go_on();
-        let waiting = take(&mut *self.waiters());
-        for mailbox in waiting {
-            mailbox.waits.store(false, Relaxed);
-            mailbox.wake();
-        }
+        self.call_next();
     }
 
-    fn waiters(&self) -> MutexGuard<'_, Vec<Arc<Mailbox>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Lets the next one read, if it may.
+    pub(super) fn call_next(&self) {
+        self.readers.call(|member| self.others_have_room(member));
+    }
+
+    /// One that will not read any more does not stand before the others.
+    pub(super) fn reads_no_more(&self, member: &Arc<Mailbox>) {
+        self.readers.leave(member);
+        if member.call.take() {
+            self.call_next();
+        }
     }
 }
 
@@ -425,7 +430,7 @@ impl Mailbox {
             is_full: AtomicBool::new(false),
             asked: AtomicU8::new(0),
             waker: OnceLock::new(),
-            waits: AtomicBool::new(false),
+            call: Call::default(),
             severed: AtomicU8::new(0),
             name: OnceLock::new(),
             losses: Mutex::default(),

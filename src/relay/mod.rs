@@ -15,6 +15,7 @@ mod handshake;
 mod member;
 mod named;
 mod pair;
+mod readers;
 mod reply;
 mod requests;
 mod session;

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -191,6 +192,35 @@ fn a_stalled_reader_is_cut_and_the_others_get_everything() {
             begun.elapsed()
         );
     }
+}
+
+#[test]
+fn of_many_that_say_more_than_one_takes_each_has_its_turn() {
+    let node = hub(&["--frame", "lines", "--overflow", "block", "--queue", "64KiB", "--threads", "1"]);
+    let mut reader = join(&node, 0);
+    let speakers: Vec<_> = (1..=6).map(|nth| join(&node, nth)).collect();
+    let mut counts = [0_usize; 6];
+    thread::scope(|scope| {
+        for (nth, speaker) in speakers.iter().enumerate() {
+            scope.spawn(move || while (&*speaker).read(&mut [0; 1 << 16]).is_ok_and(|count| count > 0) {});
+            let lines = [&[b'a' + nth as u8; 99][..], b"\n"].concat().repeat(640);
+            scope.spawn(move || while (&*speaker).write_all(&lines).is_ok() {});
+        }
+        let mut piece = vec![0; 1 << 18];
+        while counts.iter().sum::<usize>() < 96 << 20 {
+            let count = reader.read(&mut piece).unwrap();
+            for byte in piece[..count].iter().filter(|byte| **byte != b'\n') {
+                counts[usize::from(byte - b'a')] += 1;
+            }
+            // It is the one that all wait for.
+            thread::sleep(Duration::from_millis(3));
+        }
+        for speaker in &speakers {
+            speaker.shutdown(Shutdown::Both).unwrap();
+        }
+    });
+    // A sixth of it, if all were equally fast.
+    assert!(counts.iter().all(|count| *count > 2 << 20), "{counts:?}");
 }
 
 #[test]

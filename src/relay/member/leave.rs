@@ -181,6 +181,7 @@ impl Member {
     /// Takes it out of the group, and yields what it will never get.
     fn retire(&mut self) -> Amount {
         self.is_over = true;
+        self.group.reads_no_more(&self.mailbox);
         self.group.shared.sweep.remove(self.conn.id());
         let Some(ledger) = self.mailbox.ledger.as_ref().filter(|_| self.keeps) else {
             let left = self.group.retire(&self.mailbox);

@@ -227,6 +227,7 @@ impl Member {
             })
             .await
         };
+        self.group.reads_no_more(&self.mailbox);
         match is_told {
             Told::Leave(Leave::Closed) if self.keeps => self.part().await,
             Told::Leave(Leave::Asked) => self.drain(Reason::Closed).await,
@@ -381,12 +382,22 @@ impl Member {
         }
     }
 
-    /// Reads for as long as the others have room. Ready with nothing when the peer has finished.
+    /// Reads when it is its turn, and has the next one called then. Ready with nothing when the peer has finished.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Leave>> {
+        let was_called = self.mailbox.call.take();
+        let polled = self.poll_turn(cx, was_called);
+        if was_called {
+            self.group.call_next();
+        }
+        polled
+    }
+
+    /// Reads for as long as the others have room.
+    fn poll_turn(&mut self, cx: &mut Context<'_>, was_called: bool) -> Poll<Option<Leave>> {
         let (mut moved, most) = (0, TURN.saturating_sub(self.group.each_holds()));
         let direction = self.direction(true);
         loop {
-            ready!(self.poll_room(cx));
+            ready!(self.poll_room(cx, was_called && moved == 0));
             if moved > 0 && moved >= most {
                 // Unlike a plain wake this lets the sockets be looked at first.
                 let _ = pin!(tokio::task::yield_now()).poll(cx);
@@ -442,6 +453,7 @@ impl Member {
     /// The peer has finished: it leaves, unless all it ever does is listen.
     fn finished(&mut self) {
         self.has_finished = true;
+        self.group.reads_no_more(&self.mailbox);
         let is_terminal = self.is_terminal();
         if is_terminal {
             self.take_last_line();

@@ -73,8 +73,8 @@ impl Member {
     }
 
     /// Ready while the others have room for what it says.
-    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let polled = self.group.poll_room(cx, &self.mailbox);
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>, was_called: bool) -> Poll<()> {
+        let polled = self.group.poll_room(cx, &self.mailbox, was_called);
         if let Some(vigil) = self.vigil() {
             vigil.unread(polled.is_pending());
         }
