@@ -82,7 +82,7 @@ pub(super) fn line(error: &Error) -> String {
             format!("{option}: cannot stand beside {other}; remove one")
         }
         ErrorKind::MissingRequiredArgument if option.starts_with("<FILE>") => {
-            "a FILE is missing; write for example `node run relay.toml`, or see `node example`".into()
+            "a FILE is missing; `--help` after the command says which, and `node example` has some".into()
         }
         ErrorKind::MissingRequiredArgument => {
             format!("{option}: is missing; `--help` after the command says what it may be")

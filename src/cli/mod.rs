@@ -118,8 +118,13 @@ fn help(topic: Option<&str>) -> ExitCode {
         Some(page) => print(page.text),
         None => {
             let topics: Vec<_> = guide::PAGES.iter().map(|page| page.topic).collect();
-            let topic = topic.escape_debug();
-            refuse(&[format!("help: there is no page `{topic}`; the pages are {}", topics.join(", "))], false)
+            let what = match example::named(topic) {
+                Ok(_) => {
+                    format!("`{topic}` is an example: `node example {topic}`; perhaps `node help systems`")
+                }
+                Err(_) => format!("there is no page `{}`", topic.escape_debug()),
+            };
+            refuse(&[format!("help: {what}; the pages are {}", topics.join(", "))], false)
         }
     }
 }

@@ -14,9 +14,9 @@ fn blocks(text: &str) -> Vec<String> {
     text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
-/// Makes a script of a block: after each line that starts something in the
-/// background it waits until that listens (a comment says what a config file
-/// has); at the end everything is stopped and must have ended with 0.
+/// Makes a script of a block: where a person sleeps after a line that starts
+/// something in the background, it waits until that listens; at the end
+/// everything is stopped and must have ended with 0.
 fn script(block: &str) -> String {
     let mut script = String::from(
         "set -euo pipefail\njobs=()\ntrap 'kill ${jobs[@]} 2>/dev/null || true' EXIT\nip link set lo up\n\
@@ -25,14 +25,15 @@ fn script(block: &str) -> String {
          [ $SECONDS -lt 60 ] || { echo 'nothing listens'; exit 1; }; done; }\n",
     );
     for line in block.replace("\\\n", "").lines() {
-        script.push_str(line);
-        script.push('\n');
         let command = line.split(" #").next().unwrap().trim_end();
-        if command.ends_with('&') {
-            script.push_str(&format!(
-                "jobs+=($!); expected=$((expected + {})); settled\n",
-                line.matches("--listen").count()
-            ));
+        let listens = command.strip_suffix(" sleep 1");
+        script.push_str(listens.unwrap_or(line));
+        script.push('\n');
+        if listens.unwrap_or(command).ends_with('&') {
+            let typed = command.matches("--listen").count();
+            let in_file = if line.contains("two listeners") { 2 } else { usize::from(listens.is_some()) };
+            let count = if typed > 0 { typed } else { in_file };
+            script.push_str(&format!("jobs+=($!); expected=$((expected + {count})); settled\n"));
         }
     }
     script.push_str("for job in ${jobs[@]}; do kill $job 2>/dev/null || true; done\n");

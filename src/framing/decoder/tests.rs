@@ -170,6 +170,8 @@ proptest! {
     fn any_split_leaves_out_the_same_and_loses_no_byte(
         stream in bytes(), cuts in prop::collection::vec(any::<usize>(), 0..12), max in 1..12usize
     ) {
+        // That would end it.
+        prop_assume!(!matches!(stream[..], [0x16, 3, 0..=4, ..]));
         for text in ["lines", "lines:crlf", "lines:616162", "delimited", "delimited:16,03", "delimited:61,00"] {
             let framing = framing(text);
             let at_once = skipping(framing, max, &[&stream], true);
