@@ -266,7 +266,7 @@ fn talking(node: &NodeProcess) -> (Liner, Liner) {
 
 #[test]
 fn only_users_log_in_once_and_before_anything_else() {
-    let chat = login_chat(&["ann"]);
+    let chat = login_chat(&["ann", "käthe-1"]);
     let node = chat.run("chat-login.toml", &[ANY]);
     let mut ann = Liner::to(node.address());
     let first = "ERROR log in first; write LOGIN NAME PASSWORD";
@@ -291,7 +291,8 @@ fn only_users_log_in_once_and_before_anything_else() {
     assert_eq!(ann.rest(), ["BYE"]);
     let mut ann = logged_in(&node, "ann");
     assert_eq!(ann.asks("WHO"), "ERROR there are LOGIN, CHAT, ACCEPT, REFUSE, MSG, ACK, END");
-    drop(ann);
+    // Whatever name can be entered can log in.
+    drop((ann, logged_in(&node, "käthe-1")));
     assert_eq!(node.stop().0, 0);
 }
 
